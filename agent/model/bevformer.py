@@ -1,0 +1,416 @@
+"""BEVFormer's encoder (Li et al. 2022) in plain PyTorch, with the official parameter names below `pts_bbox_head.`.
+
+Two sampling paths give the same numbers: "plain" loops over cameras and uses `grid_sample`; "static" reads only the
+(cell, camera) pairs a fixed rig can see, all at once. Batches never mix, unlike the official code's.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from agent.model.bev_grid import BevGrid, RigGeometry, official_shift, rotate_memory, warp_memory
+from agent.model.deformable import bilinear_corners, gather_weighted, sample_plain
+
+CAN_BUS_SIZE = 18
+MAPS = 2
+"""Temporal attention reads two maps: the memory and the current queries."""
+WARPS = ("official", "affine")
+PATHS = ("static", "plain")
+
+
+@dataclass(frozen=True)
+class BEVFormerConfig:
+    """Shape and conventions of the encoder; the defaults are the official "tiny" model."""
+
+    grid: BevGrid = BevGrid(50, 50, (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0))
+    embed_dims: int = 256
+    heads: int = 8
+    layers: int = 3
+    levels: int = 1
+    """Feature maps per camera."""
+    level_embeds: int = 4
+    """Stored level embeddings; official checkpoints have 4 however many levels are used."""
+    cameras: int = 6
+    temporal_points: int = 4
+    spatial_points: int = 8
+    """Sampled points per level, a multiple of the grid's pillar points: point p belongs to anchor p % pillar_points."""
+    ffn_dims: int = 512
+    dropout: float = 0.0
+    """In both attentions while training; the official models use 0.1."""
+    camera_embeds: bool = True
+    can_bus_norm: bool = True
+    warp: str = "official"
+    """"official": memory rotated to the nearest cell and translated through the reference points, as official weights
+    expect; "affine": one bilinear rigid warp."""
+    rotate_centre_px: tuple[float, float] | None = None
+    """(column, row) that official rotation turns about; None is the car. The official default (100, 100) is right on
+    a centred 200 x 200 grid only, but models trained with it need it."""
+    alias_shift: bool = False
+    """Translate the current map's reference points too, as Bench2DriveZoo's models were trained."""
+    mix_batch: bool = False
+    """Feed samples the first half of the interleaved (memory, query) list in front of their queries, as the official
+    code does by mistake. Only to reproduce its outputs for batches over 1."""
+
+    def __post_init__(self) -> None:
+        if self.embed_dims % self.heads or self.embed_dims % 2:
+            raise ValueError(f"embed_dims must be even and a multiple of heads, got {self.embed_dims} and {self.heads}")
+        if self.spatial_points % self.grid.pillar_points:
+            raise ValueError(
+                f"spatial_points must be a multiple of pillar_points, got {self.spatial_points} and "
+                f"{self.grid.pillar_points}"
+            )
+        if self.levels > self.level_embeds:
+            raise ValueError(f"levels ({self.levels}) exceeds level_embeds ({self.level_embeds})")
+        if self.warp not in WARPS:
+            raise ValueError(f"warp must be one of {WARPS}, got {self.warp!r}")
+
+
+def _offset_bias(heads: int, groups: int, points: int) -> Tensor:
+    """Initial offsets: head i looks in the i-th direction, point p lies p + 1 cells away (Deformable DETR)."""
+    angles = torch.arange(heads) * (2.0 * math.pi / heads)
+    direction = torch.stack([angles.cos(), angles.sin()], -1)
+    direction = direction / direction.abs().amax(-1, keepdim=True)
+    reach = torch.arange(1, points + 1, dtype=torch.float32)
+    return (direction[:, None, None] * reach[:, None]).expand(-1, groups, -1, -1).flatten()
+
+
+class DeformableWeights(nn.Module):
+    """Parameters of one deformable attention under their official names."""
+
+    def __init__(self, dims: int, query_dims: int, heads: int, groups: int, points: int, output: bool) -> None:
+        """groups: maps or levels, each with its own offsets; output: whether `output_proj` belongs here."""
+        super().__init__()
+        self.sampling_offsets = nn.Linear(query_dims, heads * groups * points * 2)
+        self.attention_weights = nn.Linear(query_dims, heads * groups * points)
+        self.value_proj = nn.Linear(dims, dims)
+        if output:
+            self.output_proj = nn.Linear(dims, dims)
+            nn.init.xavier_uniform_(self.output_proj.weight)
+            nn.init.zeros_(self.output_proj.bias)
+        for linear in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(_offset_bias(heads, groups, points))
+        nn.init.xavier_uniform_(self.value_proj.weight)
+        nn.init.zeros_(self.value_proj.bias)
+
+    def control(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw offsets and attention logits of every query by one matrix product, in float32 (positions need it)."""
+        weight = torch.cat([self.sampling_offsets.weight, self.attention_weights.weight])
+        bias = torch.cat([self.sampling_offsets.bias, self.attention_weights.bias])
+        offsets = self.sampling_offsets.out_features
+        return functional.linear(query, weight, bias).float().tensor_split([offsets], -1)
+
+
+class TemporalSelfAttention(nn.Module):
+    """BEV queries read the aligned memory and the current queries around their own cell."""
+
+    def __init__(self, config: BEVFormerConfig) -> None:
+        super().__init__()
+        self.config = config
+        weights = DeformableWeights(
+            config.embed_dims, 2 * config.embed_dims, config.heads, MAPS, config.temporal_points, output=True
+        )
+        for name, module in weights.named_children():
+            self.add_module(name, module)
+        self.dropout = nn.Dropout(config.dropout)
+
+    control = DeformableWeights.control
+
+    def forward(
+        self, query: Tensor, position: Tensor, maps: Tensor, references: Tensor, path: str
+    ) -> Tensor:
+        """query (b, n, d), position (n, d), maps (b, 2, n, d), references (b, n, 2 maps, 2) fractions -> (b, n, d)."""
+        b, n, _ = query.shape
+        heads, points = self.config.heads, self.config.temporal_points
+        grid = self.config.grid
+        in_front = maps.flatten(0, 1)[:b] if self.config.mix_batch else maps[:, 0]
+        offsets, logits = self.control(torch.cat([in_front, query + position], -1))
+        offsets = offsets.view(b, n, heads, MAPS, points, 2)
+        attention = logits.view(b, n, heads, MAPS, points).softmax(-1) / MAPS
+        values = self.value_proj(maps).float()
+        if path == "plain":
+            size = offsets.new_tensor([grid.columns, grid.rows])
+            positions = references[:, :, None, :, None] + offsets / size
+            read = sum(
+                sample_plain(
+                    values[:, index].view(b, grid.rows, grid.columns, heads, -1),
+                    positions[:, :, :, index],
+                    attention[:, :, :, index],
+                )
+                for index in range(MAPS)
+            )
+        else:
+            read = self._read_static(values, references, offsets, attention)
+        return self.dropout(self.output_proj(read.to(query.dtype))) + query
+
+    def _read_static(self, values: Tensor, references: Tensor, offsets: Tensor, attention: Tensor) -> Tensor:
+        b, n, heads = offsets.shape[:3]
+        grid = self.config.grid
+        x = references[:, :, None, :, None, 0] * grid.columns + offsets[..., 0] - 0.5
+        y = references[:, :, None, :, None, 1] * grid.rows + offsets[..., 1] - 0.5
+        cell, weight = bilinear_corners(x, y, grid.columns, grid.rows)
+        first = torch.arange(b * MAPS, device=x.device, dtype=torch.int32).view(b, 1, 1, MAPS, 1, 1) * n
+        head = torch.arange(heads, device=x.device, dtype=torch.int32).view(heads, 1, 1, 1)
+        rows = (cell + first) * heads + head
+        weight = weight * attention[..., None]
+        table = values.reshape(b * MAPS * n * heads, -1)
+        return gather_weighted(table, rows.view(b * n * heads, -1), weight.view(b * n * heads, -1)).view(b, n, -1)
+
+
+class SpatialCrossAttention(nn.Module):
+    """BEV queries read, around the projections of their pillars, the cameras that see them; the mean over cameras."""
+
+    def __init__(self, config: BEVFormerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.deformable_attention = DeformableWeights(
+            config.embed_dims, config.embed_dims, config.heads, config.levels, config.spatial_points, output=False
+        )
+        self.output_proj = nn.Linear(config.embed_dims, config.embed_dims)
+        nn.init.xavier_uniform_(self.output_proj.weight)
+        nn.init.zeros_(self.output_proj.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, query: Tensor, values: Tensor, levels_hw: list[tuple[int, int]], view: "CameraView", path: str
+    ) -> Tensor:
+        """query (b, n, d), values (b, cameras, tokens of all levels, d) projected -> (b, n, d)."""
+        b, n, _ = query.shape
+        shape = (b, n, self.config.heads, self.config.levels, self.config.spatial_points)
+        offsets, logits = self.deformable_attention.control(query)
+        offsets = offsets.view(*shape, 2)
+        attention = logits.view(*shape[:3], -1).softmax(-1).view(shape)
+        read = self._read_plain if path == "plain" else self._read_static
+        slots = read(values.float(), levels_hw, view, offsets, attention)
+        return self.dropout(self.output_proj(slots.to(query.dtype))) + query
+
+    def _read_plain(
+        self, values: Tensor, levels_hw: list[tuple[int, int]], view: "CameraView", offsets: Tensor, attention: Tensor
+    ) -> Tensor:
+        b, n, heads = offsets.shape[:3]
+        geometry = view.geometry
+        repeats = self.config.spatial_points // geometry.grid.pillar_points
+        seen = geometry.visible & view.camera_valid[..., None]
+        total = values.new_zeros(b, n, self.config.embed_dims)
+        for camera in range(geometry.cameras):
+            anchors = geometry.anchors_uv[camera].repeat(1, repeats, 1)[None, :, None]
+            start = 0
+            for level, (height, width) in enumerate(levels_hw):
+                tokens = values[:, camera, start : start + height * width].view(b, height, width, heads, -1)
+                positions = anchors + offsets[:, :, :, level] / offsets.new_tensor([width, height])
+                read = sample_plain(tokens, positions, attention[:, :, :, level])
+                total = total + read * seen[:, camera, :, None]
+                start += height * width
+        return total / seen.sum(1).clamp(min=1)[..., None]
+
+    def _read_static(
+        self, values: Tensor, levels_hw: list[tuple[int, int]], view: "CameraView", offsets: Tensor, attention: Tensor
+    ) -> Tensor:
+        b, n, heads = offsets.shape[:3]
+        geometry = view.geometry
+        repeats = self.config.spatial_points // geometry.grid.pillar_points
+        pairs = geometry.pair_cell.shape[0]
+        tokens = values.shape[2]
+        device = values.device
+        sizes = torch.tensor(levels_hw, dtype=torch.int32, device=device)
+        height, width = sizes[:, :1], sizes[:, 1:]
+        starts = (sizes.prod(1).cumsum(0) - sizes.prod(1)).to(torch.int32)
+        anchors = geometry.pair_uv.repeat(1, repeats, 1)[None, :, None, None]
+        pair_offsets = offsets[:, geometry.pair_cell]
+        x = anchors[..., 0] * width + pair_offsets[..., 0] - 0.5
+        y = anchors[..., 1] * height + pair_offsets[..., 1] - 0.5
+        cell, weight = bilinear_corners(x, y, width, height)
+        image = torch.arange(b, device=device, dtype=torch.int32)[:, None] * geometry.cameras + geometry.pair_camera
+        first = (image[..., None] * tokens + starts)[:, :, None, :, None, None].to(torch.int32)
+        head = torch.arange(heads, device=device, dtype=torch.int32).view(heads, 1, 1, 1)
+        rows = (cell + first) * heads + head
+        share = attention[:, geometry.pair_cell] * view.pair_weights[:, :, None, None, None]
+        weight = weight * share[..., None]
+        table = values.reshape(b * geometry.cameras * tokens * heads, -1)
+        read = gather_weighted(table, rows.view(b * pairs * heads, -1), weight.view(b * pairs * heads, -1))
+        return values.new_zeros(b, n, self.config.embed_dims).index_add(1, geometry.pair_cell, read.view(b, pairs, -1))
+
+
+@dataclass(frozen=True)
+class CameraView:
+    """A rig's geometry with this batch's working cameras."""
+
+    geometry: RigGeometry
+    camera_valid: Tensor
+    """bool (b, cameras)"""
+    pair_weights: Tensor
+    """float (b, p), see `RigGeometry.pair_weights`"""
+
+
+class FeedForward(nn.Module):
+    """Two-layer perceptron with its shortcut, official names."""
+
+    def __init__(self, dims: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Sequential(nn.Linear(dims, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)), nn.Linear(hidden, dims)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.dropout(self.layers(x))
+
+
+class EncoderLayer(nn.Module):
+    """Temporal attention, spatial attention and perceptron, each followed by a layer norm."""
+
+    def __init__(self, config: BEVFormerConfig) -> None:
+        super().__init__()
+        self.attentions = nn.ModuleList([TemporalSelfAttention(config), SpatialCrossAttention(config)])
+        self.ffns = nn.ModuleList([FeedForward(config.embed_dims, config.ffn_dims, config.dropout)])
+        self.norms = nn.ModuleList(nn.LayerNorm(config.embed_dims) for _ in range(3))
+
+
+class LearnedPosition(nn.Module):
+    """Position of a cell: the embedding of its column beside that of its row."""
+
+    def __init__(self, rows: int, columns: int, dims: int) -> None:
+        super().__init__()
+        self.row_embed = nn.Embedding(rows, dims // 2)
+        self.col_embed = nn.Embedding(columns, dims // 2)
+        nn.init.uniform_(self.row_embed.weight)
+        nn.init.uniform_(self.col_embed.weight)
+
+    def forward(self) -> Tensor:
+        """(rows * columns, dims)"""
+        row, column = self.row_embed.weight, self.col_embed.weight
+        rows, columns = row.shape[0], column.shape[0]
+        return torch.cat([column[None].expand(rows, -1, -1), row[:, None].expand(-1, columns, -1)], -1).flatten(0, 1)
+
+
+class LayerStack(nn.Module):
+    """`encoder.layers` of the official names."""
+
+    def __init__(self, config: BEVFormerConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+
+
+class PerceptionTransformer(nn.Module):
+    """Embeddings, ego perceptron and layers: `transformer.` of the official names."""
+
+    def __init__(self, config: BEVFormerConfig) -> None:
+        super().__init__()
+        dims = config.embed_dims
+        self.level_embeds = nn.Parameter(torch.randn(config.level_embeds, dims))
+        self.cams_embeds = nn.Parameter(torch.randn(config.cameras, dims))
+        self.can_bus_mlp = nn.Sequential(
+            nn.Linear(CAN_BUS_SIZE, dims // 2), nn.ReLU(inplace=True), nn.Linear(dims // 2, dims), nn.ReLU(inplace=True)
+        )
+        if config.can_bus_norm:
+            self.can_bus_mlp.add_module("norm", nn.LayerNorm(dims))
+        self.encoder = LayerStack(config)
+
+
+class BEVFormer(nn.Module):
+    """Image features and ego motion to BEV features, with the previous BEV features as memory."""
+
+    def __init__(self, config: BEVFormerConfig, path: str = "static") -> None:
+        super().__init__()
+        if path not in PATHS:
+            raise ValueError(f"path must be one of {PATHS}, got {path!r}")
+        self.config = config
+        self.path = path
+        self.bev_embedding = nn.Embedding(config.grid.cells, config.embed_dims)
+        self.positional_encoding = LearnedPosition(config.grid.rows, config.grid.columns, config.embed_dims)
+        self.transformer = PerceptionTransformer(config)
+
+    def forward(
+        self,
+        features: list[Tensor],
+        can_bus: Tensor,
+        geometry: RigGeometry,
+        memory: Tensor | None = None,
+        has_memory: Tensor | None = None,
+        camera_valid: Tensor | None = None,
+        motion: Tensor | None = None,
+        taps: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """BEV features (b, cells, d).
+
+        features: per level (b, cameras, d, h, w). can_bus (b, 18): official layout with displacement [m] at 0, 1,
+        heading [rad] at 16 and turn [deg] at 17. memory (b, cells, d): the previous output, has_memory bool (b,): which
+        samples have one (all, if not given). camera_valid bool (b, cameras): cameras not to be left out. motion (b, 3),
+        needed by the "affine" warp: see `warp_memory`. taps: filled with the layers' inner results, for comparisons.
+        """
+        config, transformer = self.config, self.transformer
+        b = can_bus.shape[0]
+        ego = transformer.can_bus_mlp(can_bus.to(self.bev_embedding.weight.dtype))
+        query = self.bev_embedding.weight[None] + ego[:, None]
+        position = self.positional_encoding()
+        view = self._view(geometry, b, camera_valid, query.device)
+        levels_hw = [(int(level.shape[-2]), int(level.shape[-1])) for level in features]
+        values = self._project_values(features)
+        temporal_maps, references, remembered = self._align(query, can_bus, geometry, memory, has_memory, motion)
+        for index, layer in enumerate(transformer.encoder.layers):
+            own = torch.stack([query, query], 1)
+            maps = own if temporal_maps is None else torch.where(remembered, temporal_maps, own)
+            query = layer.attentions[0](query, position, maps, references, self.path)
+            if taps is not None:
+                taps[f"layer{index}.tsa"] = query
+            query = layer.norms[0](query)
+            query = layer.attentions[1](query, values[index], levels_hw, view, self.path)
+            if taps is not None:
+                taps[f"layer{index}.sca"] = query
+            query = layer.norms[2](layer.ffns[0](layer.norms[1](query)))
+            if taps is not None:
+                taps[f"layer{index}.out"] = query
+        return query
+
+    def _view(self, geometry: RigGeometry, b: int, camera_valid: Tensor | None, device: torch.device) -> CameraView:
+        if camera_valid is None:
+            camera_valid = torch.ones(b, geometry.cameras, dtype=torch.bool, device=device)
+        return CameraView(geometry, camera_valid, geometry.pair_weights(camera_valid))
+
+    def _project_values(self, features: list[Tensor]) -> tuple[Tensor, ...]:
+        """Image tokens with their embeddings, projected for every layer by one matrix product: (b, cameras, t, d) each."""
+        transformer = self.transformer
+        tokens = []
+        for level, feature in enumerate(features):
+            embedded = feature.flatten(3).transpose(2, 3) + transformer.level_embeds[level]
+            if self.config.camera_embeds:
+                embedded = embedded + transformer.cams_embeds[:, None]
+            tokens.append(embedded)
+        projections = [layer.attentions[1].deformable_attention.value_proj for layer in transformer.encoder.layers]
+        weight = torch.cat([projection.weight for projection in projections])
+        bias = torch.cat([projection.bias for projection in projections])
+        return functional.linear(torch.cat(tokens, 2), weight, bias).chunk(len(projections), -1)
+
+    def _align(
+        self,
+        query: Tensor,
+        can_bus: Tensor,
+        geometry: RigGeometry,
+        memory: Tensor | None,
+        has_memory: Tensor | None,
+        motion: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """The two temporal maps (b, 2, n, d), their reference points (b, n, 2, 2) and which samples have a memory."""
+        config = self.config
+        b = query.shape[0]
+        centres = geometry.centres[None, :, None].expand(b, -1, MAPS, -1)
+        if memory is None:
+            return None, centres, None
+        if has_memory is None:
+            has_memory = torch.ones(b, dtype=torch.bool, device=query.device)
+        if config.warp == "affine":
+            if motion is None:
+                raise ValueError("warp='affine' aligns the memory by `motion`; pass it, or use warp='official'")
+            aligned, references = warp_memory(memory, config.grid, motion), centres
+        else:
+            centre = config.rotate_centre_px or config.grid.origin_px
+            aligned = rotate_memory(memory, config.grid, torch.deg2rad(can_bus[:, 17]), centre)
+            shift = official_shift(can_bus, config.grid).to(centres.dtype) * has_memory[:, None]
+            current = shift if config.alias_shift else torch.zeros_like(shift)
+            references = centres + torch.stack([shift, current], 1)[:, None]
+        return torch.stack([aligned.to(query.dtype), query], 1), references, has_memory[:, None, None, None]
