@@ -97,6 +97,9 @@ class BodySpec:
     mass_kg: float
     origin_height_m: float = 0.0
     """Height of the actor's origin above the ground: 0 for vehicles and props, half the height for walkers."""
+    box_forward_m: float = 0.0
+    box_up_m: float = 0.0
+    """Centre of the bounding box relative to the actor's origin."""
     wheelbase_m: float = REFERENCE_WHEELBASE_M
     max_steer_deg: float = REFERENCE_MAX_STEER_DEG
     acceleration_scale: float = 1.0
