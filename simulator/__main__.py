@@ -1,0 +1,34 @@
+"""`python -m simulator serve | bench | soak`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Annotated
+
+import tyro
+
+from simulator.server import ServerConfig, ServerError, serve
+from simulator.towns.town import TownError
+
+BAD_INPUT = 2
+
+
+def _serve(config: Annotated[ServerConfig, tyro.conf.arg(name="")]) -> int:
+    """Serve a town to CARLA clients until Ctrl-C."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    asyncio.run(serve(config, ready=lambda host, port: print(f"listening on {host}:{port}", flush=True)))
+    return 0
+
+
+def main() -> int:
+    try:
+        return tyro.extras.subcommand_cli_from_dict({"serve": _serve}, prog="python -m simulator")
+    except (ServerError, TownError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""MessagePack-RPC as CARLA's clients speak it: requests `[0, id, method, [meta, *arguments]]`, answers `[1, id, error, result]`.
+
+Failures of a call travel inside the result, not in the error field (see `Reply`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST_BYTES: Final = 64 << 20
+"""Largest request accepted; an OpenDRIVE text sent by a client is the biggest legitimate one."""
+
+REQUEST: Final = 0
+RESPONSE: Final = 1
+
+
+class CallError(Exception):
+    """A call that cannot be carried out; its text reaches the user as a RuntimeError of the client."""
+
+
+class Reply(enum.Enum):
+    """How a method's outcome is wrapped."""
+
+    VALUE = "value"
+    """`[[1, value]]` or `[[0, [message]]]`."""
+    VOID = "void"
+    """`[[false]]` or `[[true, [message]]]`."""
+    RAW = "raw"
+    """As returned; only `apply_batch`, which wraps each command itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    function: Callable[..., Any]
+    reply: Reply
+
+
+def success(value: Any) -> list:
+    return [[1, value]]
+
+
+def failure(message: str) -> list:
+    return [[0, [message]]]
+
+
+class Registry:
+    """The methods a client may call, by name."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, Method] = {}
+
+    def add(self, name: str, function: Callable[..., Any], reply: Reply) -> None:
+        if name in self._methods:
+            raise ValueError(f"RPC method {name} is registered twice")
+        self._methods[name] = Method(function, reply)
+
+    def names(self) -> list[str]:
+        return sorted(self._methods)
+
+    def call(self, name: str, arguments: list) -> tuple[str | None, Any]:
+        """(error, result) of one call. Never raises for what a client sent."""
+        method = self._methods.get(name)
+        if method is None:
+            return f"not supported by this server: {name}", None
+        try:
+            value = method.function(*arguments)
+        except CallError as error:
+            return None, _wrap_failure(method.reply, str(error))
+        except (TypeError, ValueError, IndexError, KeyError, OverflowError, AttributeError) as error:
+            log.warning("call %s with unusable arguments: %s", name, error)
+            return None, _wrap_failure(method.reply, f"{name}: unusable arguments ({error})")
+        if method.reply is Reply.RAW:
+            return None, value
+        return None, [[False]] if method.reply is Reply.VOID else success(value)
+
+
+def _wrap_failure(reply: Reply, message: str) -> list:
+    return [[True, [message]]] if reply is Reply.VOID else failure(message)
+
+
+class RpcConnection(asyncio.Protocol):
+    """One client. A malformed message ends the connection, never the server."""
+
+    def __init__(self, registry: Registry, after_reply: Callable[[], None]) -> None:
+        self._registry = registry
+        self._after_reply = after_reply
+        self._unpacker = msgpack.Unpacker(
+            raw=False,
+            strict_map_key=False,
+            unicode_errors="surrogateescape",
+            max_buffer_size=MAX_REQUEST_BYTES,
+        )
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._unpacker.feed(data)
+            for message in self._unpacker:
+                self._serve(message)
+        except (ValueError, TypeError, msgpack.UnpackException, msgpack.BufferFull) as error:
+            log.warning("connection closed: not a MessagePack-RPC request (%s)", error)
+            self._transport.abort()
+
+    def _serve(self, message: Any) -> None:
+        if not (isinstance(message, list) and len(message) == 4 and message[0] == REQUEST):
+            raise ValueError("a request is [0, id, method, [meta, ...]]")
+        _, message_id, name, arguments = message
+        if not (isinstance(message_id, int) and isinstance(name, str) and isinstance(arguments, list)):
+            raise ValueError("a request is [0, id, method, [meta, ...]]")
+        error, result = self._registry.call(name, arguments[1:])
+        reply = msgpack.packb([RESPONSE, message_id, error, result], unicode_errors="surrogateescape")
+        if not self._transport.is_closing():
+            self._transport.write(reply)
+        # Cameras are drawn only now: the client computes its traffic while this process draws.
+        self._after_reply()

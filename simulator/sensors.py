@@ -1,0 +1,219 @@
+"""Sensors: what each measures in a step, packed as its stream's payload."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+from typing import Final
+
+import msgpack
+import numpy as np
+
+from simulator import noise, wire
+from simulator.actors import Actor, Kind
+from simulator.render import Camera, Renderer, SceneActor, Scene
+from simulator.rpc import CallError
+from simulator.streams import StreamHub
+from simulator.world import Collision, World
+
+log = logging.getLogger(__name__)
+
+MAX_IMAGE_SIDE_PX: Final = 4096
+TICK_SLACK_S: Final = 1e-4
+BRAKE_LIGHT: Final = 8
+"""Bit of VehicleLightState."""
+_DRAWN_KINDS: Final = (Kind.VEHICLE, Kind.WALKER, Kind.PROP)
+_MEASURED: Final = (
+    "sensor.camera.rgb",
+    "sensor.other.gnss",
+    "sensor.other.imu",
+    "sensor.other.collision",
+)
+
+
+class SensorSuite:
+    """All sensors of a world. Only those that somebody listens to are measured."""
+
+    def __init__(self, world: World, hub: StreamHub, *, render: bool, threads: int) -> None:
+        self._world = world
+        self._hub = hub
+        self._render = render
+        self._threads = threads
+        self._renderer: Renderer | None = None
+        self._sensors: list[_Sensor] = []
+        self._spawned = 0
+        self.collisions: list[Collision] = []
+
+    def add(self, actor: Actor) -> None:
+        """Start to serve a sensor. Raises: CallError when this server cannot measure it or an attribute is unusable."""
+        if actor.type_id not in _MEASURED:
+            raise CallError(f"{actor.type_id} is not supported by this server; supported: {', '.join(_MEASURED)}")
+        self._sensors.append(_make(actor, self._world, self._spawned))
+        self._spawned += 1
+
+    def remove(self, actor: Actor) -> None:
+        self._sensors = [sensor for sensor in self._sensors if sensor.actor is not actor]
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+
+    def measure(self, frame: int, elapsed_s: float, weather: list[float], *, draw: bool) -> None:
+        """Send this step's measurements of every sensor that is due and listened to."""
+        due = [s for s in self._sensors if s.is_due(elapsed_s) and self._hub.has_listener(s.actor.stream_id)]
+        for sensor in due:
+            if isinstance(sensor, _Camera):
+                continue
+            for body in sensor.measure(self.collisions):
+                self._send(sensor, frame, elapsed_s, body)
+        cameras = [sensor for sensor in due if isinstance(sensor, _Camera)]
+        if cameras and draw and self._render:
+            self._draw(cameras, frame, elapsed_s, weather)
+
+    def _send(self, sensor: _Sensor, frame: int, elapsed_s: float, *body: bytes | memoryview) -> None:
+        sensor.last_s = elapsed_s
+        pose = self._world.actors.pose(sensor.actor)
+        header = wire.SENSOR_HEADER.pack(wire.SENSOR_TYPE_IDS[sensor.actor.type_id], frame, elapsed_s, *pose)
+        self._hub.publish(sensor.actor.stream_id, header, *body)
+
+    def _draw(self, cameras: list[_Camera], frame: int, elapsed_s: float, weather: list[float]) -> None:
+        if self._renderer is None:
+            town = self._world.town
+            self._renderer = Renderer(town.name, town.opendrive, threads=self._threads)
+        world = self._world
+        images: list[np.ndarray | None] = [None] * len(cameras)
+        # Cameras on one body share a scene without that body: it would hide the view from inside.
+        for parent in sorted({camera.actor.parent for camera in cameras}):
+            chosen = [index for index, camera in enumerate(cameras) if camera.actor.parent == parent]
+            scene = self._scene(weather, hidden=parent)
+            views = [(cameras[index].camera, world.actors.pose(cameras[index].actor)) for index in chosen]
+            for index, image in zip(chosen, self._renderer.render(views, scene), strict=True):
+                images[index] = image
+        for camera, image in zip(cameras, images, strict=True):
+            assert image is not None
+            head = wire.CAMERA_HEADER.pack(camera.camera.width, camera.camera.height, camera.camera.fov_deg)
+            self._send(camera, frame, elapsed_s, head, memoryview(image).cast("B"))
+
+    def _scene(self, weather: list[float], hidden: int) -> Scene:
+        table = self._world.actors
+        drawn = [
+            SceneActor(
+                type_id=actor.type_id,
+                pose=table.pose(actor),
+                extent=actor.box.extent,
+                colour=_colour(actor.attribute("color")),
+                braking=actor.kind is Kind.VEHICLE and _is_braking(actor),
+            )
+            for actor in table
+            if actor.kind in _DRAWN_KINDS and actor.id != hidden
+        ]
+        lights = {light.place.opendrive_id: int(light.state) for light in self._world.lights.by_id.values()}
+        return Scene(weather=tuple(weather), actors=drawn, traffic_light_states=lights)
+
+
+def _is_braking(actor: Actor) -> bool:
+    return actor.vehicle_control.brake > 0.0 or bool(actor.lights & BRAKE_LIGHT)
+
+
+def _colour(text: str) -> tuple[int, int, int] | None:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        return None
+    red, green, blue = (min(int(part), 255) for part in parts)
+    return red, green, blue
+
+
+class _Sensor:
+    """One sensor and when it last measured."""
+
+    def __init__(self, actor: Actor, world: World) -> None:
+        self.actor = actor
+        self.world = world
+        self.last_s = -math.inf
+        self._period_s = self.number("sensor_tick", 0.0)
+
+    def number(self, name: str, default: float) -> float:
+        text = self.actor.attribute(name, str(default))
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise CallError(f"{self.actor.type_id}: attribute {name} = {text!r} is not a number")
+        return value
+
+    def is_due(self, elapsed_s: float) -> bool:
+        return elapsed_s - self.last_s >= self._period_s - TICK_SLACK_S
+
+    def measure(self, collisions: list[Collision]) -> Iterable[bytes]:
+        raise NotImplementedError
+
+
+class _Camera(_Sensor):
+    def __init__(self, actor: Actor, world: World) -> None:
+        super().__init__(actor, world)
+        width, height = int(self.number("image_size_x", 800)), int(self.number("image_size_y", 600))
+        fov_deg = self.number("fov", 90.0)
+        if not (0 < width <= MAX_IMAGE_SIDE_PX and 0 < height <= MAX_IMAGE_SIDE_PX):
+            raise CallError(f"image_size {width}x{height}: sides must lie in 1..{MAX_IMAGE_SIDE_PX} pixels")
+        if not 1.0 <= fov_deg <= 170.0:  # noqa: PLR2004 - beyond that a flat image has no useful meaning
+            raise CallError(f"fov {fov_deg}: must lie in 1..170 degrees")
+        self.camera = Camera(width, height, fov_deg)
+
+
+class _Gnss(_Sensor):
+    def __init__(self, actor: Actor, world: World, order: int) -> None:
+        super().__init__(actor, world)
+        self._noise = noise.SensorNoise(int(self.number("noise_seed", 0)), order)
+        self._stddev = tuple(self.number(f"noise_{axis}_stddev", 0.0) for axis in ("lat", "lon", "alt"))
+        self._bias = tuple(self.number(f"noise_{axis}_bias", 0.0) for axis in ("lat", "lon", "alt"))
+        self._reference = noise.geo_reference(world.town.opendrive)
+
+    def measure(self, collisions: list[Collision]) -> Iterable[bytes]:
+        x, y, z, *_ = self.world.actors.pose(self.actor)
+        exact = noise.gnss((x, y, z), self.world.version, self._reference)
+        reading = np.asarray(exact) + self._noise.sample(self._stddev, self._bias)
+        return [msgpack.packb(reading.tolist())]
+
+
+class _Imu(_Sensor):
+    def __init__(self, actor: Actor, world: World, order: int) -> None:
+        super().__init__(actor, world)
+        self._noise = noise.SensorNoise(int(self.number("noise_seed", 0)), order)
+        self._accel_stddev = tuple(self.number(f"noise_accel_stddev_{axis}", 0.0) for axis in "xyz")
+        self._gyro_stddev = tuple(self.number(f"noise_gyro_stddev_{axis}", 0.0) for axis in "xyz")
+        self._gyro_bias = tuple(self.number(f"noise_gyro_bias_{axis}", 0.0) for axis in "xyz")
+
+    def measure(self, collisions: list[Collision]) -> Iterable[bytes]:
+        table, row = self.world.actors, self.actor.row
+        accelerometer, gyroscope, compass = noise.imu(
+            tuple(table.rotation_deg[row].tolist()),
+            tuple(table.acceleration_mps2[row].tolist()),
+            tuple(table.angular_velocity_dps[row].tolist()),
+        )
+        accelerometer = accelerometer + self._noise.sample(self._accel_stddev)
+        gyroscope = gyroscope + self._noise.sample(self._gyro_stddev, self._gyro_bias)
+        return [msgpack.packb([accelerometer.tolist(), gyroscope.tolist(), compass])]
+
+
+class _CollisionDetector(_Sensor):
+    def measure(self, collisions: list[Collision]) -> Iterable[bytes]:
+        events = []
+        for collision in collisions:
+            x, y, z = collision.impulse
+            if collision.first.id == self.actor.parent:
+                events.append((collision.first, collision.second, [x, y, z]))
+            elif collision.second.id == self.actor.parent:
+                events.append((collision.second, collision.first, [-x, -y, -z]))
+        return [msgpack.packb([me.description(), other.description(), impulse]) for me, other, impulse in events]
+
+
+def _make(actor: Actor, world: World, order: int) -> _Sensor:
+    if actor.type_id == "sensor.camera.rgb":
+        return _Camera(actor, world)
+    if actor.type_id == "sensor.other.gnss":
+        return _Gnss(actor, world, order)
+    if actor.type_id == "sensor.other.imu":
+        return _Imu(actor, world, order)
+    return _CollisionDetector(actor, world)

@@ -1,0 +1,185 @@
+"""One world at a time, as its clients see it: settings, frames, loading of towns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from simulator import wire
+from simulator.rpc import CallError
+from simulator.sensors import SensorSuite
+from simulator.streams import StreamHub
+from simulator.towns.town import TownError, load_town
+from simulator.world import World
+
+if TYPE_CHECKING:
+    from simulator.server import ServerConfig
+
+log = logging.getLogger(__name__)
+
+LOAD_PATIENCE_S: Final = 2.0
+"""A caller of load_world that has not subscribed again by then gets the new town anyway."""
+RESUBSCRIBE_GRACE_S: Final = 0.05
+DEFAULT_STEP_S: Final = 0.05
+MAX_STEP_S: Final = 0.2
+OPENDRIVE_MAP: Final = "OpenDriveMap"
+SYNCHRONOUS, NO_RENDERING, FIXED_DELTA = 0, 1, 2
+"""Places in the wire form of EpisodeSettings."""
+
+
+def default_settings() -> list:
+    """EpisodeSettings as a fresh CARLA server has them."""
+    return [False, False, [False], True, 0.01, 10, 0.0, True, 3000.0, 2000.0, True]
+
+
+def default_weather() -> list[float]:
+    """A clear noon: WeatherParameters in wire order."""
+    return [5.0, 0.0, 0.0, 10.0, 45.0, 60.0, 2.0, 0.75, 0.1, 0.0, 1.0, 0.03, 0.0331, 0.0]
+
+
+class Session:
+    """State shared by all clients of the server."""
+
+    def __init__(self, config: ServerConfig, hub: StreamHub, stream_port: int) -> None:
+        self.config = config
+        self.hub = hub
+        self.version = config.version
+        self.settings = default_settings()
+        self.weather = default_weather()
+        self.frame = 1
+        self.episode = 0
+        self.traffic_managers: dict[int, str] = {}
+        self.opendrive_upload: str | None = None
+        self._stream_port = stream_port
+        self._address = _ipv4(config.host)
+        self._next_actor_id = 1
+        self._next_stream_id = wire.WORLD_STREAM + 1
+        self._pending_load: tuple[Callable[[], World], bool] | None = None
+        self._load_timer: asyncio.TimerHandle | None = None
+        self._sensors_due = False
+        self._enter(self._build(config.town))
+
+    # ---- the world in use -------------------------------------------------------------------------------
+
+    def _build(self, town_name: str, opendrive: str | None = None) -> World:
+        town = load_town(town_name, self.config.town_dir) if opendrive is None else load_town_text(town_name, opendrive)
+        return World(town, self.version, self._take_actor_id)
+
+    def _enter(self, world: World) -> None:
+        for stream_id in [actor.stream_id for actor in self.world.actors if actor.stream_id] if self.episode else []:
+            self.hub.close(stream_id)
+        self.world = world
+        self.episode += 1
+        self.elapsed_s = 0.0
+        self.sensors = SensorSuite(world, self.hub, render=self.config.render, threads=self.config.threads)
+
+    def start(self) -> None:
+        self.tick()
+        self.after_reply()
+
+    def close(self) -> None:
+        self.sensors.close()
+
+    def _take_actor_id(self) -> int:
+        self._next_actor_id += 1  # never reused: clients cache actors by id
+        return self._next_actor_id - 1
+
+    # ---- time -------------------------------------------------------------------------------------------
+
+    @property
+    def synchronous(self) -> bool:
+        return bool(self.settings[SYNCHRONOUS])
+
+    @property
+    def fixed_delta_s(self) -> float | None:
+        fixed = self.settings[FIXED_DELTA]
+        return float(fixed[1]) if fixed[0] else None
+
+    def apply_settings(self, settings: list) -> int:
+        """Take over EpisodeSettings; returns the frame that the client waits for, which is already out."""
+        if len(settings) != len(default_settings()):
+            raise CallError(f"EpisodeSettings needs {len(default_settings())} fields, got {len(settings)}")
+        fixed = settings[FIXED_DELTA]
+        if fixed[0] and not 0.0 < float(fixed[1]) <= MAX_STEP_S:
+            raise CallError(f"fixed_delta_seconds must lie in (0, {MAX_STEP_S}], got {fixed[1]}")
+        self.settings = settings
+        return self.frame
+
+    def tick(self) -> int:
+        """Advance the world by one step and publish its state. Sensors follow in `after_reply`."""
+        dt_s = self.fixed_delta_s or DEFAULT_STEP_S
+        self.frame += 1
+        self.elapsed_s += dt_s
+        collisions = self.world.step(dt_s)
+        self.sensors.collisions = collisions
+        header = wire.WorldHeader(
+            wire.world_state_type(self.version), self.frame, self.elapsed_s, self.episode, time.time(), dt_s
+        )
+        # The state leaves before any sensor data: a client that waits for it may hold the lock its sensors need.
+        self.hub.publish_world_state(header.pack() + self.world.actors.message_body())
+        self._sensors_due = True
+        return self.frame
+
+    def after_reply(self) -> None:
+        """Measure and send what the sensors saw in the step just made."""
+        if not self._sensors_due:
+            return
+        self._sensors_due = False
+        draw = not self.settings[NO_RENDERING]
+        self.sensors.measure(self.frame, self.elapsed_s, self.weather, draw=draw)
+
+    # ---- loading towns ----------------------------------------------------------------------------------
+
+    def request_load(self, name: str, reset_settings: bool) -> None:
+        """Answer first, switch later: the caller drops its episode on the answer and then subscribes anew.
+
+        Raises: CallError for an unknown or unusable town.
+        """
+        town_name = name.rsplit("/", 1)[-1] or self.world.town.name
+        opendrive = self.opendrive_upload if town_name == OPENDRIVE_MAP else None
+        try:
+            world = self._build(town_name, opendrive)
+        except TownError as error:
+            raise CallError(str(error)) from error
+        self._pending_load = (lambda: world, reset_settings)
+        self._schedule_switch(LOAD_PATIENCE_S)
+
+    def world_subscriber_came(self) -> None:
+        if self._pending_load is not None:
+            self._schedule_switch(RESUBSCRIBE_GRACE_S)
+
+    def _schedule_switch(self, delay_s: float) -> None:
+        if self._load_timer is not None:
+            self._load_timer.cancel()
+        self._load_timer = asyncio.get_running_loop().call_later(delay_s, self._switch_world)
+
+    def _switch_world(self) -> None:
+        if self._pending_load is None:
+            return
+        (build, reset_settings), self._pending_load = self._pending_load, None
+        if reset_settings:
+            self.settings = default_settings()
+        self.sensors.close()
+        self._enter(build())
+        self.tick()
+        self.after_reply()
+
+    # ---- streams ----------------------------------------------------------------------------------------
+
+    def token(self, stream_id: int) -> bytes:
+        return wire.stream_token(stream_id, self._stream_port, self._address)
+
+    def new_stream(self) -> tuple[int, bytes]:
+        stream_id = self._next_stream_id
+        self._next_stream_id += 1
+        return stream_id, self.token(stream_id)
+
+
+def _ipv4(host: str) -> tuple[int, int, int, int]:
+    """The address that clients are told to connect to; listening on all addresses is announced as loopback."""
+    parts = "127.0.0.1" if host in ("localhost", "0.0.0.0") else host
+    a, b, c, d = (int(part) for part in parts.split("."))
+    return a, b, c, d

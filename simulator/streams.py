@@ -1,0 +1,108 @@
+"""Sensor streams: a client sends a stream id once and then only reads length-prefixed messages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from simulator import wire
+
+log = logging.getLogger(__name__)
+
+SEND_BUFFER_BYTES: Final = 16 << 20
+MAX_BACKLOG_BYTES: Final = 512 << 20
+"""A subscriber that lets this much pile up is dropped: it no longer reads."""
+
+
+class StreamHub:
+    """Who listens to which stream."""
+
+    def __init__(self, on_world_subscriber: Callable[[], None]) -> None:
+        self._subscribers: dict[int, list[StreamConnection]] = {}
+        self._on_world_subscriber = on_world_subscriber
+        self.world_state = b""
+        """Last world state, sent at once to every new subscriber: a synchronous world may not tick for long."""
+
+    def has_listener(self, stream_id: int) -> bool:
+        return bool(self._subscribers.get(stream_id))
+
+    def publish(self, stream_id: int, *parts: bytes | memoryview) -> None:
+        """Send one message, given in parts, to all listeners of a stream."""
+        for connection in tuple(self._subscribers.get(stream_id, ())):
+            connection.send(*parts)
+
+    def publish_world_state(self, state: bytes) -> None:
+        self.world_state = state
+        for connection in tuple(self._subscribers.get(wire.WORLD_STREAM, ())):
+            connection.send_world_state(state)
+
+    def close(self, stream_id: int) -> None:
+        """Forget a stream whose sensor is gone and disconnect its listeners."""
+        for connection in self._subscribers.pop(stream_id, []):
+            connection.close()
+
+    def add(self, connection: StreamConnection, stream_id: int) -> None:
+        self._subscribers.setdefault(stream_id, []).append(connection)
+        if stream_id == wire.WORLD_STREAM:
+            if self.world_state:
+                connection.send_world_state(self.world_state)
+            self._on_world_subscriber()
+
+    def remove(self, connection: StreamConnection, stream_id: int) -> None:
+        listeners = self._subscribers.get(stream_id, [])
+        if connection in listeners:
+            listeners.remove(connection)
+
+
+class StreamConnection(asyncio.Protocol):
+    """One subscription."""
+
+    def __init__(self, hub: StreamHub) -> None:
+        self._hub = hub
+        self._request = b""
+        self._stream_id: int | None = None
+        self._told_map = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        endpoint = transport.get_extra_info("socket")
+        endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        if self._stream_id is not None:
+            return  # a subscriber only reads; whatever it says is ignored
+        self._request += data
+        if len(self._request) >= wire.FRAME_LENGTH.size:
+            (self._stream_id,) = struct.unpack_from("<I", self._request)
+            self._request = b""
+            self._hub.add(self, self._stream_id)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._stream_id is not None:
+            self._hub.remove(self, self._stream_id)
+
+    def send_world_state(self, state: bytes) -> None:
+        if not self._told_map:  # a new subscription must hear of the map, or its client keeps the old one
+            self._told_map = True
+            state = wire.with_map_changed(state)
+        self.send(state)
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        if self._transport.is_closing():
+            return
+        if self._transport.get_write_buffer_size() > MAX_BACKLOG_BYTES:
+            log.warning("stream %s: listener stopped reading, dropped", self._stream_id)
+            self._transport.abort()
+            return
+        self._transport.write(wire.FRAME_LENGTH.pack(sum(len(part) for part in parts)))
+        for part in parts:  # unjoined: joining would copy each image once more
+            self._transport.write(part)
+
+    def close(self) -> None:
+        self._transport.close()

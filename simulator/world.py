@@ -1,0 +1,336 @@
+"""One town with everything that moves in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from simulator import blueprints, dynamics, wire
+from simulator.actors import Actor, ActorTable, Box, Kind, Pose, VehicleControl, WalkerControl, compose
+from simulator.collisions import overlaps_any
+from simulator.physics_control import physics_control
+from simulator.rpc import CallError
+from simulator.towns.town import Town
+from simulator.traffic_lights import LightState, TrafficLights
+
+SPECTATOR_HEIGHT_M: Final = 50.0
+MAX_ACTORS: Final = 20_000
+_BODY_KINDS: Final = {Kind.VEHICLE: dynamics.VEHICLE, Kind.WALKER: dynamics.WALKER, Kind.PROP: dynamics.PROP}
+_ACKERMANN_SPEED_GAIN: Final = 0.5
+_FORCE_STEP_S: Final = 0.05
+"""A force acts for one step of this length, as a client sends one per tick."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collision:
+    """Two bodies that touched in the last step; the impulse (N s) acts on the first."""
+
+    first: Actor
+    second: Actor
+    impulse: tuple[float, float, float]
+
+
+class World:
+    """Actors of one episode. All ids come from `take_id`, which never gives one twice."""
+
+    def __init__(self, town: Town, version: str, take_id: Callable[[], int]) -> None:
+        self.town = town
+        self.version = version
+        self.actors = ActorTable()
+        self._take_id = take_id
+        self._bodies = dynamics.Bodies()
+        self._slots: dict[int, int] = {}
+        self._actor_of_slot: dict[int, Actor] = {}
+        self.spectator = self._place("spectator", (0.0, 0.0, SPECTATOR_HEIGHT_M, 0.0, 0.0, 0.0), Box())
+        self.lights = TrafficLights(
+            [(self._place("traffic.traffic_light", light.transform, _box(light.trigger_box)), light) for light in town.lights]
+        )
+        for sign in town.stop_signs:
+            actor = self._place("traffic.stop", sign.transform, _box(sign.trigger_box))
+            self._set_sign(actor, sign.opendrive_id)
+        self._light_states = np.zeros(len(self.lights.by_id), wire.TRAFFIC_LIGHT_STATE)
+        self._light_states["sign_id"] = [light.place.opendrive_id.encode()[:31] for light in self.lights.by_id.values()]
+        self._index_bodies()
+        self._write_extras()
+
+    # ---- looking up -------------------------------------------------------------------------------------
+
+    def actor(self, actor_id: int) -> Actor:
+        actor = self.actors.get(actor_id)
+        if actor is None:
+            raise CallError(f"unable to find actor {actor_id}: it was destroyed or never existed")
+        return actor
+
+    def vehicle(self, actor_id: int) -> Actor:
+        return self._of_kind(actor_id, Kind.VEHICLE)
+
+    def _of_kind(self, actor_id: int, kind: Kind) -> Actor:
+        actor = self.actor(actor_id)
+        if actor.kind is not kind:
+            raise CallError(f"actor {actor_id} ({actor.type_id}) is not a {kind.value}")
+        return actor
+
+    def _slot(self, actor_id: int) -> int:
+        self.actor(actor_id)
+        slot = self._slots.get(actor_id)
+        if slot is None:
+            raise CallError(f"actor {actor_id} has no body that could move")
+        return slot
+
+    def ground_m(self, x: float, y: float, z: float) -> float:
+        """Height of the ground under a point, or `z` where the town has none."""
+        height = float(self.town.heights(np.array([x]), np.array([y]))[0])
+        return z if math.isnan(height) else height
+
+    # ---- coming and going -------------------------------------------------------------------------------
+
+    def _place(self, type_id: str, pose: Pose, box: Box, attributes: list | None = None, uid: int = 0) -> Actor:
+        actor = Actor(self._take_id(), type_id, Kind.of(type_id), uid, attributes or [], 0, box)
+        self.actors.add(actor, pose)
+        return actor
+
+    def spawn(self, uid: int, type_id: str, attributes: list[list], pose: Pose, parent: int) -> Actor:
+        """Create an actor. Raises: CallError for an unknown blueprint, a taken place, a missing parent, a bad pose."""
+        if not blueprints.exists(type_id):
+            raise CallError(f"{type_id!r} is not a blueprint of this server")
+        if not all(math.isfinite(value) for value in pose):
+            raise CallError(f"cannot spawn {type_id} at {pose}: not a finite transform")
+        if self.actors.count >= MAX_ACTORS:
+            raise CallError(f"cannot spawn {type_id}: {MAX_ACTORS} actors exist already")
+        parent_pose = self.actors.pose(self.actor(parent)) if parent else None
+        world_pose = compose(parent_pose, pose) if parent_pose else pose
+        kind = Kind.of(type_id)
+        extent = blueprints.extent_m(type_id) if kind in _BODY_KINDS else (0.0, 0.0, 0.0)
+        self._refuse_overlap(type_id, kind, world_pose, extent)
+        centre_z = extent[2] if kind in (Kind.VEHICLE, Kind.PROP) else 0.0
+        actor = self._place(type_id, world_pose, Box((0.0, 0.0, centre_z), extent), attributes, uid)
+        if parent:
+            actor.parent, actor.relative_pose = parent, pose
+        if kind in _BODY_KINDS:
+            self._add_body(actor, world_pose)
+        return actor
+
+    def _refuse_overlap(self, type_id: str, kind: Kind, pose: Pose, extent: tuple[float, float, float]) -> None:
+        if kind not in (Kind.VEHICLE, Kind.WALKER) or not self._slots:
+            return
+        x, y, z, _, yaw, _ = pose
+        centre_z = z + extent[2] if kind is Kind.VEHICLE else z
+        rows = self._bodies.rows[: self._bodies.count]
+        boxes = dynamics.boxes(self._bodies, self._bodies.count)
+        if overlaps_any((x, y, centre_z, yaw, *extent), *boxes, rows["active"] & rows["collides"]) >= 0:
+            raise CallError(f"Spawn failed because of collision at spawn position: {type_id} at ({x:.1f}, {y:.1f}, {z:.1f})")
+
+    def _add_body(self, actor: Actor, pose: Pose) -> None:
+        slot = self._bodies.add(blueprints.body_spec(actor.type_id), pose)
+        self._slots[actor.id] = slot
+        self._actor_of_slot[slot] = actor
+        self._index_bodies()
+
+    def destroy(self, actor_id: int) -> list[Actor]:
+        """Remove an actor and whatever is attached to it; returns all that went."""
+        actor = self.actor(actor_id)
+        if actor.kind in (Kind.SPECTATOR, Kind.TRAFFIC_LIGHT, Kind.TRAFFIC_SIGN):
+            raise CallError(f"actor {actor_id} ({actor.type_id}) belongs to the town and cannot be destroyed")
+        removed = [actor]
+        for child in self.actors.children(actor_id):
+            removed += self.destroy(child.id)
+        slot = self._slots.pop(actor_id, None)
+        if slot is not None:
+            self._bodies.remove(slot)
+            del self._actor_of_slot[slot]
+        self.actors.remove(actor)
+        self._index_bodies()
+        return removed
+
+    def _index_bodies(self) -> None:
+        """Rows and slots of everything with a body, and the rows of vehicles and lights, as index arrays."""
+        with_body = [actor for actor in self.actors if actor.id in self._slots]
+        self._body_rows = np.array([actor.row for actor in with_body], np.int64)
+        self._body_slots = np.array([self._slots[actor.id] for actor in with_body], np.int64)
+        vehicles = [actor for actor in with_body if actor.kind is Kind.VEHICLE]
+        self._vehicle_rows = np.array([actor.row for actor in vehicles], np.int64)
+        self._vehicle_slots = np.array([self._slots[actor.id] for actor in vehicles], np.int64)
+        self._vehicle_states = np.zeros(len(vehicles), wire.VEHICLE_STATE)
+        self._light_rows = np.array([light.actor.row for light in self.lights.by_id.values()], np.int64)
+        self._attached = [actor for actor in self.actors if actor.relative_pose is not None]
+
+    # ---- commands ---------------------------------------------------------------------------------------
+
+    def set_control(self, actor_id: int, control: VehicleControl) -> None:
+        vehicle = self.vehicle(actor_id)
+        vehicle.vehicle_control = control
+        self._bodies.set_control(
+            self._slots[actor_id], control.throttle, control.steer, control.brake, control.hand_brake, control.reverse
+        )
+
+    def set_ackermann(self, actor_id: int, control: list) -> None:
+        """Steering angle (rad) and speed (m/s) of an Ackermann command, by a proportional speed controller."""
+        steer_rad, _steer_speed, speed_mps, *_ = (float(value) for value in control)
+        slot = self._slots[self.vehicle(actor_id).id]
+        error = speed_mps - float(self._bodies.speed[slot])
+        demand = _ACKERMANN_SPEED_GAIN * (error if speed_mps >= 0 else -error)
+        steer = steer_rad / math.radians(float(self._bodies.max_steer[slot]))
+        throttle, brake = (min(demand, 1.0), 0.0) if demand > 0 else (0.0, min(-demand, 1.0))
+        self.set_control(actor_id, VehicleControl(throttle, steer, brake, reverse=speed_mps < 0))
+
+    def set_walker(self, actor_id: int, control: WalkerControl) -> None:
+        walker = self._of_kind(actor_id, Kind.WALKER)
+        walker.walker_control = control
+        self._bodies.set_walk(self._slots[actor_id], control.direction[0], control.direction[1], control.speed_mps)
+        if control.speed_mps > 0.0:
+            self._bodies.yaw[self._slots[actor_id]] = math.degrees(math.atan2(control.direction[1], control.direction[0]))
+        state = np.array((control.direction, control.speed_mps, control.jump), wire.WALKER_STATE)
+        self.actors.set_extra(walker.row, state)
+
+    def set_walker_state(self, actor_id: int, pose: Pose, speed_mps: float) -> None:
+        self._of_kind(actor_id, Kind.WALKER)
+        self._bodies.set_walker_state(self._slots[actor_id], pose, speed_mps)
+
+    def teleport(self, actor_id: int, pose: Pose) -> None:
+        actor = self.actor(actor_id)
+        if not all(math.isfinite(value) for value in pose):
+            raise CallError(f"cannot move actor {actor_id} to {pose}: not a finite transform")
+        if actor.id in self._slots:
+            self._bodies.set_transform(self._slots[actor.id], pose)
+        if actor.relative_pose is not None:
+            actor.relative_pose = pose  # CARLA moves an attached actor relative to its parent
+            return
+        self.actors.set_pose(actor, pose)
+
+    def set_velocity(self, actor_id: int, velocity: list[float]) -> None:
+        x, y, z = (float(value) for value in velocity)
+        self._bodies.set_target_velocity(self._slot(actor_id), x, y, z)
+
+    def set_angular_velocity(self, actor_id: int, velocity: list[float]) -> None:
+        x, y, z = (float(value) for value in velocity)
+        self._bodies.set_target_angular_velocity(self._slot(actor_id), x, y, z)
+
+    def set_constant_velocity(self, actor_id: int, velocity: list[float] | None) -> None:
+        if velocity is None:
+            self._bodies.clear_constant_velocity(self._slot(actor_id))
+        else:
+            x, y, z = (float(value) for value in velocity)
+            self._bodies.set_constant_velocity(self._slot(actor_id), x, y, z)
+
+    def add_impulse(self, actor_id: int, impulse: list[float]) -> None:
+        x, y, z = (float(value) for value in impulse)
+        self._bodies.add_impulse(self._slot(actor_id), x, y, z)
+
+    def add_force(self, actor_id: int, force: list[float]) -> None:
+        self.add_impulse(actor_id, [float(value) * _FORCE_STEP_S for value in force])
+
+    def set_simulate_physics(self, actor_id: int, enabled: bool) -> None:
+        self.actor(actor_id).simulate_physics = enabled
+        if actor_id in self._slots:
+            self._bodies.set_physics(self._slots[actor_id], enabled)
+
+    def set_collides(self, actor_id: int, enabled: bool) -> None:
+        self.actor(actor_id).collides = enabled
+        if actor_id in self._slots:
+            self._bodies.collides[self._slots[actor_id]] = enabled
+
+    # ---- reports ----------------------------------------------------------------------------------------
+
+    def physics_control(self, actor_id: int) -> list:
+        vehicle = self.vehicle(actor_id)
+        if vehicle.physics_control is not None:
+            return vehicle.physics_control
+        return physics_control(blueprints.body_spec(vehicle.type_id), self.actors.pose(vehicle))
+
+    def wheel_steer_deg(self, actor_id: int, wheel: int) -> float:
+        slot = self._slots[self.vehicle(actor_id).id]
+        rear = wheel >= 2  # noqa: PLR2004 - VehicleWheelLocation: front left, front right, back left, back right
+        return 0.0 if rear else float(self._bodies.steer[slot] * self._bodies.max_steer[slot])
+
+    def telemetry(self, actor_id: int) -> list:
+        """VehicleTelemetryData; what the dynamics do not model (engine speed, drag, wheels) is zero."""
+        slot = self._slots[self.vehicle(actor_id).id]
+        b = self._bodies
+        gear = 0 if b.speed[slot] == 0 else (-1 if b.speed[slot] < 0 else 1)
+        head = [float(value[slot]) for value in (b.speed, b.steer, b.throttle, b.brake)]
+        return [*head, 0.0, gear, 0.0, []]
+
+    # ---- time -------------------------------------------------------------------------------------------
+
+    def step(self, dt_s: float) -> list[Collision]:
+        """Advance everything by dt_s; returns the contacts of this step."""
+        self.lights.advance(dt_s)
+        bodies = self._bodies
+        dynamics.step(bodies, bodies.count, dt_s, self.town.heights)
+        contacts, impulses = dynamics.collide(bodies, bodies.count)
+        self._copy_bodies()
+        self._move_attached()
+        self._write_extras()
+        pairs = zip(contacts.pairs.tolist(), impulses.tolist(), strict=True)
+        return [
+            Collision(self._actor_of_slot[first], self._actor_of_slot[second], (x, y, z))
+            for (first, second), (x, y, z) in pairs
+        ]
+
+    def _copy_bodies(self) -> None:
+        rows, body = self._body_rows, self._bodies.rows[self._body_slots]
+        table = self.actors
+        for axis, name in enumerate("xyz"):
+            table.position_m[rows, axis] = body[name]
+            table.velocity_mps[rows, axis] = body[f"v{name}"]
+            table.angular_velocity_dps[rows, axis] = body[f"w{name}"]
+            table.acceleration_mps2[rows, axis] = body[f"a{name}"]
+        table.rotation_deg[rows, 0] = body["pitch"]
+        table.rotation_deg[rows, 1] = (body["yaw"] + 180.0) % 360.0 - 180.0
+        table.rotation_deg[rows, 2] = body["roll"]
+
+    def _move_attached(self) -> None:
+        table = self.actors
+        for actor in self._attached:
+            parent = table.get(actor.parent)
+            if parent is None or actor.relative_pose is None:
+                continue
+            table.set_pose(actor, compose(table.pose(parent), actor.relative_pose))
+            for column in (table.velocity_mps, table.angular_velocity_dps, table.acceleration_mps2):
+                column[actor.row] = column[parent.row]
+
+    def _write_extras(self) -> None:
+        self._write_lights()
+        if len(self._vehicle_rows):
+            self._write_vehicles()
+
+    def _write_lights(self) -> None:
+        if not len(self._light_rows):
+            return
+        lights = self.lights.by_id.values()
+        states = self._light_states
+        states["state"] = [light.state for light in lights]
+        states["elapsed_s"] = [light.elapsed_s for light in lights]
+        states["green_s"] = [light.green_s for light in lights]
+        states["yellow_s"] = [light.yellow_s for light in lights]
+        states["red_s"] = [light.red_s for light in lights]
+        states["frozen"] = self.lights.frozen
+        self.actors.set_extras(self._light_rows, states)
+
+    def _write_vehicles(self) -> None:
+        body = self._bodies.rows[self._vehicle_slots]
+        table, rows, states = self.actors, self._vehicle_rows, self._vehicle_states
+        for name in ("throttle", "steer", "brake", "hand_brake", "reverse"):
+            states[name] = body[name]
+        states["gear"] = np.where(body["reverse"], -1, np.where(body["throttle"] > 0.0, 1, 0))
+        position = table.position_m[rows]
+        states["speed_limit_kmh"] = self.town.speed_limits_kmh(position[:, 0], position[:, 1])
+        light_ids = self.lights.affecting(position, table.rotation_deg[rows, 1])
+        states["has_traffic_light"] = light_ids > 0
+        states["traffic_light_id"] = light_ids
+        states["traffic_light_state"] = LightState.GREEN  # what CARLA reports away from any light
+        for index in np.flatnonzero(light_ids):
+            states["traffic_light_state"][index] = self.lights.by_id[int(light_ids[index])].state
+        table.set_extras(rows, states)
+
+    def _set_sign(self, actor: Actor, sign_id: str) -> None:
+        self.actors.set_extra(actor.row, np.array((sign_id.encode()[:31],), wire.TRAFFIC_SIGN_STATE))
+
+
+def _box(trigger_box: tuple) -> Box:
+    centre, extent = trigger_box
+    return Box(tuple(centre), tuple(extent))
