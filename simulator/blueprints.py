@@ -365,6 +365,16 @@ def definitions(version: str) -> list[list[Any]]:
     return result
 
 
+@cache
+def _library() -> frozenset[str]:
+    return frozenset(definition[1] for definition in definitions(VERSIONS[0]))
+
+
+def exists(type_id: str) -> bool:
+    """Whether this id can be spawned."""
+    return type_id in _library()
+
+
 def extent_m(type_id: str) -> tuple[float, float, float]:
     """Half length, half width and half height of the bounding box; zero for what has no body (sensors, triggers, signs).
 
@@ -420,7 +430,7 @@ def body_spec(type_id: str) -> BodySpec:
         )
     if type_id.startswith("walker."):
         return BodySpec(kind=WALKER, **box, origin_height_m=half_height, box_up_m=up)
-    return BodySpec(kind=PROP, **box, box_up_m=up)
+    return BodySpec(kind=PROP, **box, box_up_m=up, solid=not type_id.startswith(_BODILESS))
 
 
 def number_of_wheels(type_id: str) -> int:

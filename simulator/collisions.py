@@ -5,24 +5,28 @@ seen from above. All lengths in metres; `z` is the height of the box centre.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
-_PAIRS_PER_BOX = 16
+PAIRS_PER_BOX: Final = 4
+"""Space first set aside for contacts; more is taken when a crowd needs it."""
+_TOUCH_M: Final = 1e-9
 
 
 @dataclass(frozen=True)
 class Contacts:
     """Touching pairs of boxes, sorted by (first, second); k rows each."""
 
-    pairs: np.ndarray
+    pairs: NDArray[np.int64]
     """(k, 2) int64 indices into the box arrays, first < second."""
-    normal: np.ndarray
+    normal: NDArray[np.float64]
     """(k, 2) unit vector in the ground plane, pointing from the first box to the second."""
-    depth_m: np.ndarray
+    depth_m: NDArray[np.float64]
     """(k,) penetration along the normal, >= 0."""
-    point: np.ndarray
+    point: NDArray[np.float64]
     """(k, 3) contact point in the world."""
 
     def __len__(self) -> int:
@@ -54,14 +58,19 @@ def _separation(dx, dy, c1, s1, l1, w1, c2, s2, l2, w2):
 
 
 @numba.njit(cache=True)
-def _find(x, y, z, yaw, length, width, height, solid, pairs, normals, depths):
-    n, found = x.shape[0], 0
-    cos, sin, reach = np.empty(n), np.empty(n), np.empty(n)
+def find_pairs(box, solid, movable, pairs, normal, depth):
+    """Fill pairs, normal and depth with the touching pairs, sorted; returns how many there are, which may exceed the space.
+
+    Args: box (7, n) rows x, y, z, yaw, half_length, half_width, half_height; solid, movable (n,): pairs of two solid boxes of
+    which one or both are movable count.
+    """
+    n, found = box.shape[1], 0
+    cos, sin, low, high = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     for i in range(n):
-        a = np.radians(yaw[i])
-        cos[i], sin[i] = np.cos(a), np.sin(a)
-        reach[i] = abs(length[i] * cos[i]) + abs(width[i] * sin[i])
-    low = x - reach
+        heading = np.radians(box[3, i])
+        cos[i], sin[i] = np.cos(heading), np.sin(heading)
+        reach = abs(box[4, i] * cos[i]) + abs(box[5, i] * sin[i])
+        low[i], high[i] = box[0, i] - reach, box[0, i] + reach
     order = np.argsort(low, kind="mergesort")
     for a in range(n):
         i = order[a]
@@ -69,55 +78,104 @@ def _find(x, y, z, yaw, length, width, height, solid, pairs, normals, depths):
             continue
         for b in range(a + 1, n):
             j = order[b]
-            if low[j] > x[i] + reach[i]:
+            if low[j] > high[i]:
                 break
-            if not solid[j] or abs(z[i] - z[j]) > height[i] + height[j]:
+            if not solid[j] or not (movable[i] or movable[j]) or abs(box[2, i] - box[2, j]) > box[6, i] + box[6, j]:
                 continue
-            first, second = min(i, j), max(i, j)
-            depth, nx, ny = _separation(
-                x[second] - x[first], y[second] - y[first], cos[first], sin[first], length[first], width[first],
-                cos[second], sin[second], length[second], width[second],
+            p, q = min(i, j), max(i, j)
+            overlap, nx, ny = _separation(
+                box[0, q] - box[0, p], box[1, q] - box[1, p],
+                cos[p], sin[p], box[4, p], box[5, p], cos[q], sin[q], box[4, q], box[5, q],
             )  # fmt: skip
-            if depth < 0.0:
+            if overlap < 0.0:
                 continue
             if found < pairs.shape[0]:
-                pairs[found, 0], pairs[found, 1] = first, second
-                normals[found, 0], normals[found, 1], depths[found] = nx, ny, depth
+                pairs[found, 0], pairs[found, 1] = p, q
+                normal[found, 0], normal[found, 1], depth[found] = nx, ny, overlap
             found += 1
+    if found <= pairs.shape[0]:
+        _sort(pairs[:found], normal[:found], depth[:found], n)
     return found
 
 
-def find_contacts(x, y, z, yaw, half_length, half_width, half_height, solid=None) -> Contacts:
+@numba.njit(cache=True)
+def _sort(pairs, normal, depth, n):
+    order = np.argsort(pairs[:, 0] * n + pairs[:, 1], kind="mergesort")
+    pairs[:], normal[:], depth[:] = pairs[order], normal[order], depth[order]
+
+
+@numba.njit(cache=True)
+def contact_point(box, first, second, out):
+    """Write the middle of the corners of either box that lie in the other into out (3,); without any, the middle of the boxes."""
+    total, x, y = 0, 0.0, 0.0
+    for turn in range(2):
+        inner, outer = (first, second) if turn == 0 else (second, first)
+        heading, other = np.radians(box[3, inner]), np.radians(box[3, outer])
+        cos, sin, c, s = np.cos(heading), np.sin(heading), np.cos(other), np.sin(other)
+        for corner in range(4):
+            forward = box[4, inner] if corner < 2 else -box[4, inner]  # noqa: PLR2004 - two front, two rear corners
+            right = box[5, inner] if corner % 2 else -box[5, inner]
+            px = box[0, inner] + forward * cos - right * sin
+            py = box[1, inner] + forward * sin + right * cos
+            dx, dy = px - box[0, outer], py - box[1, outer]
+            if abs(dx * c + dy * s) <= box[4, outer] + _TOUCH_M and abs(dy * c - dx * s) <= box[5, outer] + _TOUCH_M:
+                total, x, y = total + 1, x + px, y + py
+    if total == 0:
+        total, x, y = 2, box[0, first] + box[0, second], box[1, first] + box[1, second]
+    bottom = max(box[2, first] - box[6, first], box[2, second] - box[6, second])
+    top = min(box[2, first] + box[6, first], box[2, second] + box[6, second])
+    out[0], out[1], out[2] = x / total, y / total, 0.5 * (bottom + top)
+
+
+def find_contacts(x, y, z, yaw, half_length, half_width, half_height, solid: NDArray[np.bool_] | None = None) -> Contacts:
     """Every pair of boxes that overlaps or touches; boxes whose `solid` is False take no part.
 
     Args: arrays of n float64 (z: box centres, yaw in degrees), `solid` n bool or None for all.
     """
-    n = len(x)
-    if solid is None:
-        solid = np.ones(n, np.bool_)
-    size = max(n * _PAIRS_PER_BOX, 1)
+    box = np.stack([x, y, z, yaw, half_length, half_width, half_height]).astype(np.float64, copy=False)
+    count = box.shape[1]
+    everything = np.ones(count, np.bool_)
+    size = PAIRS_PER_BOX * count
     while True:
         pairs, normal, depth = np.empty((size, 2), np.int64), np.empty((size, 2)), np.empty(size)
-        found = _find(x, y, z, yaw, half_length, half_width, half_height, solid, pairs, normal, depth)
+        found = find_pairs(box, everything if solid is None else solid, everything, pairs, normal, depth)
         if found <= size:
             break
         size = found
-    order = np.lexsort((pairs[:found, 1], pairs[:found, 0]))
-    pairs, normal, depth = pairs[order], normal[order], depth[order]
-    first, second = pairs[:, 0], pairs[:, 1]
-    point = np.stack([(x[first] + x[second]) / 2, (y[first] + y[second]) / 2, (z[first] + z[second]) / 2], axis=1)
-    return Contacts(pairs, normal, depth, point)
+    point = np.empty((found, 3))
+    for pair, out in zip(pairs[:found], point, strict=True):
+        contact_point(box, pair[0], pair[1], out)
+    return Contacts(pairs[:found], normal[:found], depth[:found], point)
 
 
-def overlapping_pairs(x, y, z, yaw, half_length, half_width, half_height) -> np.ndarray:
-    """(k, 2) int64 index pairs (first < second, sorted) of boxes that overlap or touch. Arguments as `find_contacts`."""
+def overlapping_pairs(x, y, z, yaw, half_length, half_width, half_height) -> NDArray[np.int64]:
+    """(k, 2) index pairs (first < second, sorted) of boxes that overlap or touch. Arguments as `find_contacts`."""
     return find_contacts(x, y, z, yaw, half_length, half_width, half_height).pairs
 
 
-def overlaps_any(box, x, y, z, yaw, half_length, half_width, half_height, solid=None) -> int:
-    """Index of the first box that overlaps `box` = (x, y, z, yaw, half_length, half_width, half_height), or -1."""
-    columns = [np.append(column, value) for column, value in zip((x, y, z, yaw, half_length, half_width, half_height), box)]
-    new = len(x)
-    pairs = find_contacts(*columns, None if solid is None else np.append(solid, True)).pairs
-    hits = pairs[pairs[:, 1] == new, 0]
-    return int(hits[0]) if len(hits) else -1
+def overlaps_any(
+    box: tuple[float, ...], x, y, z, yaw, half_length, half_width, half_height, solid: NDArray[np.bool_] | None = None
+) -> int:
+    """Index of the first box that overlaps `box` = (x, y, z, yaw, half_length, half_width, half_height), or -1.
+
+    Arguments as `find_contacts`; the box itself may be of any size.
+    """
+    boxes = np.stack([x, y, z, yaw, half_length, half_width, half_height]).astype(np.float64, copy=False)
+    return int(_first_overlap(np.array(box, np.float64), boxes, np.ones(boxes.shape[1], np.bool_) if solid is None else solid))
+
+
+@numba.njit(cache=True)
+def _first_overlap(box, boxes, solid):
+    heading = np.radians(box[3])
+    cos, sin = np.cos(heading), np.sin(heading)
+    for i in range(boxes.shape[1]):
+        if not solid[i] or abs(boxes[2, i] - box[2]) > boxes[6, i] + box[6]:
+            continue
+        other = np.radians(boxes[3, i])
+        depth, _, _ = _separation(
+            boxes[0, i] - box[0], boxes[1, i] - box[1],
+            cos, sin, box[4], box[5], np.cos(other), np.sin(other), boxes[4, i], boxes[5, i],
+        )  # fmt: skip
+        if depth >= 0.0:
+            return i
+    return -1

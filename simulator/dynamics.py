@@ -18,7 +18,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.collisions import Contacts, find_contacts
+from simulator.collisions import PAIRS_PER_BOX, Contacts, contact_point, find_pairs
 
 Floats = NDArray[np.float64]
 Ground = Callable[[Floats, Floats], Floats]
@@ -73,16 +73,24 @@ DROP_M: Final = 0.3
 """A body higher above the ground than this falls; below, it follows the ground."""
 CLIMB_M: Final = 1.5
 """Ground higher above a body than this is a bridge overhead and ignored."""
+GROUND_CLEARANCE_M: Final = 0.2
+"""Vehicles pass over props lower than this."""
 
 _FLOATS: Final = (
     "x y z pitch yaw roll vx vy vz wx wy wz ax ay az speed slide spin throttle steer brake walk_x walk_y walk_speed "
-    "constant_vx constant_vy constant_vz mass half_length half_width half_height origin_height wheelbase max_steer "
+    "constant_vx constant_vy mass half_length half_width half_height box_forward box_up origin_height wheelbase max_steer "
     "acceleration_scale top_speed"
 ).split()
-_FLAGS: Final = "active physics gravity collides hand_brake reverse constant_velocity airborne".split()
+_FLAGS: Final = (
+    "active physics gravity collides hand_brake reverse constant_velocity airborne settled"
+).split()
 BODY_DTYPE: Final = np.dtype(
     [(name, np.float64) for name in _FLOATS] + [(name, np.bool_) for name in _FLAGS] + [("kind", np.uint8)], align=True
 )
+_POSE: Final = ("x", "y", "z", "pitch", "yaw", "roll")
+
+Pose = tuple[float, float, float, float, float, float]
+"""x, y, z, pitch, yaw, roll."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +103,8 @@ class BodySpec:
     half_width_m: float
     half_height_m: float
     mass_kg: float
+    solid: bool = True
+    """Whether it takes part in collisions from the start."""
     origin_height_m: float = 0.0
     """Height of the actor's origin above the ground: 0 for vehicles and props, half the height for walkers."""
     box_forward_m: float = 0.0
@@ -111,24 +121,62 @@ class Bodies:
     """Rows of bodies; a row index (slot) stays valid until `remove`. Every field of BODY_DTYPE is an attribute: a writable view.
 
     x y z pitch yaw roll: pose of the actor origin. vx vy vz: world velocity. wx wy wz: angular velocity (deg/s, wz = yaw rate).
-    ax ay az: world acceleration over the last step. speed: signed speed along the heading. slide: sideways speed (right positive)
-    and spin: extra yaw rate left by a push. walk_x, walk_y, walk_speed: the walker's command.
+    ax ay az: world acceleration over the last step, collisions included. speed: signed speed along the heading. slide: sideways
+    speed (right positive) and spin: extra yaw rate left by a push. walk_x, walk_y, walk_speed: the walker's command.
     """
 
-    x: Floats; y: Floats; z: Floats; pitch: Floats; yaw: Floats; roll: Floats  # noqa: E702
-    vx: Floats; vy: Floats; vz: Floats; wx: Floats; wy: Floats; wz: Floats  # noqa: E702
-    ax: Floats; ay: Floats; az: Floats; speed: Floats; slide: Floats; spin: Floats  # noqa: E702
-    throttle: Floats; steer: Floats; brake: Floats; walk_x: Floats; walk_y: Floats; walk_speed: Floats  # noqa: E702
-    constant_vx: Floats; constant_vy: Floats; constant_vz: Floats  # noqa: E702
-    mass: Floats; half_length: Floats; half_width: Floats; half_height: Floats; origin_height: Floats  # noqa: E702
-    wheelbase: Floats; max_steer: Floats; acceleration_scale: Floats; top_speed: Floats  # noqa: E702
-    active: NDArray[np.bool_]; physics: NDArray[np.bool_]; gravity: NDArray[np.bool_]; collides: NDArray[np.bool_]  # noqa: E702
-    hand_brake: NDArray[np.bool_]; reverse: NDArray[np.bool_]; constant_velocity: NDArray[np.bool_]  # noqa: E702
-    airborne: NDArray[np.bool_]; kind: NDArray[np.uint8]  # noqa: E702
+    x: Floats
+    y: Floats
+    z: Floats
+    pitch: Floats
+    yaw: Floats
+    roll: Floats
+    vx: Floats
+    vy: Floats
+    vz: Floats
+    wx: Floats
+    wy: Floats
+    wz: Floats
+    ax: Floats
+    ay: Floats
+    az: Floats
+    speed: Floats
+    slide: Floats
+    spin: Floats
+    throttle: Floats
+    steer: Floats
+    brake: Floats
+    walk_x: Floats
+    walk_y: Floats
+    walk_speed: Floats
+    constant_vx: Floats
+    constant_vy: Floats
+    mass: Floats
+    half_length: Floats
+    half_width: Floats
+    half_height: Floats
+    box_forward: Floats
+    box_up: Floats
+    origin_height: Floats
+    wheelbase: Floats
+    max_steer: Floats
+    acceleration_scale: Floats
+    top_speed: Floats
+    active: NDArray[np.bool_]
+    physics: NDArray[np.bool_]
+    gravity: NDArray[np.bool_]
+    collides: NDArray[np.bool_]
+    hand_brake: NDArray[np.bool_]
+    reverse: NDArray[np.bool_]
+    constant_velocity: NDArray[np.bool_]
+    airborne: NDArray[np.bool_]
+    settled: NDArray[np.bool_]
+    kind: NDArray[np.uint8]
 
     def __init__(self, capacity: int = 256) -> None:
         self.count = 0
-        """Slots below this have been used; `step` and `collide` look at no others."""
+        """Slots below this have been used; pass it to `step` and `collide`."""
+        self.last_step_s = FIT_STEP_S
         self._bind(np.zeros(capacity, BODY_DTYPE))
 
     def _bind(self, rows: NDArray[np.void]) -> None:
@@ -136,37 +184,50 @@ class Bodies:
         for name in BODY_DTYPE.names or ():
             setattr(self, name, rows[name])
 
-    def add(self, spec: BodySpec, pose: tuple[float, float, float, float, float, float]) -> int:
-        """Slot of a new body at `pose` = (x, y, z, pitch, yaw, roll), standing still."""
+    def add(self, spec: BodySpec, pose: Pose) -> int:
+        """Slot of a new body, standing still; the lowest free one. Growing replaces all views (`bodies.x` ...)."""
         free = np.flatnonzero(~self.active)
-        if len(free) == 0:
-            self._bind(np.concatenate([self.rows, np.zeros(len(self.rows), BODY_DTYPE)]))
-            free = np.flatnonzero(~self.active)
-        slot = int(free[0])
-        row = self.rows[slot]
-        for name in BODY_DTYPE.names or ():
-            row[name] = 0
-        for name in ("x", "y", "z", "pitch", "yaw", "roll"):
-            row[name] = pose[("x", "y", "z", "pitch", "yaw", "roll").index(name)]
-        row["mass"], row["kind"] = spec.mass_kg, spec.kind
-        row["half_length"], row["half_width"], row["half_height"] = spec.half_length_m, spec.half_width_m, spec.half_height_m
-        row["origin_height"], row["wheelbase"], row["max_steer"] = spec.origin_height_m, spec.wheelbase_m, spec.max_steer_deg
-        row["acceleration_scale"], row["top_speed"] = spec.acceleration_scale, spec.top_speed_mps
-        row["active"] = row["gravity"] = row["collides"] = True
-        row["physics"] = spec.kind != PROP
+        slot = int(free[0]) if len(free) else len(self.rows)
+        if slot == len(self.rows):
+            self._bind(np.concatenate([self.rows, np.zeros(max(len(self.rows), 1), BODY_DTYPE)]))
+        row = self.rows[slot : slot + 1]
+        row[:] = np.zeros(1, BODY_DTYPE)
+        values = {
+            **dict(zip(_POSE, pose, strict=True)),
+            "mass": spec.mass_kg,
+            "half_length": spec.half_length_m,
+            "half_width": spec.half_width_m,
+            "half_height": spec.half_height_m,
+            "box_forward": spec.box_forward_m,
+            "box_up": spec.box_up_m,
+            "origin_height": spec.origin_height_m,
+            "wheelbase": spec.wheelbase_m,
+            "max_steer": spec.max_steer_deg,
+            "acceleration_scale": spec.acceleration_scale,
+            "top_speed": spec.top_speed_mps,
+            "kind": spec.kind,
+            "active": True,
+            "gravity": True,
+            "collides": spec.solid,
+            "physics": spec.kind != PROP,
+        }
+        for name, value in values.items():
+            row[name] = value
         self.count = max(self.count, slot + 1)
         return slot
 
     def remove(self, slot: int) -> None:
         """Free the slot for a later `add`."""
         self.active[slot] = False
+        while self.count and not self.active[self.count - 1]:
+            self.count -= 1
 
     def set_control(
         self, slot: int, throttle: float, steer: float, brake: float, hand_brake: bool = False, reverse: bool = False
     ) -> None:
-        """CARLA's VehicleControl, clipped to its ranges; it acts until replaced."""
-        self.throttle[slot], self.brake[slot] = min(max(throttle, 0.0), 1.0), min(max(brake, 0.0), 1.0)
-        self.steer[slot] = min(max(steer, -1.0), 1.0)
+        """CARLA's VehicleControl, clipped to its ranges (NaN counts as 0); it acts until replaced."""
+        self.throttle[slot], self.brake[slot] = _clipped(throttle, 0.0), _clipped(brake, 0.0)
+        self.steer[slot] = _clipped(steer, -1.0)
         self.hand_brake[slot], self.reverse[slot] = hand_brake, reverse
 
     def set_walk(self, slot: int, direction_x: float, direction_y: float, speed_mps: float) -> None:
@@ -177,26 +238,40 @@ class Bodies:
         self.walk_speed[slot] = speed_mps if length > 0.0 else 0.0
         self.physics[slot] = True
 
-    def set_walker_state(self, slot: int, pose: tuple[float, float, float, float, float, float], speed_mps: float) -> None:
+    def set_walker_state(self, slot: int, pose: Pose, speed_mps: float) -> None:
         """Place a walker led by a client's crowd simulation and report `speed_mps` along its heading."""
         self.set_transform(slot, pose)
         self.physics[slot] = False
         heading = np.radians(pose[4])
         self.vx[slot], self.vy[slot], self.vz[slot] = speed_mps * np.cos(heading), speed_mps * np.sin(heading), 0.0
 
-    def set_transform(self, slot: int, pose: tuple[float, float, float, float, float, float]) -> None:
+    def set_transform(self, slot: int, pose: Pose) -> None:
         """Teleport; the world velocity stays as it is, as in CARLA."""
-        self.x[slot], self.y[slot], self.z[slot], self.pitch[slot], self.yaw[slot], self.roll[slot] = pose
-        self._split_velocity(slot)
+        row = self.rows[slot : slot + 1]
+        for name, value in zip(_POSE, pose, strict=True):
+            row[name] = value
+        heading = np.radians(pose[4])
+        cos, sin = np.cos(heading), np.sin(heading)
+        self.speed[slot] = self.vx[slot] * cos + self.vy[slot] * sin
+        self.slide[slot] = self.vy[slot] * cos - self.vx[slot] * sin
+        self.settled[slot] = False
 
     def set_target_velocity(self, slot: int, vx: float, vy: float, vz: float) -> None:
         """Give a body with physics this velocity from now on; without physics it is only reported, the body stays."""
+        heading = np.radians(self.yaw[slot])
+        cos, sin = np.cos(heading), np.sin(heading)
+        dx, dy = vx - self.vx[slot], vy - self.vy[slot]
+        self.speed[slot] += dx * cos + dy * sin
+        self.slide[slot] += dy * cos - dx * sin
         self.vx[slot], self.vy[slot], self.vz[slot] = vx, vy, vz
-        self._split_velocity(slot)
+        if vz > 0.0:
+            self.airborne[slot] = self.physics[slot]
+        self.settled[slot] = False
 
     def set_target_angular_velocity(self, slot: int, wx: float, wy: float, wz: float) -> None:
         """Angular velocity in deg/s; the tyres end a yaw rate that the steering does not ask for."""
-        self.wx[slot], self.wy[slot], self.wz[slot], self.spin[slot] = wx, wy, wz, wz
+        self.spin[slot] += wz - self.wz[slot]
+        self.wx[slot], self.wy[slot], self.wz[slot] = wx, wy, wz
 
     def add_impulse(self, slot: int, jx: float, jy: float, jz: float) -> None:
         """Impulse in N s on the centre of mass; nothing happens without physics."""
@@ -205,22 +280,24 @@ class Bodies:
             self.set_target_velocity(slot, self.vx[slot] + jx / mass, self.vy[slot] + jy / mass, self.vz[slot] + jz / mass)
 
     def set_constant_velocity(self, slot: int, vx: float, vy: float, vz: float) -> None:
-        """Keep this velocity, given in the body's own frame (x forward, y right), whatever the control says."""
-        self.constant_vx[slot], self.constant_vy[slot], self.constant_vz[slot] = vx, vy, vz
+        """Keep this velocity, given in the body's own frame (x forward, y right), whatever the pedals say; vz is ignored."""
+        self.constant_vx[slot], self.constant_vy[slot] = vx, vy
         self.constant_velocity[slot] = True
 
     def clear_constant_velocity(self, slot: int) -> None:
         self.constant_velocity[slot] = False
 
     def set_physics(self, slot: int, enabled: bool) -> None:
-        """Without physics a body moves by `set_transform` only and cannot be pushed."""
+        """Without physics a body stands still, moves by `set_transform` only and cannot be pushed."""
         self.physics[slot] = enabled and self.kind[slot] != PROP
+        self.settled[slot] = False
+        if not enabled:
+            for name in ("vx", "vy", "vz", "wx", "wy", "wz", "ax", "ay", "az", "speed", "slide", "spin", "airborne"):
+                self.rows[name][slot] = 0
 
-    def _split_velocity(self, slot: int) -> None:
-        heading = np.radians(self.yaw[slot])
-        cos, sin = np.cos(heading), np.sin(heading)
-        self.speed[slot] = self.vx[slot] * cos + self.vy[slot] * sin
-        self.slide[slot] = self.vy[slot] * cos - self.vx[slot] * sin
+
+def _clipped(value: float, low: float) -> float:
+    return min(max(value, low), 1.0) if value == value else 0.0  # noqa: PLR0124 - false for NaN only
 
 
 def step(bodies: Bodies, count: int, dt_s: float, ground: Ground) -> None:
@@ -231,53 +308,285 @@ def step(bodies: Bodies, count: int, dt_s: float, ground: Ground) -> None:
     if not 0.0 < dt_s <= MAX_STEP_S:
         raise ValueError(f"dt_s must lie in (0, {MAX_STEP_S}] s, got {dt_s}; use a smaller fixed_delta_seconds")
     rows = bodies.rows[:count]
-    _move(rows, dt_s)
-    z = ground(rows["x"].copy(), rows["y"].copy())
-    _settle(rows, dt_s, z)
-
-
-@numba.njit(cache=True)
-def _move(rows, dt_s):
-    for i in range(rows.shape[0]):
-        b = rows[i]
-        if not b.active or not b.physics:
-            continue
-        heading = np.radians(b.yaw)
-        if b.kind == VEHICLE:
-            wheel = STEER_GAIN_RAD * b.steer
-            beta = np.arctan(REAR_M / (FRONT_M + REAR_M) * np.tan(wheel))
-            b.speed = max(b.speed + (4.0 * b.throttle - 12.0 * b.brake) * dt_s, 0.0)
-            b.wz = np.degrees(b.speed / REAR_M * np.sin(beta))
-            vx, vy = b.speed * np.cos(heading + beta), b.speed * np.sin(heading + beta)
-            b.yaw += b.wz * dt_s
-        else:
-            vx, vy = b.walk_speed * b.walk_x, b.walk_speed * b.walk_y
-        b.ax, b.ay = (vx - b.vx) / dt_s, (vy - b.vy) / dt_s
-        b.vx, b.vy = vx, vy
-        b.x += vx * dt_s
-        b.y += vy * dt_s
-
-
-@numba.njit(cache=True)
-def _settle(rows, dt_s, ground_z):
-    for i in range(rows.shape[0]):
-        b = rows[i]
-        if b.active and b.physics and not np.isnan(ground_z[i]):
-            b.z = ground_z[i] + b.origin_height
-
-
-def boxes(bodies: Bodies, count: int) -> tuple[Floats, ...]:
-    """(x, y, z, yaw, half_length, half_width, half_height) of the collision boxes, z at the box centre; see `collisions`."""
-    b = bodies.rows[:count]
-    z = b["z"] - b["origin_height"] + b["half_height"]
-    return tuple(np.ascontiguousarray(b[n]) if n else z for n in ("x", "y", "", "yaw", "half_length", "half_width", "half_height"))
+    bodies.last_step_s = dt_s
+    moved = np.empty(count, np.int64)
+    points = np.empty((2, _GROUND_POINTS * count))
+    number = _move(rows, dt_s, moved, points)
+    if number:
+        heights = ground(points[0, : _GROUND_POINTS * number], points[1, : _GROUND_POINTS * number])
+        _settle(rows, dt_s, moved[:number], np.asarray(heights, np.float64))
 
 
 def collide(bodies: Bodies, count: int) -> tuple[Contacts, Floats]:
     """Find the touching bodies among the first `count` slots, push them apart and exchange momentum.
 
-    Returns the contacts (indices are slots) and the impulses, (k, 3) in N s on the first body of each pair.
+    Pairs of which neither can move are left out. Returns the contacts (indices are slots) and the impulses, (k, 3) in N s on the
+    first body of each pair.
     """
     rows = bodies.rows[:count]
-    contacts = find_contacts(*boxes(bodies, count), rows["active"] & rows["collides"])
-    return contacts, np.zeros((len(contacts), 3))
+    size = PAIRS_PER_BOX * count
+    while True:
+        pairs, normal, depth = np.empty((size, 2), np.int64), np.empty((size, 2)), np.empty(size)
+        found = _find_movable(rows, pairs, normal, depth)
+        if found <= size:
+            break
+        size = found
+    pairs, normal, depth = pairs[:found], normal[:found], depth[:found]
+    point, impulse = np.empty((found, 3)), np.zeros((found, 3))
+    if found:
+        _respond(rows, bodies.last_step_s, pairs, normal, depth, point, impulse)
+    return Contacts(pairs, normal, depth, point), impulse
+
+
+def boxes(bodies: Bodies, count: int) -> tuple[Floats, ...]:
+    """(x, y, z, yaw, half_length, half_width, half_height) of the collision boxes, centres in the world; see `collisions`.
+
+    The boxes of vehicles begin GROUND_CLEARANCE_M above the wheels.
+    """
+    out = np.empty((7, count))
+    _boxes(bodies.rows[:count], out)
+    return tuple(out)
+
+
+def fitted_acceleration_mps2(speed_mps: float, throttle: float) -> float:
+    """Acceleration of the reference car at a speed >= 0 without brake, m/s2; negative where it coasts. Source: THROTTLE_FIT."""
+    return float(_acceleration(speed_mps, throttle))
+
+
+def fitted_braking_mps2(speed_mps: float) -> float:
+    """Deceleration of a full brake at a speed >= 0, m/s2. Source: BRAKE_FIT."""
+    return float(_braking(speed_mps))
+
+
+_GROUND_POINTS: Final = 3
+"""Front left, front right, rear centre."""
+_KMH: Final = 3.6
+
+
+@numba.njit(cache=True)
+def _acceleration(speed, throttle):
+    t = max(throttle, MIN_FITTED_THROTTLE)
+    constant = THROTTLE_FIT[2] * t + THROTTLE_FIT[3] * t * t
+    linear = THROTTLE_FIT[0] - 1.0 + THROTTLE_FIT[4] * t + THROTTLE_FIT[5] * t * t
+    quadratic = THROTTLE_FIT[1] + THROTTLE_FIT[6] * t + THROTTLE_FIT[7] * t * t
+    lowest = -linear / (2.0 * quadratic) / _KMH
+    v = min(speed, lowest)
+    gain = constant + v * _KMH * (linear + quadratic * v * _KMH)
+    coast = COAST_DROP_MPS2 * max(1.0 - throttle / MIN_FITTED_THROTTLE, 0.0)
+    return gain / (_KMH * FIT_STEP_S) - AIR_DRAG_PER_M * (speed * speed - v * v) - coast
+
+
+@numba.njit(cache=True)
+def _braking(speed):
+    s = min(speed * _KMH, BRAKE_FIT_TOP_KMH)
+    after, power = 0.0, 1.0
+    for coefficient in BRAKE_FIT:
+        power *= s
+        after += coefficient * power
+    return max((s - after) / (_KMH * FIT_STEP_S), BRAKE_HOLD_MPS2)
+
+
+@numba.njit(cache=True)
+def _next_speed(b, slope_mps2, h):
+    """Signed speed h seconds later: the pedals act in the direction of the gear, resistance against the motion."""
+    gear = -1.0 if b.reverse else 1.0
+    u = gear * b.speed
+    top = min(b.top_speed, REVERSE_TOP_SPEED_MPS) if b.reverse else b.top_speed
+    pedal = _acceleration(max(u, 0.0), b.throttle)
+    push, resist = max(pedal, 0.0) * b.acceleration_scale, max(-pedal, 0.0)
+    if b.hand_brake:
+        push = 0.0
+    push = (1.0 - b.brake) * min(push, max(top - u, 0.0) / h) + gear * slope_mps2
+    resist = (1.0 - b.brake) * resist + b.brake * _braking(abs(u))
+    if b.hand_brake:
+        resist = max(resist, HAND_BRAKE_MPS2)
+    u += push * h
+    u = max(u - resist * h, 0.0) if u > 0.0 else min(u + resist * h, 0.0)
+    return gear * u
+
+
+@numba.njit(cache=True)
+def _decayed(value, decrease):
+    return max(value - decrease, 0.0) if value > 0.0 else min(value + decrease, 0.0)
+
+
+@numba.njit(cache=True)
+def _slip_angle(b):
+    """Angle in radians from the heading to the course of the reference point, after the grip limit."""
+    wheel = STEER_GAIN_RAD * b.steer * b.max_steer / REFERENCE_MAX_STEER_DEG
+    sine = np.sin(np.arctan(REAR_M / (FRONT_M + REAR_M) * np.tan(wheel)))
+    rear = REAR_M * b.wheelbase / REFERENCE_WHEELBASE_M
+    most = LATERAL_GRIP_MPS2 * rear / max(b.speed * b.speed, 1e-6)
+    return np.arcsin(min(max(sine, -most), most))
+
+
+@numba.njit(cache=True)
+def _drive(b, h):
+    """One sub-step of a vehicle on the ground; the path is driven at the new speed, as PhysX does."""
+    pitch = np.radians(b.pitch)
+    if b.constant_velocity:
+        b.speed, b.slide, beta = b.constant_vx, b.constant_vy, 0.0
+        turn = np.sin(_slip_angle(b))
+    else:
+        b.speed = _next_speed(b, -GRAVITY_MPS2 * np.sin(pitch), h)
+        b.slide = _decayed(b.slide, SLIDE_DECEL_MPS2 * h)
+        beta = _slip_angle(b)
+        turn = np.sin(beta)
+    b.spin = _decayed(b.spin, SPIN_DECEL_DEG_S2 * h)
+    b.wz = np.degrees(b.speed * turn * REFERENCE_WHEELBASE_M / (REAR_M * b.wheelbase)) + b.spin
+    middle = np.radians(b.yaw + 0.5 * b.wz * h)
+    level = np.cos(pitch)
+    b.x += (b.speed * np.cos(middle + beta) - b.slide * np.sin(middle)) * level * h
+    b.y += (b.speed * np.sin(middle + beta) + b.slide * np.cos(middle)) * level * h
+    b.yaw += b.wz * h
+    heading = np.radians(b.yaw)
+    b.vx = (b.speed * np.cos(heading + beta) - b.slide * np.sin(heading)) * level
+    b.vy = (b.speed * np.sin(heading + beta) + b.slide * np.cos(heading)) * level
+
+
+@numba.njit(cache=True)
+def _move(rows, dt, moved, points):
+    """Advance poses in the plane; returns how many bodies need the ground and fills their slots and ground points."""
+    substeps = int(np.ceil(dt / LONGEST_SUBSTEP_S - 1e-9))
+    number = 0
+    for i in range(rows.shape[0]):
+        b = rows[i]
+        if not b.active or not b.physics:
+            continue
+        vx, vy = b.vx, b.vy
+        if b.airborne:
+            b.x += b.vx * dt
+            b.y += b.vy * dt
+            b.yaw += b.wz * dt
+        elif b.kind == VEHICLE:
+            for _ in range(substeps):
+                _drive(b, dt / substeps)
+        else:
+            b.vx, b.vy = b.walk_speed * b.walk_x, b.walk_speed * b.walk_y
+            b.x += b.vx * dt
+            b.y += b.vy * dt
+        b.ax, b.ay = (b.vx - vx) / dt, (b.vy - vy) / dt
+        if b.settled and b.vx == 0.0 and b.vy == 0.0:
+            continue
+        heading = np.radians(b.yaw)
+        cos, sin = np.cos(heading), np.sin(heading)
+        front, side = 0.5 * b.wheelbase, b.half_width
+        if b.kind == WALKER:
+            front, side = 0.0, 0.0
+        k = _GROUND_POINTS * number
+        points[0, k], points[1, k] = b.x + front * cos + side * sin, b.y + front * sin - side * cos
+        points[0, k + 1], points[1, k + 1] = b.x + front * cos - side * sin, b.y + front * sin + side * cos
+        points[0, k + 2], points[1, k + 2] = b.x - front * cos, b.y - front * sin
+        moved[number] = i
+        number += 1
+    return number
+
+
+@numba.njit(cache=True)
+def _settle(rows, dt, moved, heights):
+    """Let bodies follow the ground, or fall to it."""
+    for n in range(moved.shape[0]):
+        b = rows[moved[n]]
+        left, right, rear = heights[3 * n], heights[3 * n + 1], heights[3 * n + 2]
+        ground = 0.25 * (left + right) + 0.5 * rear
+        base = b.z - b.origin_height
+        vz = 0.0
+        if np.isnan(ground) or not b.gravity or ground > base + CLIMB_M:
+            b.airborne = False
+        elif base > ground + DROP_M or (b.airborne and base + b.vz * dt > ground):
+            vz = b.vz - GRAVITY_MPS2 * dt
+            b.airborne = base + vz * dt > ground
+            b.z = max(base + vz * dt, ground) + b.origin_height
+        else:
+            b.airborne = False
+            b.z = ground + b.origin_height
+            if b.kind == VEHICLE:
+                b.pitch = np.degrees(np.arctan2(0.5 * (left + right) - rear, b.wheelbase))
+                b.roll = np.degrees(np.arctan2(left - right, 2.0 * b.half_width))
+                heading = np.radians(b.yaw)
+                vz = (b.vx * np.cos(heading) + b.vy * np.sin(heading)) * np.tan(np.radians(b.pitch))
+        b.az, b.vz = (vz - b.vz) / dt, vz
+        b.settled = not b.airborne and b.vx == 0.0 and b.vy == 0.0 and b.az == 0.0
+
+
+@numba.njit(cache=True)
+def _boxes(rows, out):
+    for i in range(rows.shape[0]):
+        b = rows[i]
+        heading = np.radians(b.yaw)
+        lift = min(GROUND_CLEARANCE_M, b.half_height) if b.kind == VEHICLE else 0.0
+        out[0, i] = b.x + b.box_forward * np.cos(heading)
+        out[1, i] = b.y + b.box_forward * np.sin(heading)
+        out[2, i] = b.z + b.box_up + 0.5 * lift
+        out[3, i], out[4, i], out[5, i] = b.yaw, b.half_length, b.half_width
+        out[6, i] = b.half_height - 0.5 * lift
+
+
+@numba.njit(cache=True)
+def _find_movable(rows, pairs, normal, depth):
+    n = rows.shape[0]
+    box = np.empty((7, n))
+    _boxes(rows, box)
+    solid, movable = np.empty(n, np.bool_), np.empty(n, np.bool_)
+    for i in range(n):
+        solid[i] = rows[i].active and rows[i].collides
+        movable[i] = rows[i].physics
+    return find_pairs(box, solid, movable, pairs, normal, depth)
+
+
+@numba.njit(cache=True)
+def _inverse_mass(b):
+    return 1.0 / b.mass if b.physics and b.mass > 0.0 else 0.0
+
+
+@numba.njit(cache=True)
+def _inverse_inertia(b):
+    """Of a homogeneous box about the vertical; walkers do not turn when pushed."""
+    if b.kind != VEHICLE:
+        return 0.0
+    return _inverse_mass(b) * 3.0 / (b.half_length * b.half_length + b.half_width * b.half_width)
+
+
+@numba.njit(cache=True)
+def _push(b, jx, jy, torque, dt):
+    """Apply a horizontal impulse (N s) and an angular impulse (N m s, clockwise seen from above as CARLA's yaw)."""
+    dx, dy = jx * _inverse_mass(b), jy * _inverse_mass(b)
+    heading = np.radians(b.yaw)
+    cos, sin = np.cos(heading), np.sin(heading)
+    turn = np.degrees(torque * _inverse_inertia(b))
+    b.vx += dx
+    b.vy += dy
+    b.ax += dx / dt
+    b.ay += dy / dt
+    b.wz += turn
+    b.speed += dx * cos + dy * sin
+    b.slide += dy * cos - dx * sin
+    b.spin += turn
+
+
+@numba.njit(cache=True)
+def _respond(rows, dt, pairs, normal, depth, point, impulse):
+    box = np.empty((7, rows.shape[0]))
+    _boxes(rows, box)
+    for k in range(pairs.shape[0]):
+        first, second = pairs[k, 0], pairs[k, 1]
+        a, b = rows[first], rows[second]
+        nx, ny = normal[k, 0], normal[k, 1]
+        contact_point(box, first, second, point[k])
+        ax, ay = point[k, 0] - box[0, first], point[k, 1] - box[1, first]
+        bx, by = point[k, 0] - box[0, second], point[k, 1] - box[1, second]
+        ma, mb, ia, ib = _inverse_mass(a), _inverse_mass(b), _inverse_inertia(a), _inverse_inertia(b)
+        wa, wb = np.radians(a.wz), np.radians(b.wz)
+        approach = (a.vx - wa * ay - b.vx + wb * by) * nx + (a.vy + wa * ax - b.vy - wb * bx) * ny
+        if approach > 0.0:
+            arm_a, arm_b = ax * ny - ay * nx, bx * ny - by * nx
+            j = (1.0 + RESTITUTION) * approach / (ma + mb + arm_a * arm_a * ia + arm_b * arm_b * ib)
+            _push(a, -j * nx, -j * ny, -j * arm_a, dt)
+            _push(b, j * nx, j * ny, j * arm_b, dt)
+            impulse[k, 0], impulse[k, 1] = -j * nx, -j * ny
+        excess = max(depth[k] - CONTACT_SLOP_M, 0.0) / (ma + mb)
+        a.x -= excess * ma * nx
+        a.y -= excess * ma * ny
+        b.x += excess * mb * nx
+        b.y += excess * mb * ny
+        a.settled = b.settled = False
