@@ -449,7 +449,7 @@ class MinimumSpeed:
                 self._judge(ego)
 
     def _judge(self, ego: EgoState) -> None:
-        value = 100.0
+        value: float = 100
         if self._samples and self._traffic_sum:
             value = round(self._ego_sum / self._traffic_sum * 100.0, 2)
         if value < 100.0 or self._every:
@@ -458,7 +458,7 @@ class MinimumSpeed:
                 frame=ego.frame,
                 time_s=ego.time_s,
                 location=_xyz(ego.location),
-                message=f"Average speed is {value if self._samples else 100}% of the surrounding traffic's one",
+                message=f"Average speed is {value}% of the surrounding traffic's one",
                 percentage=value,
             )
             self.events.append(event)

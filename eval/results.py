@@ -1,0 +1,273 @@
+"""Results on disk: one line per route in `results.jsonl`, and `results.json` derived from it in the leaderboard's layout.
+
+A line is appended and fsynced per route, the derived file is replaced atomically, so a crash or a full disk never costs a
+finished route.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.criteria import Event
+from eval.scoring import Infraction, Scores, Scoring, mean_and_deviation, route_scores, succeeded
+
+RECORD_FORMAT = 1
+STATUS_SIMULATION_CRASHED = "Failed - Simulation crashed"
+STATUS_AGENT_CRASHED = "Failed - Agent crashed"
+STATUS_AGENT_SETUP = "Failed - Agent couldn't be set up"
+STATUS_SENSORS_INVALID = "Failed - Agent's sensors were invalid"
+_LABELS = (
+    ("Avg. driving score", None),
+    ("Avg. route completion", None),
+    ("Avg. infraction penalty", None),
+    ("Collisions with pedestrians", Infraction.COLLISION_PEDESTRIAN),
+    ("Collisions with vehicles", Infraction.COLLISION_VEHICLE),
+    ("Collisions with layout", Infraction.COLLISION_STATIC),
+    ("Red lights infractions", Infraction.RED_LIGHT),
+    ("Stop sign infractions", Infraction.STOP_SIGN),
+    ("Off-road infractions", Infraction.OUTSIDE_ROUTE_LANES),
+    ("Route deviations", Infraction.ROUTE_DEVIATION),
+    ("Route timeouts", Infraction.ROUTE_TIMEOUT),
+    ("Agent blocked", Infraction.VEHICLE_BLOCKED),
+    ("Yield emergency vehicles infractions", Infraction.YIELD_TO_EMERGENCY_VEHICLE),
+    ("Scenario timeouts", Infraction.SCENARIO_TIMEOUT),
+    ("Min speed infractions", Infraction.MIN_SPEED),
+)
+logger = logging.getLogger(__name__)
+
+
+class ResultsError(ValueError):
+    """A results folder or file that cannot be used; the message names it and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRecord:
+    """The verdict on one route: what the leaderboard records, and what it takes to repeat it."""
+
+    route_id: str
+    town: str
+    scoring: Scoring
+    status: str
+    scores: Scores
+    infractions: Mapping[str, Sequence[str]]
+    events: Sequence[Mapping[str, Any]]
+    route_length_m: float
+    duration_game_s: float
+    duration_system_s: float
+    ticks: int
+    seed: int
+    traffic: int
+    sensors: Sequence[str] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Server, versions, hashes of route file, agent config and weights, timings, number of ignored scenario blocks."""
+
+    @property
+    def success(self) -> bool:
+        """Bench2Drive's success."""
+        return succeeded(self.status, self.infractions)
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of `results.jsonl`."""
+        return {**asdict(self), "format": RECORD_FORMAT, "scoring": self.scoring.value, "success": self.success}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RouteRecord:
+        """The record of one line. Raises: ResultsError if it is not one."""
+        if not isinstance(data, Mapping) or data.get("format") != RECORD_FORMAT:
+            raise ResultsError(f"not a route record of format {RECORD_FORMAT}")
+        values = {key: value for key, value in data.items() if key not in ("format", "success")}
+        try:
+            return cls(**{**values, "scoring": Scoring(values["scoring"]), "scores": Scores(**values["scores"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ResultsError(f"not a route record: {error}") from error
+
+    def to_leaderboard(self, index: int) -> dict[str, Any]:
+        """The record in the leaderboard's checkpoint layout."""
+        return {
+            "index": index,
+            "route_id": f"RouteScenario_{self.route_id}_rep0",
+            "status": self.status,
+            "num_infractions": sum(len(messages) for messages in self.infractions.values()),
+            "infractions": {kind: list(messages) for kind, messages in self.infractions.items()},
+            "scores": asdict(self.scores),
+            "meta": {
+                "route_length": round(self.route_length_m, 3),
+                "duration_game": round(self.duration_game_s, 3),
+                "duration_system": round(self.duration_system_s, 3),
+            },
+            "town_name": self.town,
+        }
+
+
+def judge(completion_percent: float, events: Sequence[Event], scoring: Scoring, failure: str | None) -> dict[str, Any]:
+    """Status, scores, infractions and events of a route as `RouteRecord` fields."""
+    infractions: dict[str, list[str]] = {kind.value: [] for kind in Infraction}
+    for event in events:
+        infractions[event.kind.value].append(event.message)
+    offences = [event.offence for event in events]
+    if completion_percent >= 100.0:
+        status = "Completed" if events else "Perfect"
+    else:
+        status = f"Failed - {failure}" if failure else "Failed"
+    return {
+        "status": status,
+        "scores": route_scores(completion_percent, offences, scoring),
+        "infractions": infractions,
+        "events": [{**asdict(event), "kind": event.kind.value} for event in events],
+    }
+
+
+def failed_record(template: RouteRecord, status: str) -> RouteRecord:
+    """A record without any driving, for a route that never started or whose process died."""
+    return RouteRecord(
+        **{
+            **{name: getattr(template, name) for name in template.__dataclass_fields__},
+            "status": status,
+            "scores": Scores(0.0, 0.0, 0.0),
+            "infractions": {kind.value: [] for kind in Infraction},
+            "events": (),
+        }
+    )
+
+
+def infraction_count(record: RouteRecord, kind: Infraction) -> float:
+    """Number of infractions of a kind; for outside lanes the kilometres, read from the message as the leaderboard does."""
+    messages = record.infractions.get(kind.value, ())
+    if kind is not Infraction.OUTSIDE_ROUTE_LANES:
+        return float(len(messages))
+    return float(messages[0].split(" ")[8]) / 1000.0 if messages else 0.0
+
+
+def global_record(records: Sequence[RouteRecord], total_routes: int) -> dict[str, Any]:
+    """The leaderboard's global record: mean scores over `total_routes`, infractions per kilometre driven."""
+    names = ("score_composed", "score_route", "score_penalty")
+    values = {name: [getattr(record.scores, name) for record in records] for name in names}
+    means = {name: round(sum(column) / total_routes, 6) for name, column in values.items()}
+    deviations = {name: round(mean_and_deviation(column)[1], 3) if column else 0 for name, column in values.items()}
+    km = max(sum(r.route_length_m / 1000.0 * r.scores.score_route / 100.0 for r in records), 0.001)
+    infractions = {}
+    for kind in Infraction:
+        amount = sum(infraction_count(record, kind) for record in records)
+        infractions[kind.value] = round(amount if kind is Infraction.OUTSIDE_ROUTE_LANES else amount / km, 3)
+    failed = [(r.to_leaderboard(i)["route_id"], i, r.status) for i, r in enumerate(records) if "Failed" in r.status]
+    all_perfect = all(record.status == "Perfect" for record in records)
+    return {
+        "index": -1,
+        "route_id": -1,
+        "status": "Failed" if failed else ("Perfect" if all_perfect else "Completed"),
+        "infractions": infractions,
+        "scores_mean": means,
+        "scores_std_dev": deviations,
+        "meta": {
+            "total_length": round(sum(r.route_length_m for r in records), 3),
+            "duration_game": round(sum(r.duration_game_s for r in records), 3),
+            "duration_system": round(sum(r.duration_system_s for r in records), 3),
+            "exceptions": failed,
+        },
+    }
+
+
+def leaderboard_json(records: Sequence[RouteRecord], total_routes: int) -> dict[str, Any]:
+    """The whole results file in the leaderboard's layout."""
+    summary = global_record(records, total_routes) if records else {}
+    statuses = [record.status for record in records]
+    entry_status = "Finished" if len(records) == total_routes else "Started"
+    if STATUS_SIMULATION_CRASHED in statuses:
+        entry_status = "Crashed"
+    if STATUS_SENSORS_INVALID in statuses:
+        entry_status = "Rejected"
+    values = []
+    for (_, kind), score in zip(_LABELS, ("score_composed", "score_route", "score_penalty", *[""] * len(_LABELS))):
+        if summary:
+            values.append(str(summary["scores_mean"][score] if kind is None else summary["infractions"][kind.value]))
+    return {
+        "_checkpoint": {
+            "global_record": summary,
+            "progress": [len(records), total_routes],
+            "records": [record.to_leaderboard(index) for index, record in enumerate(records)],
+        },
+        "entry_status": entry_status,
+        "eligible": entry_status == "Finished",
+        "sensors": list(records[0].sensors) if records else [],
+        "values": values,
+        "labels": [label for label, _ in _LABELS],
+        "evaluation": {
+            "scoring": records[0].scoring.value if records else None,
+            "success_rate": sum(r.success for r in records) / total_routes if total_routes else 0.0,
+            "routes": [{"route_id": r.route_id, "seed": r.seed, "traffic": r.traffic, **r.provenance} for r in records],
+        },
+    }
+
+
+class ResultsFolder:
+    """A run's folder: appends records, keeps `results.json` up to date, finds what is already done."""
+
+    def __init__(self, folder: Path, run_key: str) -> None:
+        """Open or create. Raises: ResultsError if the folder holds a run with another key, or cannot be written."""
+        self.folder = folder
+        self._lines = folder / "results.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResultsError(f"{folder}: cannot be created ({error.strerror}); choose another --out") from error
+        self._check_key(run_key)
+        self.records: dict[str, RouteRecord] = {r.route_id: r for r in read_records(self._lines)}
+
+    def append(self, record: RouteRecord) -> None:
+        """Add one record durably."""
+        self.records[record.route_id] = record
+        with self._lines.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record.to_json()) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_summary(self, route_order: Sequence[str]) -> dict[str, Any]:
+        """Replace `results.json` by the state of the records, in the order of the route file."""
+        records = [self.records[route_id] for route_id in route_order if route_id in self.records]
+        data = leaderboard_json(records, len(route_order))
+        write_json_atomically(self.folder / "results.json", data)
+        return data
+
+    def _check_key(self, run_key: str) -> None:
+        key_file = self.folder / "run.key"
+        if self._lines.exists() and key_file.exists() and key_file.read_text() != run_key:
+            raise ResultsError(
+                f"{self.folder}: holds results of other settings (routes, agent, weights, scoring, seed or traffic); "
+                "choose another --out or delete the folder"
+            )
+        key_file.write_text(run_key)
+
+
+def read_records(path: Path) -> list[RouteRecord]:
+    """Records of a `results.jsonl`; lines that are not whole records are reported and skipped."""
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            records.append(RouteRecord.from_json(json.loads(line)))
+        except (json.JSONDecodeError, ResultsError) as error:
+            logger.warning("%s line %d skipped: %s", path, number, error)
+    return records
+
+
+def write_json_atomically(path: Path, data: Any) -> None:
+    """Write JSON so that readers see the old or the new file, never a part."""
+    aside = path.with_name(path.name + ".partial")
+    with aside.open("w", encoding="utf-8") as file:
+        json.dump(data, file, indent=4)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def infraction_totals(records: Iterable[RouteRecord]) -> dict[Infraction, float]:
+    """Sum per kind over records (kilometres for outside lanes)."""
+    records = list(records)
+    return {kind: sum(infraction_count(record, kind) for record in records) for kind in Infraction}

@@ -1,0 +1,59 @@
+"""Ends a process that hangs where no timeout of its own applies, with a message instead of silence.
+
+CARLA's 0.9.16 client can freeze for ever inside `world.tick()` while a synchronous Traffic Manager runs in it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EXIT_SIMULATION_FROZEN = 70
+EXIT_AGENT_FROZEN = 71
+_POLL_S = 0.25
+
+
+class Watchdog:
+    """Watches named phases of the main thread; a phase over its limit ends the process."""
+
+    def __init__(self, on_freeze: Callable[[str], None] | None = None) -> None:
+        self._on_freeze = on_freeze
+        self._phase: tuple[str, float, int] | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def phase(self, name: str, limit_s: float, exit_code: int = EXIT_SIMULATION_FROZEN) -> Iterator[None]:
+        """The block may take `limit_s`; after that the process ends with `exit_code`."""
+        self._phase = (name, time.monotonic() + limit_s, exit_code)
+        try:
+            yield
+        finally:
+            self._phase = None
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed.set()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(_POLL_S):
+            phase = self._phase
+            if phase is not None and time.monotonic() > phase[1]:
+                self._end(*phase)
+
+    def _end(self, name: str, deadline_s: float, exit_code: int) -> None:
+        late_s = time.monotonic() - deadline_s
+        message = f"{name} hangs ({late_s:.1f} s over its limit); this process ends so that the route can be run again"
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(file=sys.stderr)
+        try:
+            if self._on_freeze is not None:
+                self._on_freeze(message)
+        finally:
+            os._exit(exit_code)
