@@ -12,20 +12,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agent.model.bev_grid import BevGrid, RigGeometry, official_shift, rotate_memory, warp_memory
-from agent.model.deformable import bilinear_corners, gather_weighted, sample_plain
+from agent.model.deformable import ringed, sample_plain, sample_table, table_layout
 
 CAN_BUS_SIZE = 18
 MAPS = 2
 """Temporal attention reads two maps: the memory and the current queries."""
 WARPS = ("official", "affine")
 PATHS = ("static", "plain")
+OFFICIAL_TINY_GRID = BevGrid(50, 50, (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0))
 
 
 @dataclass(frozen=True)
 class BEVFormerConfig:
     """Shape and conventions of the encoder; the defaults are the official "tiny" model."""
 
-    grid: BevGrid = BevGrid(50, 50, (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0))
+    grid: BevGrid = OFFICIAL_TINY_GRID
     embed_dims: int = 256
     heads: int = 8
     layers: int = 3
@@ -98,12 +99,17 @@ class DeformableWeights(nn.Module):
         nn.init.xavier_uniform_(self.value_proj.weight)
         nn.init.zeros_(self.value_proj.bias)
 
-    def control(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw offsets and attention logits of every query by one matrix product, in float32 (positions need it)."""
-        weight = torch.cat([self.sampling_offsets.weight, self.attention_weights.weight])
-        bias = torch.cat([self.sampling_offsets.bias, self.attention_weights.bias])
-        offsets = self.sampling_offsets.out_features
-        return functional.linear(query, weight, bias).float().tensor_split([offsets], -1)
+    def control(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Offsets along x, along y [cells] and attention logits by one matrix product, in float32: positions need it.
+
+        query (b, n, query_dims) -> three tensors (b, n, heads * groups * points).
+        """
+        weight, bias = self.sampling_offsets.weight, self.sampling_offsets.bias
+        # Stored with x and y interleaved; apart, every step after this works on contiguous memory.
+        weight = torch.cat([weight[0::2], weight[1::2], self.attention_weights.weight])
+        bias = torch.cat([bias[0::2], bias[1::2], self.attention_weights.bias])
+        offset_x, offset_y, logits = functional.linear(query, weight, bias).float().chunk(3, -1)
+        return offset_x, offset_y, logits
 
 
 class TemporalSelfAttention(nn.Module):
@@ -121,45 +127,41 @@ class TemporalSelfAttention(nn.Module):
 
     control = DeformableWeights.control
 
-    def forward(
-        self, query: Tensor, position: Tensor, maps: Tensor, references: Tensor, path: str
-    ) -> Tensor:
+    def forward(self, query: Tensor, position: Tensor, maps: Tensor, references: Tensor, path: str) -> Tensor:
         """query (b, n, d), position (n, d), maps (b, 2, n, d), references (b, n, 2 maps, 2) fractions -> (b, n, d)."""
         b, n, _ = query.shape
-        heads, points = self.config.heads, self.config.temporal_points
         grid = self.config.grid
+        shape = (b, n, self.config.heads, MAPS, self.config.temporal_points)
         in_front = maps.flatten(0, 1)[:b] if self.config.mix_batch else maps[:, 0]
-        offsets, logits = self.control(torch.cat([in_front, query + position], -1))
-        offsets = offsets.view(b, n, heads, MAPS, points, 2)
-        attention = logits.view(b, n, heads, MAPS, points).softmax(-1) / MAPS
-        values = self.value_proj(maps).float()
-        if path == "plain":
-            size = offsets.new_tensor([grid.columns, grid.rows])
-            positions = references[:, :, None, :, None] + offsets / size
-            read = sum(
-                sample_plain(
-                    values[:, index].view(b, grid.rows, grid.columns, heads, -1),
-                    positions[:, :, :, index],
-                    attention[:, :, :, index],
-                )
-                for index in range(MAPS)
-            )
-        else:
-            read = self._read_static(values, references, offsets, attention)
-        return self.dropout(self.output_proj(read.to(query.dtype))) + query
+        offset_x, offset_y, logits = self.control(torch.cat([in_front, query + position], -1))
+        x = references[:, :, None, :, None, 0] * grid.columns - 0.5 + offset_x.view(shape)
+        y = references[:, :, None, :, None, 1] * grid.rows - 0.5 + offset_y.view(shape)
+        attention = logits.view(shape).softmax(-1) / MAPS
+        values = self.value_proj(maps).unflatten(2, (grid.rows, grid.columns))
+        read = self._read_plain if path == "plain" else self._read_static
+        return self.dropout(self.output_proj(read(values, x, y, attention).to(query.dtype))) + query
 
-    def _read_static(self, values: Tensor, references: Tensor, offsets: Tensor, attention: Tensor) -> Tensor:
-        b, n, heads = offsets.shape[:3]
-        grid = self.config.grid
-        x = references[:, :, None, :, None, 0] * grid.columns + offsets[..., 0] - 0.5
-        y = references[:, :, None, :, None, 1] * grid.rows + offsets[..., 1] - 0.5
-        cell, weight = bilinear_corners(x, y, grid.columns, grid.rows)
-        first = torch.arange(b * MAPS, device=x.device, dtype=torch.int32).view(b, 1, 1, MAPS, 1, 1) * n
-        head = torch.arange(heads, device=x.device, dtype=torch.int32).view(heads, 1, 1, 1)
-        rows = (cell + first) * heads + head
-        weight = weight * attention[..., None]
-        table = values.reshape(b * MAPS * n * heads, -1)
-        return gather_weighted(table, rows.view(b * n * heads, -1), weight.view(b * n * heads, -1)).view(b, n, -1)
+    def _read_plain(self, values: Tensor, x: Tensor, y: Tensor, attention: Tensor) -> Tensor:
+        heads = self.config.heads
+        return sum(
+            sample_plain(
+                values[:, index].float().unflatten(-1, (heads, -1)),
+                x[:, :, :, index],
+                y[:, :, :, index],
+                attention[:, :, :, index],
+            )
+            for index in range(MAPS)
+        )
+
+    def _read_static(self, values: Tensor, x: Tensor, y: Tensor, attention: Tensor) -> Tensor:
+        b, n, heads = x.shape[:3]
+        table = ringed(values)
+        layout = table_layout([(self.config.grid.rows, self.config.grid.columns)], heads, x.device)
+        rows_per_map = table.shape[2] * table.shape[3] * heads
+        maps = torch.arange(b * MAPS, dtype=torch.int32, device=x.device).view(b, 1, 1, MAPS, 1) * rows_per_map
+        layout = layout.shifted(maps.expand(b, 1, heads, MAPS, x.shape[-1]).flatten(3))
+        table = table.view(b * MAPS * rows_per_map, -1)
+        return sample_table(table, x.flatten(3), y.flatten(3), attention.flatten(3), layout).flatten(2)
 
 
 class SpatialCrossAttention(nn.Module):
@@ -176,64 +178,57 @@ class SpatialCrossAttention(nn.Module):
         nn.init.zeros_(self.output_proj.bias)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, query: Tensor, values: Tensor, levels_hw: list[tuple[int, int]], view: "CameraView", path: str
-    ) -> Tensor:
-        """query (b, n, d), values (b, cameras, tokens of all levels, d) projected -> (b, n, d)."""
-        b, n, _ = query.shape
-        shape = (b, n, self.config.heads, self.config.levels, self.config.spatial_points)
-        offsets, logits = self.deformable_attention.control(query)
-        offsets = offsets.view(*shape, 2)
-        attention = logits.view(*shape[:3], -1).softmax(-1).view(shape)
+    def forward(self, query: Tensor, values: list[Tensor], view: "CameraView", path: str) -> Tensor:
+        """query (b, n, d), values: projected maps (b, cameras, h, w, d) of every level -> (b, n, d)."""
+        offset_x, offset_y, logits = (
+            control.unflatten(-1, (self.config.heads, -1)) for control in self.deformable_attention.control(query)
+        )
+        attention = logits.softmax(-1)
         read = self._read_plain if path == "plain" else self._read_static
-        slots = read(values.float(), levels_hw, view, offsets, attention)
+        slots = read(values, view, offset_x, offset_y, attention)
         return self.dropout(self.output_proj(slots.to(query.dtype))) + query
 
     def _read_plain(
-        self, values: Tensor, levels_hw: list[tuple[int, int]], view: "CameraView", offsets: Tensor, attention: Tensor
+        self, values: list[Tensor], view: "CameraView", offset_x: Tensor, offset_y: Tensor, attention: Tensor
     ) -> Tensor:
-        b, n, heads = offsets.shape[:3]
-        geometry = view.geometry
-        repeats = self.config.spatial_points // geometry.grid.pillar_points
+        b, n, heads = offset_x.shape[:3]
+        geometry, points = view.geometry, self.config.spatial_points
+        repeats = points // geometry.grid.pillar_points
         seen = geometry.visible & view.camera_valid[..., None]
-        total = values.new_zeros(b, n, self.config.embed_dims)
+        total = offset_x.new_zeros(b, n, self.config.embed_dims)
         for camera in range(geometry.cameras):
-            anchors = geometry.anchors_uv[camera].repeat(1, repeats, 1)[None, :, None]
-            start = 0
-            for level, (height, width) in enumerate(levels_hw):
-                tokens = values[:, camera, start : start + height * width].view(b, height, width, heads, -1)
-                positions = anchors + offsets[:, :, :, level] / offsets.new_tensor([width, height])
-                read = sample_plain(tokens, positions, attention[:, :, :, level])
+            anchor_x, anchor_y = geometry.anchors_uv[camera].repeat(1, repeats, 1)[:, None].unbind(-1)
+            for level, maps in enumerate(values):
+                height, width = maps.shape[2:4]
+                own = slice(level * points, (level + 1) * points)
+                read = sample_plain(
+                    maps[:, camera].float().unflatten(-1, (heads, -1)),
+                    anchor_x * width - 0.5 + offset_x[..., own],
+                    anchor_y * height - 0.5 + offset_y[..., own],
+                    attention[..., own],
+                )
                 total = total + read * seen[:, camera, :, None]
-                start += height * width
         return total / seen.sum(1).clamp(min=1)[..., None]
 
     def _read_static(
-        self, values: Tensor, levels_hw: list[tuple[int, int]], view: "CameraView", offsets: Tensor, attention: Tensor
+        self, values: list[Tensor], view: "CameraView", offset_x: Tensor, offset_y: Tensor, attention: Tensor
     ) -> Tensor:
-        b, n, heads = offsets.shape[:3]
-        geometry = view.geometry
-        repeats = self.config.spatial_points // geometry.grid.pillar_points
-        pairs = geometry.pair_cell.shape[0]
-        tokens = values.shape[2]
-        device = values.device
-        sizes = torch.tensor(levels_hw, dtype=torch.int32, device=device)
-        height, width = sizes[:, :1], sizes[:, 1:]
-        starts = (sizes.prod(1).cumsum(0) - sizes.prod(1)).to(torch.int32)
-        anchors = geometry.pair_uv.repeat(1, repeats, 1)[None, :, None, None]
-        pair_offsets = offsets[:, geometry.pair_cell]
-        x = anchors[..., 0] * width + pair_offsets[..., 0] - 0.5
-        y = anchors[..., 1] * height + pair_offsets[..., 1] - 0.5
-        cell, weight = bilinear_corners(x, y, width, height)
-        image = torch.arange(b, device=device, dtype=torch.int32)[:, None] * geometry.cameras + geometry.pair_camera
-        first = (image[..., None] * tokens + starts)[:, :, None, :, None, None].to(torch.int32)
-        head = torch.arange(heads, device=device, dtype=torch.int32).view(heads, 1, 1, 1)
-        rows = (cell + first) * heads + head
-        share = attention[:, geometry.pair_cell] * view.pair_weights[:, :, None, None, None]
-        weight = weight * share[..., None]
-        table = values.reshape(b * geometry.cameras * tokens * heads, -1)
-        read = gather_weighted(table, rows.view(b * pairs * heads, -1), weight.view(b * pairs * heads, -1))
-        return values.new_zeros(b, n, self.config.embed_dims).index_add(1, geometry.pair_cell, read.view(b, pairs, -1))
+        b, n, heads = offset_x.shape[:3]
+        geometry, points = view.geometry, self.config.spatial_points
+        levels_hw = [(maps.shape[2], maps.shape[3]) for maps in values]
+        layout = table_layout(levels_hw, heads, offset_x.device, points)
+        repeats = points // geometry.grid.pillar_points * len(values)
+        anchor_x, anchor_y = geometry.pair_uv.repeat(1, repeats, 1)[:, None].unbind(-1)
+        x = (anchor_x * layout.width - 0.5) + offset_x[:, geometry.pair_cell]
+        y = (anchor_y * layout.height - 0.5) + offset_y[:, geometry.pair_cell]
+        share = attention[:, geometry.pair_cell] * view.pair_weights[:, :, None, None]
+        table = torch.cat([ringed(maps).flatten(2, 3) for maps in values], 2)
+        rows_per_image = table.shape[2] * heads
+        images = torch.arange(b, dtype=torch.int32, device=x.device)[:, None] * geometry.cameras + geometry.pair_camera
+        layout = layout.shifted((images * rows_per_image).to(torch.int32)[:, :, None, None])
+        table = table.view(b * geometry.cameras * rows_per_image, -1)
+        read = sample_table(table, x, y, share, layout).flatten(2)
+        return read.new_zeros(b, n, self.config.embed_dims).index_add(1, geometry.pair_cell, read)
 
 
 @dataclass(frozen=True)
@@ -343,13 +338,12 @@ class BEVFormer(nn.Module):
         samples have one (all, if not given). camera_valid bool (b, cameras): cameras not to be left out. motion (b, 3),
         needed by the "affine" warp: see `warp_memory`. taps: filled with the layers' inner results, for comparisons.
         """
-        config, transformer = self.config, self.transformer
+        transformer = self.transformer
         b = can_bus.shape[0]
         ego = transformer.can_bus_mlp(can_bus.to(self.bev_embedding.weight.dtype))
         query = self.bev_embedding.weight[None] + ego[:, None]
         position = self.positional_encoding()
         view = self._view(geometry, b, camera_valid, query.device)
-        levels_hw = [(int(level.shape[-2]), int(level.shape[-1])) for level in features]
         values = self._project_values(features)
         temporal_maps, references, remembered = self._align(query, can_bus, geometry, memory, has_memory, motion)
         for index, layer in enumerate(transformer.encoder.layers):
@@ -359,7 +353,7 @@ class BEVFormer(nn.Module):
             if taps is not None:
                 taps[f"layer{index}.tsa"] = query
             query = layer.norms[0](query)
-            query = layer.attentions[1](query, values[index], levels_hw, view, self.path)
+            query = layer.attentions[1](query, values[index], view, self.path)
             if taps is not None:
                 taps[f"layer{index}.sca"] = query
             query = layer.norms[2](layer.ffns[0](layer.norms[1](query)))
@@ -372,19 +366,22 @@ class BEVFormer(nn.Module):
             camera_valid = torch.ones(b, geometry.cameras, dtype=torch.bool, device=device)
         return CameraView(geometry, camera_valid, geometry.pair_weights(camera_valid))
 
-    def _project_values(self, features: list[Tensor]) -> tuple[Tensor, ...]:
-        """Image tokens with their embeddings, projected for every layer by one matrix product: (b, cameras, t, d) each."""
+    def _project_values(self, features: list[Tensor]) -> list[list[Tensor]]:
+        """Image tokens with their embeddings, projected for all layers by one matrix product per level.
+
+        Returns maps (b, cameras, h, w, d), indexed by layer and level.
+        """
         transformer = self.transformer
-        tokens = []
-        for level, feature in enumerate(features):
-            embedded = feature.flatten(3).transpose(2, 3) + transformer.level_embeds[level]
-            if self.config.camera_embeds:
-                embedded = embedded + transformer.cams_embeds[:, None]
-            tokens.append(embedded)
         projections = [layer.attentions[1].deformable_attention.value_proj for layer in transformer.encoder.layers]
         weight = torch.cat([projection.weight for projection in projections])
         bias = torch.cat([projection.bias for projection in projections])
-        return functional.linear(torch.cat(tokens, 2), weight, bias).chunk(len(projections), -1)
+        by_level = []
+        for level, feature in enumerate(features):
+            embedded = feature.permute(0, 1, 3, 4, 2) + transformer.level_embeds[level]
+            if self.config.camera_embeds:
+                embedded = embedded + transformer.cams_embeds[:, None, None]
+            by_level.append(functional.linear(embedded, weight, bias).chunk(len(projections), -1))
+        return [list(maps) for maps in zip(*by_level, strict=True)]
 
     def _align(
         self,

@@ -4,51 +4,156 @@ Pixel positions follow `grid_sample(align_corners=False)`: the centre of cell i 
 w cells wide is the position u * w - 0.5. Outside the map there is nothing (zeros), each corner on its own.
 """
 
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
-def sample_plain(values: Tensor, positions: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of bilinear samples of one map, by `grid_sample`: readable, differentiable, memory-hungry.
+def sample_plain(values: Tensor, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of bilinear samples of one map, by `grid_sample`: readable, but slow and memory-hungry.
 
-    values (n, h, w, heads, c), positions (n, q, heads, p, 2) as fractions (x, y) of the map,
-    weights (n, q, heads, p) -> (n, q, heads * c).
+    values (n, h, w, heads, c); x, y [cells] and weights (n, q, heads, p) -> (n, q, heads * c).
     """
     n, height, width, heads, channels = values.shape
-    queries = positions.shape[1]
+    queries = x.shape[1]
     maps = values.permute(0, 3, 4, 1, 2).reshape(n * heads, channels, height, width)
-    grid = (2.0 * positions - 1.0).transpose(1, 2).flatten(0, 1)
+    positions = torch.stack([(2.0 * x + 1.0) / width - 1.0, (2.0 * y + 1.0) / height - 1.0], -1)
+    grid = positions.transpose(1, 2).flatten(0, 1)
     samples = functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     sums = (samples * weights.transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
     return sums.view(n, heads * channels, queries).transpose(1, 2)
 
 
-def bilinear_corners(x: Tensor, y: Tensor, width: Tensor | int, height: Tensor | int) -> tuple[Tensor, Tensor]:
-    """Cells around pixel positions and their bilinear weights: cell (..., 4) int32 = row * width + column, weight (..., 4).
+RING = 2
+"""Width of the frame of zeros around a map in a sampling table: clamped positions read zeros and have no gradient."""
 
-    Corners outside the map get weight zero and some cell inside it. Weights are differentiable in x and y.
+
+@dataclass(frozen=True)
+class TableLayout:
+    """Where maps lie in a table of rows of one head's channels: row = start + y * stride_y + x * stride_x.
+
+    Tensors broadcast against the positions sampled; cells are counted without the ring of zeros.
     """
+
+    width: Tensor
+    height: Tensor
+    stride_x: int
+    stride_y: Tensor
+    start: Tensor
+    """int32"""
+
+    def shifted(self, rows: Tensor) -> "TableLayout":
+        """The same maps at other places of the table: rows (int32) are added to `start`, with broadcasting."""
+        return replace(self, start=self.start + rows)
+
+
+def table_layout(
+    levels_hw: list[tuple[int, int]], heads: int, device: torch.device, points: int = 1
+) -> TableLayout:
+    """Layout of one image's ringed levels, one after the other, cells row-major, heads of a cell side by side.
+
+    Shapes: (levels * points,) each level repeated for its points, but `start` (heads, levels * points).
+    """
+    heights, widths = (torch.tensor(sizes, device=device).repeat_interleave(points) for sizes in zip(*levels_hw))
+    areas = [(height + 2 * RING) * (width + 2 * RING) for height, width in levels_hw]
+    before = torch.tensor([0, *accumulate(areas[:-1])], device=device).repeat_interleave(points)
+    stride_y = (widths + 2 * RING) * heads
+    start = before * heads + RING * (stride_y + heads) + torch.arange(heads, device=device)[:, None]
+    return TableLayout(widths.float(), heights.float(), heads, stride_y.to(torch.int32), start.to(torch.int32))
+
+
+def ringed(maps: Tensor) -> Tensor:
+    """Maps (..., h, w, c) in float32 inside a ring of zeros: (..., h + 2 RING, w + 2 RING, c)."""
+    return functional.pad(maps.float(), (0, 0, RING, RING, RING, RING))
+
+
+def sample_table(table: Tensor, x: Tensor, y: Tensor, weights: Tensor, layout: TableLayout) -> Tensor:
+    """Weighted sums of bilinear samples: x, y [cells] and weights (..., k), table (r, c) -> (..., c).
+
+    One gather with weights instead of the (n, k, 4, c) intermediates of `grid_sample`.
+    """
+    if torch.is_grad_enabled() and table.device.type == "cpu":
+        return _SampleTable.apply(table, x, y, weights, layout)
+    rows, fraction_x, fraction_y = _corner_rows(x, y, layout)
+    return _gather(table, rows, _corner_weights(fraction_x, fraction_y, weights))
+
+
+def _gather(table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
+    """Sums of shares (..., k, 4) times rows (..., k, 4) of the table: (..., c)."""
+    bags, entries = rows.shape[:-2], rows.shape[-2] * rows.shape[-1]
+    sums = functional.embedding_bag(
+        rows.view(-1, entries), table, mode="sum", per_sample_weights=shares.view(-1, entries)
+    )
+    return sums.view(*bags, -1)
+
+
+def _corner_rows(x: Tensor, y: Tensor, layout: TableLayout) -> tuple[Tensor, Tensor, Tensor]:
+    """Table rows (..., k, 4) int32 of the cells around each position, and its fractions (..., k) between them.
+
+    Corners: (left, low), (right, low), (left, high), (right, high).
+    """
+    limit = torch.tensor(float(-RING), device=x.device)
+    x, y = torch.clamp(x, limit, layout.width), torch.clamp(y, limit, layout.height)
     with torch.no_grad():
-        left, bottom = x.floor(), y.floor()
-        columns = torch.stack([left, left + 1.0], -1)
-        rows = torch.stack([bottom, bottom + 1.0], -1)
-        last_column = torch.as_tensor(width, device=x.device)[..., None] - 1
-        last_row = torch.as_tensor(height, device=x.device)[..., None] - 1
-        column_inside = (columns >= 0) & (columns <= last_column)
-        row_inside = (rows >= 0) & (rows <= last_row)
-        column = columns.to(torch.int32).clamp(min=0).minimum(last_column.to(torch.int32))
-        row = rows.to(torch.int32).clamp(min=0).minimum(last_row.to(torch.int32))
-        cell = row[..., :, None] * (last_column[..., None].to(torch.int32) + 1) + column[..., None, :]
-    fraction_x, fraction_y = x - left, y - bottom
-    weight_x = torch.stack([1.0 - fraction_x, fraction_x], -1) * column_inside
-    weight_y = torch.stack([1.0 - fraction_y, fraction_y], -1) * row_inside
-    return cell.flatten(-2), (weight_y[..., :, None] * weight_x[..., None, :]).flatten(-2)
+        left, low = x.floor(), y.floor()
+        first = (low * layout.stride_y + left * layout.stride_x).to(torch.int32) + layout.start
+        above = layout.stride_y
+        corners = [first, first + layout.stride_x, first + above, first + (above + layout.stride_x)]
+    return torch.stack(corners, -1), x - left, y - low
 
 
-def gather_weighted(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of table rows: table (r, c), rows and weights (n, k) -> (n, c), with no (n, k, c) in between."""
-    return functional.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+def _corner_weights(fraction_x: Tensor, fraction_y: Tensor, weights: Tensor) -> Tensor:
+    high = fraction_y * weights
+    low = weights - high
+    high_right, low_right = high * fraction_x, low * fraction_x
+    return torch.stack([low - low_right, low_right, high - high_right, high_right], -1)
+
+
+class _SampleTable(torch.autograd.Function):
+    """`sample_table` with a backward pass for CPUs, where that of `embedding_bag` sorts all rows (20 times slower)."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, x: Tensor, y: Tensor, weights: Tensor, layout: TableLayout) -> Tensor:
+        rows, fraction_x, fraction_y = _corner_rows(x, y, layout)
+        shares = _corner_weights(fraction_x, fraction_y, weights)
+        ctx.save_for_backward(table, rows, shares, fraction_x, fraction_y, weights)
+        return _gather(table, rows, shares)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        table, rows, shares, fraction_x, fraction_y, weights = ctx.saved_tensors
+        entries = rows.shape[-2] * rows.shape[-1]
+        gradient = gradient.reshape(-1, table.shape[1])
+        starts = torch.arange(0, rows.numel() + 1, entries, dtype=torch.int32)
+        table_gradient = None
+        if ctx.needs_input_grad[0]:
+            table_gradient = _transposed_product(shares, rows, starts, gradient, table.shape[0])
+        pattern = torch.sparse_csr_tensor(
+            starts, rows.flatten(), shares.flatten(), (gradient.shape[0], table.shape[0]), check_invariants=False
+        )
+        dots = torch.sparse.sampled_addmm(pattern, gradient, table.t(), beta=0.0).values().view(shares.shape)
+        low_left, low_right, high_left, high_right = dots.unbind(-1)
+        low_slope, high_slope = low_right - low_left, high_right - high_left
+        low, high = low_left + low_slope * fraction_x, high_left + high_slope * fraction_x
+        rise = high - low
+        x_gradient = (low_slope + (high_slope - low_slope) * fraction_y) * weights
+        return table_gradient, x_gradient, rise * weights, low + rise * fraction_y, None
+
+
+def _transposed_product(shares: Tensor, rows: Tensor, starts: Tensor, gradient: Tensor, size: int) -> Tensor:
+    """Transposed sparse matrix times gradient (bags, c): (size, c). Matrix row i holds bag i's shares at its rows."""
+    from scipy.sparse import csc_matrix  # only training needs scipy
+
+    transposed = csc_matrix(
+        (shares.flatten().numpy(), rows.flatten().numpy(), starts.numpy()), shape=(size, gradient.shape[0])
+    )
+    return torch.from_numpy(transposed @ gradient.numpy())
 
 
 class ModulatedDeformConv2d(nn.Module):
