@@ -1,0 +1,358 @@
+"""Rule-based privileged driver: follows the dense route, keeps its distance, obeys lights and stop signs.
+
+Pure functions of a `Scene`; all poses are in the right-handed world frame (metres, radians counter-clockwise).
+The driver decides at 10 Hz and returns one of the 39 discrete actions with a soft label over all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from agent.actions import ACTIONS, BRAKE, COAST, FULL_BRAKE, REVERSE, STEER, THROTTLE
+from agent.model.driving_model import AUXILIARY, PATH_DISTANCES_M
+from training.bev import Corridor
+
+REAR_AXLE_M = 1.4178275
+"""Rear axle behind the actor's origin. Source: bicycle model of World on Rails (Chen et al. 2021)."""
+WHEELBASE_M = 1.4178275 - 0.09076902
+"""Effective wheelbase of the same fit."""
+STEER_GAIN_RAD = 0.36848336
+"""Wheel angle at steer = 1 of the same fit."""
+FAR_M = 40.0
+"""Distance reported where nothing is ahead."""
+DECISION_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertConfig:
+    """How the driver drives."""
+
+    max_speed_mps: float = 8.0
+    lateral_accel_mps2: float = 2.2
+    """Comfortable centripetal acceleration: sets the speed in bends."""
+    decel_mps2: float = 2.0
+    """Deceleration planned for bends, lights and leaders."""
+    lookahead_s: float = 0.6
+    lookahead_min_m: float = 3.5
+    lookahead_max_m: float = 8.0
+    gap_m: float = 4.0
+    """Bumper to bumper distance when standing behind another vehicle."""
+    headway_s: float = 0.6
+    stop_margin_m: float = 1.0
+    """The front bumper stops this far before a stop line."""
+    side_margin_m: float = 0.45
+    """Others closer to the ego's path than this (edge to edge) are in the way."""
+    prediction_s: float = 2.5
+    """Horizon of the constant turn rate prediction of others."""
+    patience_s: float = 8.0
+    """After standing this long for somebody who is not on the path yet, the ego goes."""
+    speed_gain_per_s: float = 3.0
+    """Wanted acceleration per speed error."""
+    brake_below_mps2: float = -2.5
+    """Full brake where the wanted acceleration is below this; the softer levels are throttles."""
+    label_width_mps2: float = 0.6
+    """Softness of the label between throttle levels."""
+    stop_sign_hold_s: float = 0.5
+    """How long the ego stands at a stop sign."""
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """Other road users as arrays."""
+
+    pose: Float64[np.ndarray, "n 3"]
+    speed_mps: Float64[np.ndarray, "n"]
+    """Along the heading."""
+    yaw_rate_radps: Float64[np.ndarray, "n"]
+    half_length_m: Float64[np.ndarray, "n"]
+    half_width_m: Float64[np.ndarray, "n"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What the driver knows at one decision."""
+
+    pose: tuple[float, float, float]
+    speed_mps: float
+    half_length_m: float
+    half_width_m: float
+    corridor: Corridor
+    arc_m: Float64[np.ndarray, "points"]
+    """Arc length of the corridor's points."""
+    index: int
+    """Corridor point beside the ego."""
+    others: Others
+    red_stop_m: tuple[float, ...]
+    """Arc lengths of the stop lines whose light is red or yellow."""
+    sign_stop_m: tuple[float, ...]
+    """Arc lengths of the stop signs' lines."""
+    speed_limit_mps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The driver's decision with what it is based on."""
+
+    action: int
+    label: Float32[np.ndarray, "39"]
+    """Soft label: probabilities of all actions."""
+    steer: float
+    """Wanted steer, CARLA's sign."""
+    accel_mps2: float
+    target_speed_mps: float
+    auxiliary: Float32[np.ndarray, "auxiliary"]
+    """In the units of AUXILIARY's names."""
+
+
+def wrap(angle_rad: float) -> float:
+    """Angle in [-pi, pi)."""
+    return (angle_rad + math.pi) % (2.0 * math.pi) - math.pi
+
+
+def throttle_accel_mps2(throttle: float, speed_mps: float) -> float:
+    """Acceleration of the reference car. Source: PDM-Lite's fit, linearised; coasting 0.5 m/s2 below throttle 0.3."""
+    if throttle >= 0.7:
+        return 3.2 - 0.11 * speed_mps
+    soft = max(0.25 - 0.24 * speed_mps, -1.5)
+    return soft if throttle >= 0.3 else soft - 0.5
+
+
+def nearest_index(
+    points: Float64[np.ndarray, "n 3"], position: tuple[float, float], start: int, back: int = 3, ahead: int = 15
+) -> int:
+    """Index of the route point nearest to the position, searched around the last one only: routes cross themselves."""
+    low, high = max(0, start - back), min(len(points), start + ahead)
+    delta = points[low:high, :2] - np.asarray(position)
+    return low + int(np.argmin((delta**2).sum(1)))
+
+
+def lateral_error(scene: Scene) -> tuple[float, float]:
+    """Offset to the left of the route [m] and heading error, counter-clockwise [rad]."""
+    x, y, yaw = scene.pose
+    px, py, pyaw = scene.corridor.points[scene.index]
+    offset = (y - py) * math.cos(pyaw) - (x - px) * math.sin(pyaw)
+    return offset, wrap(yaw - pyaw)
+
+
+def arc_position(scene: Scene) -> float:
+    """Arc length of the ego along the route."""
+    x, y, _ = scene.pose
+    px, py, pyaw = scene.corridor.points[scene.index]
+    return float(scene.arc_m[scene.index]) + (x - px) * math.cos(pyaw) + (y - py) * math.sin(pyaw)
+
+
+def route_point(scene: Scene, arc_m: float) -> tuple[float, float]:
+    """World position on the route at an arc length; past the end the route goes on straight."""
+    points, arc = scene.corridor.points, scene.arc_m
+    beyond = max(arc_m - float(arc[-1]), 0.0)
+    x = float(np.interp(arc_m, arc, points[:, 0])) + beyond * math.cos(points[-1, 2])
+    y = float(np.interp(arc_m, arc, points[:, 1])) + beyond * math.sin(points[-1, 2])
+    return x, y
+
+
+def pursuit_steer(config: ExpertConfig, scene: Scene) -> float:
+    """Pure pursuit from the rear axle: steer in CARLA's sign, not clipped."""
+    x, y, yaw = scene.pose
+    lookahead = min(
+        max(config.lookahead_s * scene.speed_mps + 2.0, config.lookahead_min_m), config.lookahead_max_m
+    )
+    tx, ty = route_point(scene, arc_position(scene) + lookahead)
+    rear_x, rear_y = x - REAR_AXLE_M * math.cos(yaw), y - REAR_AXLE_M * math.sin(yaw)
+    bearing = wrap(math.atan2(ty - rear_y, tx - rear_x) - yaw)
+    distance = math.hypot(tx - rear_x, ty - rear_y)
+    curvature = 2.0 * math.sin(bearing) / max(distance, 1.0)
+    return -math.atan(WHEELBASE_M * curvature) / STEER_GAIN_RAD
+
+
+def curvature_ahead(scene: Scene, from_m: float, to_m: float) -> Float64[np.ndarray, "k 2"]:
+    """(distance ahead, absolute curvature) of the route every metre of a stretch, each measured over 4 m."""
+    start = arc_position(scene)
+    distances = np.arange(from_m, to_m, 1.0)
+    yaw = np.unwrap(scene.corridor.points[:, 2])
+    before = np.interp(start + distances - 2.0, scene.arc_m, yaw)
+    after = np.interp(start + distances + 2.0, scene.arc_m, yaw)
+    return np.stack([distances, np.abs(after - before) / 4.0], 1)
+
+
+def bend_speed_mps(config: ExpertConfig, scene: Scene) -> float:
+    """Speed from which every bend ahead can be reached at its own speed with the planned deceleration."""
+    bends = curvature_ahead(scene, 0.0, 25.0)
+    limit2 = config.lateral_accel_mps2 / np.maximum(bends[:, 1], 1e-3)
+    return float(np.sqrt((limit2 + 2.0 * config.decel_mps2 * bends[:, 0]).min()))
+
+
+def stopping_speed_mps(config: ExpertConfig, distance_m: float) -> float:
+    """Speed from which the planned deceleration ends within the distance."""
+    return math.sqrt(2.0 * config.decel_mps2 * max(distance_m, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Obstruction:
+    """The nearest other in the way: free gap [m], its speed along the route, and whether it is there already."""
+
+    gap_m: float
+    speed_mps: float
+    present: bool
+
+
+def obstructions(config: ExpertConfig, scene: Scene) -> list[Obstruction]:
+    """Others on the ego's path now, or predicted to be there about when the ego is."""
+    others = scene.others
+    if not len(others.pose):
+        return []
+    near = np.hypot(others.pose[:, 0] - scene.pose[0], others.pose[:, 1] - scene.pose[1]) < FAR_M + 20.0
+    start = arc_position(scene)
+    low, high = scene.index, min(len(scene.corridor.points), scene.index + int(FAR_M))
+    path, arc = scene.corridor.points[low:high], scene.arc_m[low:high]
+    found = []
+    for i in np.flatnonzero(near):
+        for t in np.arange(0.0, config.prediction_s + 1e-6, 0.25):
+            hit = _on_path(config, scene, path, arc, int(i), float(t))
+            if hit is None:
+                continue
+            along_m, speed = hit
+            gap = along_m - start - scene.half_length_m
+            if gap < -scene.half_length_m:
+                break  # beside or behind the ego
+            if t == 0.0:
+                found.append(Obstruction(gap, speed, True))
+                break
+            arrival_s = max(gap, 0.0) / max(scene.speed_mps, 3.0)
+            if abs(arrival_s - t) < 1.5:
+                found.append(Obstruction(gap, max(speed, 0.0) if speed > 2.0 else 0.0, False))
+                break
+    return found
+
+
+def _on_path(
+    config: ExpertConfig, scene: Scene, path: np.ndarray, arc: np.ndarray, i: int, t: float
+) -> tuple[float, float] | None:
+    """Arc length of the near end of other i after t seconds, and its speed along the path; None beside the path."""
+    others = scene.others
+    x, y, yaw = others.pose[i]
+    speed, turn = others.speed_mps[i], others.yaw_rate_radps[i] * t
+    x += speed * t * math.cos(yaw + 0.5 * turn)
+    y += speed * t * math.sin(yaw + 0.5 * turn)
+    distance2 = (path[:, 0] - x) ** 2 + (path[:, 1] - y) ** 2
+    k = int(np.argmin(distance2))
+    px, py, pyaw = path[k]
+    relative = yaw + turn - pyaw
+    offset = abs((y - py) * math.cos(pyaw) - (x - px) * math.sin(pyaw))
+    along = (x - px) * math.cos(pyaw) + (y - py) * math.sin(pyaw)
+    half_length, half_width = others.half_length_m[i], others.half_width_m[i]
+    reach = abs(math.sin(relative)) * half_length + abs(math.cos(relative)) * half_width
+    depth = abs(math.cos(relative)) * half_length + abs(math.sin(relative)) * half_width
+    if abs(along) > depth + 1.0 or offset > reach + scene.half_width_m + config.side_margin_m:
+        return None
+    return float(arc[k]) + along - depth, speed * math.cos(relative)
+
+
+def soft_label(config: ExpertConfig, steer: float, accel_mps2: float, speed_mps: float) -> Float32[np.ndarray, "39"]:
+    """Probabilities over the actions: logistic between the throttle levels, linear between the steering levels."""
+    levels = (0.7, 0.3, 0.0)
+    accels = [throttle_accel_mps2(level, speed_mps) for level in levels]
+    borders = [0.5 * (accels[0] + accels[1]), 0.5 * (accels[1] + accels[2]), config.brake_below_mps2]
+    above = [1.0 / (1.0 + math.exp(min((b - accel_mps2) / (0.25 * config.label_width_mps2), 50.0))) for b in borders]
+    shares = [above[0], above[1] - above[0], above[2] - above[1], 1.0 - above[2]]
+    label = np.zeros(len(ACTIONS), np.float32)
+    forward = (ACTIONS[:, BRAKE] == 0.0) & (ACTIONS[:, REVERSE] == 0.0)
+    for level, share in zip(levels, shares):
+        group = np.flatnonzero(forward & np.isclose(ACTIONS[:, THROTTLE], level))
+        group = group[np.argsort(ACTIONS[group, STEER])]
+        steers = ACTIONS[group, STEER].astype(np.float64)
+        position = float(np.interp(steer, steers, np.arange(len(steers))))
+        lower = min(int(position), len(steers) - 2)
+        label[group[lower]] += max(share, 0.0) * (1.0 - (position - lower))
+        label[group[lower + 1]] += max(share, 0.0) * (position - lower)
+    label[FULL_BRAKE] += max(shares[3], 0.0)
+    return label / label.sum()
+
+
+class ExpertDriver:
+    """The driver with its little memory: stop signs it has honoured, how long it has waited."""
+
+    def __init__(self, config: ExpertConfig) -> None:
+        self.config = config
+        self._honoured: set[float] = set()
+        self._stood_s = 0.0
+        self._waited_s = 0.0
+        self._insist_s = 0.0
+
+    def decide(self, scene: Scene) -> Decision:
+        """Action for the next tenth of a second."""
+        config = self.config
+        start = arc_position(scene)
+        front = start + scene.half_length_m
+        stops = [arc for arc in (*scene.red_stop_m, *self._pending_signs(scene, front)) if arc > front - 2.0]
+        stop_line_m = min((arc - front for arc in stops), default=FAR_M)
+        ahead = obstructions(config, scene)
+        self._be_patient(scene, ahead)
+        if self._insist_s > 0.0:
+            ahead = [item for item in ahead if item.present]
+        target = min(config.max_speed_mps, scene.speed_limit_mps, bend_speed_mps(config, scene))
+        target = min(target, stopping_speed_mps(config, stop_line_m - config.stop_margin_m))
+        target = min([target, *(self._following_speed(scene, item) for item in ahead)])
+        accel = config.speed_gain_per_s * (target - scene.speed_mps)
+        if target < 0.3:
+            accel = min(accel, 2.0 * config.brake_below_mps2)  # hold the car where it should stand
+        steer = pursuit_steer(config, scene)
+        label = soft_label(config, steer, accel, scene.speed_mps)
+        lead_gap = min((max(item.gap_m, 0.0) for item in ahead), default=FAR_M)
+        return Decision(
+            action=int(np.argmax(label)),
+            label=label,
+            steer=steer,
+            accel_mps2=accel,
+            target_speed_mps=target,
+            auxiliary=self._auxiliary(scene, stop_line_m, lead_gap, target),
+        )
+
+    def _following_speed(self, scene: Scene, item: Obstruction) -> float:
+        config = self.config
+        speed = max(item.speed_mps, 0.0)
+        free = item.gap_m - config.gap_m - config.headway_s * min(speed, scene.speed_mps)
+        if free < 0.0:
+            return max(speed + 0.5 * free, 0.0)
+        return math.sqrt(speed**2 + 2.0 * config.decel_mps2 * free)
+
+    def _pending_signs(self, scene: Scene, front: float) -> list[float]:
+        """Stop signs not honoured yet; standing close to the line honours one."""
+        near = [arc for arc in scene.sign_stop_m if arc not in self._honoured and -2.0 < arc - front < 3.0]
+        standing = bool(near) and scene.speed_mps < 0.1
+        self._stood_s = self._stood_s + DECISION_S if standing else 0.0
+        if self._stood_s >= self.config.stop_sign_hold_s:
+            self._honoured.update(near)
+        return [arc for arc in scene.sign_stop_m if arc not in self._honoured]
+
+    def _be_patient(self, scene: Scene, ahead: list[Obstruction]) -> None:
+        """Two drivers who both wait for each other would wait for ever."""
+        self._insist_s = max(self._insist_s - DECISION_S, 0.0)
+        waiting = scene.speed_mps < 0.2 and any(not item.present for item in ahead)
+        self._waited_s = self._waited_s + DECISION_S if waiting else 0.0
+        if self._waited_s > self.config.patience_s:
+            self._waited_s, self._insist_s = 0.0, 3.0
+
+    @staticmethod
+    def _auxiliary(scene: Scene, stop_line_m: float, lead_gap_m: float, target_mps: float) -> np.ndarray:
+        x, y, yaw = scene.pose
+        offset, heading = lateral_error(scene)
+        start = arc_position(scene)
+        yaw_route = np.unwrap(scene.corridor.points[:, 2])
+        bend = (np.interp(start + 8.0, scene.arc_m, yaw_route) - np.interp(start + 4.0, scene.arc_m, yaw_route)) / 4.0
+        values = [offset, heading, float(bend), min(max(stop_line_m, 0.0), FAR_M), min(lead_gap_m, FAR_M), target_mps]
+        for distance in PATH_DISTANCES_M:
+            px, py = route_point(scene, start + distance)
+            dx, dy = px - x, py - y
+            values += [dx * math.cos(yaw) + dy * math.sin(yaw), dy * math.cos(yaw) - dx * math.sin(yaw)]
+        result = np.array(values, np.float32)
+        assert result.shape == (len(AUXILIARY),)
+        return result
+
+
+FORWARD_ACTIONS = tuple(int(i) for i in np.flatnonzero(ACTIONS[:, REVERSE] == 0.0))
+"""Actions the driver uses; COAST is among them."""
+assert COAST in FORWARD_ACTIONS
