@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from simulator import wire
+from simulator.actors import Kind
 from simulator.rpc import CallError
 from simulator.sensors import SensorSuite
 from simulator.streams import StreamHub
-from simulator.towns.town import TownError, load_town
+from simulator.towns.town import TownError, load_town, town_from_text
 from simulator.world import World
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ RESUBSCRIBE_GRACE_S: Final = 0.05
 DEFAULT_STEP_S: Final = 0.05
 MAX_STEP_S: Final = 0.2
 OPENDRIVE_MAP: Final = "OpenDriveMap"
-SYNCHRONOUS, NO_RENDERING, FIXED_DELTA = 0, 1, 2
+SYNCHRONOUS: Final = 0
+NO_RENDERING: Final = 1
+FIXED_DELTA: Final = 2
 """Places in the wire form of EpisodeSettings."""
 
 
@@ -57,20 +59,21 @@ class Session:
         self._address = _ipv4(config.host)
         self._next_actor_id = 1
         self._next_stream_id = wire.WORLD_STREAM + 1
-        self._pending_load: tuple[Callable[[], World], bool] | None = None
+        self._pending_load: tuple[World, bool] | None = None
         self._load_timer: asyncio.TimerHandle | None = None
         self._sensors_due = False
         self._enter(self._build(config.town))
 
     # ---- the world in use -------------------------------------------------------------------------------
 
-    def _build(self, town_name: str, opendrive: str | None = None) -> World:
-        town = load_town(town_name, self.config.town_dir) if opendrive is None else load_town_text(town_name, opendrive)
+    def _build(self, town_name: str) -> World:
+        if town_name == OPENDRIVE_MAP and self.opendrive_upload is not None:
+            town = town_from_text(town_name, self.opendrive_upload)
+        else:
+            town = load_town(town_name, self.config.town_dir)
         return World(town, self.version, self._take_actor_id)
 
     def _enter(self, world: World) -> None:
-        for stream_id in [actor.stream_id for actor in self.world.actors if actor.stream_id] if self.episode else []:
-            self.hub.close(stream_id)
         self.world = world
         self.episode += 1
         self.elapsed_s = 0.0
@@ -139,12 +142,11 @@ class Session:
         Raises: CallError for an unknown or unusable town.
         """
         town_name = name.rsplit("/", 1)[-1] or self.world.town.name
-        opendrive = self.opendrive_upload if town_name == OPENDRIVE_MAP else None
         try:
-            world = self._build(town_name, opendrive)
+            world = self._build(town_name)
         except TownError as error:
             raise CallError(str(error)) from error
-        self._pending_load = (lambda: world, reset_settings)
+        self._pending_load = (world, reset_settings)
         self._schedule_switch(LOAD_PATIENCE_S)
 
     def world_subscriber_came(self) -> None:
@@ -159,11 +161,13 @@ class Session:
     def _switch_world(self) -> None:
         if self._pending_load is None:
             return
-        (build, reset_settings), self._pending_load = self._pending_load, None
+        (world, reset_settings), self._pending_load = self._pending_load, None
         if reset_settings:
             self.settings = default_settings()
+        for actor in self.world.actors.of_kind(Kind.SENSOR):
+            self.hub.close(actor.stream_id)
         self.sensors.close()
-        self._enter(build())
+        self._enter(world)
         self.tick()
         self.after_reply()
 

@@ -56,6 +56,8 @@ class StreamHub:
         listeners = self._subscribers.get(stream_id, [])
         if connection in listeners:
             listeners.remove(connection)
+        if not listeners:
+            self._subscribers.pop(stream_id, None)
 
 
 class StreamConnection(asyncio.Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
@@ -50,16 +50,23 @@ class Light:
 
 @dataclass(slots=True)
 class Group:
-    """The lights of one junction; lights of the same phase are green together."""
+    """The lights of one junction; lights of the same phase are green together.
+
+    A state that a client sets on a single light stands until the group's next change, as in CARLA.
+    """
 
     phases: list[list[Light]]
     phase: int = 0
     elapsed_s: float = 0.0
-    lights: list[Light] = field(default_factory=list)
+    _shown: tuple[int, LightState] | None = None
+
+    @property
+    def lights(self) -> list[Light]:
+        return [light for lights in self.phases for light in lights]
 
     def restart(self) -> None:
-        self.phase, self.elapsed_s = 0, 0.0
-        self.show()
+        self.phase, self.elapsed_s, self._shown = 0, 0.0, None
+        self._show()
 
     def advance(self, dt_s: float) -> None:
         self.elapsed_s += dt_s
@@ -67,9 +74,12 @@ class Group:
         if self.elapsed_s >= lead.green_s + lead.yellow_s + lead.red_s:
             self.elapsed_s = 0.0
             self.phase = (self.phase + 1) % len(self.phases)
-        self.show()
+        self._show()
+        for lights in self.phases:
+            for light in lights:
+                light.elapsed_s += dt_s
 
-    def show(self) -> None:
+    def _show(self) -> None:
         lead = self.phases[self.phase][0]
         if self.elapsed_s < lead.green_s:
             active = LightState.GREEN
@@ -77,11 +87,14 @@ class Group:
             active = LightState.YELLOW
         else:
             active = LightState.RED
+        if self._shown == (self.phase, active):
+            return
+        self._shown = (self.phase, active)
         for index, lights in enumerate(self.phases):
             state = active if index == self.phase else LightState.RED
             for light in lights:
-                light.elapsed_s = self.elapsed_s if light.state == state else 0.0
-                light.state = state
+                if light.state is not state:
+                    light.state, light.elapsed_s = state, 0.0
 
 
 class TrafficLights:
@@ -99,8 +112,7 @@ class TrafficLights:
         ]
         self._stops = np.array([stop[:4] for stop in stops]).reshape(-1, 4)
         self._stop_light = np.array([stop[4] for stop in stops], np.int64)
-        for group in self._groups:
-            group.show()
+        self.reset_all()
 
     def _grouped(self) -> list[Group]:
         groups: dict[int, dict[int, list[Light]]] = {}
@@ -109,7 +121,7 @@ class TrafficLights:
         result = []
         for phases in groups.values():
             ordered = [phases[key] for key in sorted(phases)]
-            result.append(Group(ordered, lights=[light for lights in ordered for light in lights]))
+            result.append(Group(ordered))
         return result
 
     def advance(self, dt_s: float) -> None:

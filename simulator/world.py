@@ -40,6 +40,7 @@ class World:
     def __init__(self, town: Town, version: str, take_id: Callable[[], int]) -> None:
         self.town = town
         self.version = version
+        self._blueprints = frozenset(definition[1] for definition in blueprints.definitions(version))
         self.actors = ActorTable()
         self._take_id = take_id
         self._bodies = dynamics.Bodies()
@@ -95,7 +96,7 @@ class World:
 
     def spawn(self, uid: int, type_id: str, attributes: list[list], pose: Pose, parent: int) -> Actor:
         """Create an actor. Raises: CallError for an unknown blueprint, a taken place, a missing parent, a bad pose."""
-        if not blueprints.exists(type_id):
+        if type_id not in self._blueprints:
             raise CallError(f"{type_id!r} is not a blueprint of this server")
         if not all(math.isfinite(value) for value in pose):
             raise CallError(f"cannot spawn {type_id} at {pose}: not a finite transform")
@@ -105,23 +106,23 @@ class World:
         world_pose = compose(parent_pose, pose) if parent_pose else pose
         kind = Kind.of(type_id)
         extent = blueprints.extent_m(type_id) if kind in _BODY_KINDS else (0.0, 0.0, 0.0)
-        self._refuse_overlap(type_id, kind, world_pose, extent)
-        centre_z = extent[2] if kind in (Kind.VEHICLE, Kind.PROP) else 0.0
-        actor = self._place(type_id, world_pose, Box((0.0, 0.0, centre_z), extent), attributes, uid)
+        centre = blueprints.box_center_m(type_id) if kind in _BODY_KINDS else (0.0, 0.0, 0.0)
+        self._refuse_overlap(type_id, kind, world_pose, Box(centre, extent))
+        actor = self._place(type_id, world_pose, Box(centre, extent), attributes, uid)
         if parent:
             actor.parent, actor.relative_pose = parent, pose
         if kind in _BODY_KINDS:
             self._add_body(actor, world_pose)
         return actor
 
-    def _refuse_overlap(self, type_id: str, kind: Kind, pose: Pose, extent: tuple[float, float, float]) -> None:
+    def _refuse_overlap(self, type_id: str, kind: Kind, pose: Pose, box: Box) -> None:
+        """Vehicles and walkers need a free place; props may stand anywhere, as in CARLA."""
         if kind not in (Kind.VEHICLE, Kind.WALKER) or not self._slots:
             return
-        x, y, z, _, yaw, _ = pose
-        centre_z = z + extent[2] if kind is Kind.VEHICLE else z
+        x, y, z, _, _, _ = compose(pose, (*box.centre, 0.0, 0.0, 0.0))
         rows = self._bodies.rows[: self._bodies.count]
         boxes = dynamics.boxes(self._bodies, self._bodies.count)
-        if overlaps_any((x, y, centre_z, yaw, *extent), *boxes, rows["active"] & rows["collides"]) >= 0:
+        if overlaps_any((x, y, z, pose[4], *box.extent), *boxes, rows["active"] & rows["collides"]) >= 0:
             raise CallError(f"Spawn failed because of collision at spawn position: {type_id} at ({x:.1f}, {y:.1f}, {z:.1f})")
 
     def _add_body(self, actor: Actor, pose: Pose) -> None:
@@ -243,7 +244,7 @@ class World:
 
     def wheel_steer_deg(self, actor_id: int, wheel: int) -> float:
         slot = self._slots[self.vehicle(actor_id).id]
-        rear = wheel >= 2  # noqa: PLR2004 - VehicleWheelLocation: front left, front right, back left, back right
+        rear = wheel >= 2  # VehicleWheelLocation: front left, front right, back left, back right
         return 0.0 if rear else float(self._bodies.steer[slot] * self._bodies.max_steer[slot])
 
     def telemetry(self, actor_id: int) -> list:

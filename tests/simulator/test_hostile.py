@@ -1,0 +1,194 @@
+"""Garbage, half messages, vanishing clients: the server goes on serving others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+import msgpack
+import pytest
+
+from tests.simulator.conftest import start_server
+
+CONNECT_S = 5.0
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=CONNECT_S)
+
+
+def call(endpoint: socket.socket, method: str, *arguments) -> list:
+    """One RPC round trip on a raw socket: the whole answer."""
+    endpoint.sendall(msgpack.packb([0, 1, method, [[False], *arguments]]))
+    unpacker = msgpack.Unpacker(raw=False)
+    while True:
+        chunk = endpoint.recv(1 << 20)
+        assert chunk, "server closed the connection"
+        unpacker.feed(chunk)
+        for message in unpacker:
+            return message
+
+
+def assert_alive(server) -> None:
+    with connect(server.port) as endpoint:
+        assert call(endpoint, "version") == [1, 1, None, [[1, "0.9.16"]]]
+
+
+def closed_by_server(endpoint: socket.socket) -> bool:
+    endpoint.settimeout(CONNECT_S)
+    try:
+        return endpoint.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        bytes(range(256)) * 16,
+        msgpack.packb([0, 1]),
+        msgpack.packb({"a": 1}),
+        msgpack.packb([0, "id", "version", []]),
+        b"\xc1",
+        b"\xdd\xff\xff\xff\xff",
+    ],
+)
+def test_garbage_ends_only_its_own_connection(server, garbage):
+    with connect(server.port) as endpoint:
+        endpoint.sendall(garbage)
+        endpoint.shutdown(socket.SHUT_WR)
+        assert closed_by_server(endpoint)
+    assert_alive(server)
+
+
+def test_half_a_message_waits_without_harm(server):
+    whole = msgpack.packb([0, 7, "version", [[False]]])
+    with connect(server.port) as endpoint:
+        endpoint.sendall(whole[:5])
+        assert_alive(server)
+        endpoint.sendall(whole[5:])
+        assert msgpack.unpackb(endpoint.recv(1 << 16)) == [1, 7, None, [[1, "0.9.16"]]]
+
+
+def test_unusable_arguments_get_an_error_each(server):
+    with connect(server.port) as endpoint:
+        assert "not supported" in call(endpoint, "format_disk")[2]
+        for method, arguments in {
+            "destroy_actor": [987654],
+            "spawn_actor": [[1, "vehicle.of.dreams", []], [[0, 0, 0], [0, 0, 0]]],
+            "apply_control_to_vehicle": [1, "full speed"],
+            "set_weather_parameters": [[1.0]],
+            "set_episode_settings": [[True]],
+            "get_actors_by_id": ["all"],
+            "spawn_actor_with_parent": [[1, "sensor.other.imu", []], [[0, 0, 0], [0, 0, 0]], 4040404],
+        }.items():
+            answer = call(endpoint, method, *arguments)
+            flag, details = answer[3][0][0], answer[3][0][1]
+            assert answer[2] is None and flag in (0, True), answer
+            assert details[0]
+    assert_alive(server)
+
+
+def test_not_a_number_never_enters_the_world(server):
+    nan = float("nan")
+    with connect(server.port) as endpoint:
+        answer = call(endpoint, "spawn_actor", [1, "vehicle.audi.tt", []], [[nan, 0.0, 0.0], [0.0, 0.0, 0.0]])
+        assert answer[3][0][0] == 0 and "finite" in answer[3][0][1][0]
+        answer = call(endpoint, "tick_cue")
+        assert answer[3][0][0] == 1
+
+
+def test_clients_that_vanish_leave_nothing_behind(server):
+    for _ in range(50):
+        endpoint = connect(server.port)
+        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
+        endpoint.sendall(msgpack.packb([0, 1, "get_actor_definitions", [[False]]]))
+        endpoint.close()
+        stream = connect(server.port + 1)
+        stream.sendall(struct.pack("<I", 1))
+        stream.close()
+    assert_alive(server)
+    descriptors = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    time.sleep(0.3)
+    assert descriptors < 60
+
+
+def test_stream_of_a_sensor_that_is_not_there(server):
+    with connect(server.port + 1) as endpoint:
+        endpoint.sendall(struct.pack("<I", 0xFFFFFFFF))
+        assert_alive(server)
+
+
+def test_listens_on_loopback_only(server):
+    for family in ("tcp",):
+        with open(f"/proc/{server.process.pid}/net/{family}") as table:
+            rows = [line.split() for line in table.readlines()[1:]]
+        ports = {f"{server.port:04X}", f"{server.port + 1:04X}"}
+        listening = [row[1].split(":") for row in rows if row[3] == "0A" and row[1].split(":")[1] in ports]
+        assert {address for address, _ in listening} == {"0100007F"}
+
+
+def run_serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "simulator", "serve", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--town", "Atlantis", "--port", "0"], ["Atlantis"]),
+        (["--town", "Gen01", "--port", "0", "--version", "0.9.99"], ["0.9.99", "0.9.16"]),
+        (["--town", "Gen01", "--port", "70000"], ["70000"]),
+        (["--town", "Gen01", "--host", "192.0.2.1", "--port", "0"], ["192.0.2.1"]),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, words):
+    result = run_serve(*arguments)
+    assert result.returncode == 2
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and all(word in lines[0] for word in words)
+    assert "Traceback" not in result.stderr
+
+
+def test_port_in_use_is_named(server):
+    result = run_serve("--town", "Gen01", "--port", str(server.port))
+    assert result.returncode == 2
+    assert str(server.port) in result.stderr and "in use" in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_quickly_and_cleanly(number):
+    running = start_server("--no-render")
+    running.process.send_signal(number)
+    assert running.process.wait(timeout=5) == 0
+
+
+def test_dies_with_its_parent():
+    script = (
+        "import subprocess, sys, time\n"
+        "p = subprocess.Popen([sys.executable, '-m', 'simulator', 'serve', '--town', 'Gen01', '--port', '0',"
+        " '--no-render', '--die-with-parent'], stdout=subprocess.PIPE, text=True)\n"
+        "p.stdout.readline(); print(p.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        with open(f"/proc/{child}/stat") as stat:
+            if stat.read().split()[2] == "Z":
+                return
+        time.sleep(0.2)
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError("server outlived its parent")

@@ -1,0 +1,167 @@
+"""Sensors as a client receives them."""
+
+from __future__ import annotations
+
+import math
+import queue
+
+import carla
+import numpy as np
+import pytest
+
+from tests.simulator.conftest import make_synchronous, start_server
+
+PATIENCE_S = 15.0
+
+
+@pytest.fixture(scope="module")
+def drawing_server():
+    running = start_server()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def drawn_world(drawing_server):
+    world = drawing_server.client().get_world()
+    make_synchronous(world)
+    yield world
+    for actor in world.get_actors().filter("vehicle.*"):
+        actor.destroy()
+    world.tick()
+
+
+def attach(world, vehicle, type_id, transform=None, **attributes):
+    """A listening sensor on the vehicle and the queue of its measurements."""
+    blueprint = world.get_blueprint_library().find(type_id)
+    for name, value in attributes.items():
+        blueprint.set_attribute(name, str(value))
+    sensor = world.spawn_actor(blueprint, transform or carla.Transform(), attach_to=vehicle)
+    measurements = queue.Queue()
+    sensor.listen(measurements.put)
+    return sensor, measurements
+
+
+def after_frame(measurements, frame):
+    """The measurement of that frame."""
+    while True:
+        measurement = measurements.get(timeout=PATIENCE_S)
+        if measurement.frame >= frame:
+            assert measurement.frame == frame
+            return measurement
+
+
+def warm_up(world, measurements):
+    """Tick until the subscription is live."""
+    for _ in range(100):
+        world.tick()
+        try:
+            measurements.get(timeout=0.1)
+            return
+        except queue.Empty:
+            continue
+    raise AssertionError("sensor never delivered")
+
+
+def test_camera_delivers_each_frame_in_bgra(drawn_world):
+    vehicle = drawn_world.spawn_actor(
+        drawn_world.get_blueprint_library().find("vehicle.lincoln.mkz_2020"),
+        drawn_world.get_map().get_spawn_points()[0],
+    )
+    mount = carla.Transform(carla.Location(x=0.8, z=1.6))
+    _, images = attach(
+        drawn_world, vehicle, "sensor.camera.rgb", mount, image_size_x=224, image_size_y=128, fov=70
+    )
+    warm_up(drawn_world, images)
+    for _ in range(3):
+        image = after_frame(images, drawn_world.tick())
+        pixels = np.frombuffer(image.raw_data, np.uint8).reshape(128, 224, 4)
+        assert (pixels[..., 3] == 255).all()
+        assert pixels[..., :3].std() > 10.0
+    assert image.fov == pytest.approx(70.0)
+    assert image.transform.location.distance(vehicle.get_transform().transform(mount.location)) < 0.05
+    # Blue leads in the sky, so B must be the first channel.
+    sky, road = pixels[:20].reshape(-1, 4).mean(0), pixels[-20:].reshape(-1, 4).mean(0)
+    assert sky[0] > sky[2] and sky[:3].mean() > road[:3].mean()
+
+
+def test_sensor_tick_thins_out(drawn_world):
+    vehicle = drawn_world.spawn_actor(
+        drawn_world.get_blueprint_library().find("vehicle.lincoln.mkz_2020"),
+        drawn_world.get_map().get_spawn_points()[0],
+    )
+    _, readings = attach(drawn_world, vehicle, "sensor.other.imu", sensor_tick=0.1)
+    warm_up(drawn_world, readings)
+    while not readings.empty():
+        readings.get()
+    last = [drawn_world.tick() for _ in range(10)][-1]
+    frames = []
+    while not frames or frames[-1] < last - 1:
+        frames.append(readings.get(timeout=PATIENCE_S).frame)
+    assert set(np.diff(frames)) == {2}
+
+
+def test_gnss_and_imu_at_rest(world, spawn):
+    vehicle = spawn()
+    _, fixes = attach(world, vehicle, "sensor.other.gnss")
+    _, readings = attach(world, vehicle, "sensor.other.imu")
+    warm_up(world, fixes)
+    warm_up(world, readings)
+    frame = world.tick()
+    fix, reading = after_frame(fixes, frame), after_frame(readings, frame)
+    expected = world.get_map().transform_to_geolocation(vehicle.get_location())
+    assert fix.latitude == pytest.approx(expected.latitude, abs=1e-7)
+    assert fix.longitude == pytest.approx(expected.longitude, abs=1e-7)
+    assert reading.accelerometer.z == pytest.approx(9.81, abs=1e-3)
+    yaw_rad = math.radians(vehicle.get_transform().rotation.yaw)
+    assert math.cos(reading.compass - (yaw_rad + math.pi / 2)) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_gnss_noise_has_the_asked_spread(world, spawn):
+    vehicle = spawn()
+    sigma_deg = 5e-6
+    _, fixes = attach(world, vehicle, "sensor.other.gnss", noise_lat_stddev=sigma_deg, noise_lon_stddev=sigma_deg)
+    warm_up(world, fixes)
+    latitudes = [after_frame(fixes, world.tick()).latitude for _ in range(200)]
+    assert np.std(latitudes) == pytest.approx(sigma_deg, rel=0.25)
+
+
+def test_imu_feels_a_turn(world, spawn):
+    vehicle = spawn()
+    _, readings = attach(world, vehicle, "sensor.other.imu")
+    warm_up(world, readings)
+    vehicle.apply_control(carla.VehicleControl(throttle=0.5, steer=0.3))
+    for _ in range(40):
+        reading = after_frame(readings, world.tick())
+    turn_rate = math.radians(vehicle.get_angular_velocity().z)
+    assert turn_rate > 0.1
+    assert reading.gyroscope.z == pytest.approx(turn_rate, abs=1e-3)
+    assert reading.accelerometer.y == pytest.approx(turn_rate * vehicle.get_velocity().length(), rel=0.3)
+
+
+def test_collision_is_reported_with_both_actors(world, spawn):
+    point = world.get_map().get_spawn_points()[0]
+    striker = spawn(0)
+    ahead = carla.Transform(point.location + point.get_forward_vector() * 12.0, point.rotation)
+    parked = world.spawn_actor(world.get_blueprint_library().find("vehicle.audi.tt"), ahead)
+    _, events = attach(world, striker, "sensor.other.collision")
+    for _ in range(10):
+        world.tick()
+    striker.apply_control(carla.VehicleControl(throttle=1.0))
+    for _ in range(100):
+        world.tick()
+        if not events.empty():
+            break
+    event = events.get(timeout=PATIENCE_S)
+    assert event.actor.id == striker.id and event.other_actor.id == parked.id
+    assert event.other_actor.type_id == "vehicle.audi.tt"
+    assert event.normal_impulse.length() > 100.0
+
+
+def test_lane_invasion_comes_from_the_client(world, spawn):
+    vehicle = spawn()
+    _, events = attach(world, vehicle, "sensor.other.lane_invasion")
+    vehicle.apply_control(carla.VehicleControl(throttle=0.5, steer=-0.3))
+    for _ in range(60):
+        world.tick()
+    assert events.get(timeout=PATIENCE_S).crossed_lane_markings
