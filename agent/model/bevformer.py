@@ -154,7 +154,7 @@ class TemporalSelfAttention(nn.Module):
         )
 
     def _read_static(self, values: Tensor, x: Tensor, y: Tensor, attention: Tensor) -> Tensor:
-        b, n, heads = x.shape[:3]
+        b, _, heads = x.shape[:3]
         table = ringed(values)
         layout = table_layout([(self.config.grid.rows, self.config.grid.columns)], heads, x.device)
         rows_per_map = table.shape[2] * table.shape[3] * heads

@@ -84,7 +84,7 @@ def sample_table(table: Tensor, x: Tensor, y: Tensor, weights: Tensor, layout: T
 
 
 def _gather(table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
-    """Sums of shares (..., k, 4) times rows (..., k, 4) of the table: (..., c)."""
+    """Sums of shares (..., 4, k) times rows (..., 4, k) of the table: (..., c)."""
     bags, entries = rows.shape[:-2], rows.shape[-2] * rows.shape[-1]
     sums = functional.embedding_bag(
         rows.view(-1, entries), table, mode="sum", per_sample_weights=shares.view(-1, entries)
@@ -93,7 +93,7 @@ def _gather(table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
 
 
 def _corner_rows(x: Tensor, y: Tensor, layout: TableLayout) -> tuple[Tensor, Tensor, Tensor]:
-    """Table rows (..., k, 4) int32 of the cells around each position, and its fractions (..., k) between them.
+    """Table rows (..., 4, k) int32 of the cells around each position, and its fractions (..., k) between them.
 
     Corners: (left, low), (right, low), (left, high), (right, high).
     """
@@ -104,14 +104,14 @@ def _corner_rows(x: Tensor, y: Tensor, layout: TableLayout) -> tuple[Tensor, Ten
         first = (low * layout.stride_y + left * layout.stride_x).to(torch.int32) + layout.start
         above = layout.stride_y
         corners = [first, first + layout.stride_x, first + above, first + (above + layout.stride_x)]
-    return torch.stack(corners, -1), x - left, y - low
+    return torch.stack(corners, -2), x - left, y - low
 
 
 def _corner_weights(fraction_x: Tensor, fraction_y: Tensor, weights: Tensor) -> Tensor:
     high = fraction_y * weights
     low = weights - high
     high_right, low_right = high * fraction_x, low * fraction_x
-    return torch.stack([low - low_right, low_right, high - high_right, high_right], -1)
+    return torch.stack([low - low_right, low_right, high - high_right, high_right], -2)
 
 
 class _SampleTable(torch.autograd.Function):
@@ -134,11 +134,15 @@ class _SampleTable(torch.autograd.Function):
         table_gradient = None
         if ctx.needs_input_grad[0]:
             table_gradient = _transposed_product(shares, rows, starts, gradient, table.shape[0])
-        pattern = torch.sparse_csr_tensor(
-            starts, rows.flatten(), shares.flatten(), (gradient.shape[0], table.shape[0]), check_invariants=False
+        dots = torch.sparse_csr_tensor(
+            starts,
+            rows.flatten(),
+            torch.empty_like(shares).flatten(),
+            (gradient.shape[0], table.shape[0]),
+            check_invariants=False,
         )
-        dots = torch.sparse.sampled_addmm(pattern, gradient, table.t(), beta=0.0).values().view(shares.shape)
-        low_left, low_right, high_left, high_right = dots.unbind(-1)
+        torch.sparse.sampled_addmm(dots, gradient, table.t(), beta=0.0, out=dots)
+        low_left, low_right, high_left, high_right = dots.values().view(shares.shape).unbind(-2)
         low_slope, high_slope = low_right - low_left, high_right - high_left
         low, high = low_left + low_slope * fraction_x, high_left + high_slope * fraction_x
         rise = high - low
