@@ -1,4 +1,4 @@
-"""Strict configuration: YAML text to frozen dataclasses; what is unknown, duplicated or of the wrong type is an error."""
+"""Strict configuration: YAML text to frozen dataclasses; unknown or duplicate keys and wrong types are errors."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ MAX_YAML_DEPTH = 20
 
 
 class ConfigError(ValueError):
-    """A configuration, plan or setup that cannot be driven with; the message names the thing, the value and the remedy."""
+    """A configuration, plan or setup that cannot be used; the message names the thing, the value and the remedy."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -53,7 +53,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_YAML_BYTES:
         raise ConfigError(f"{where}: larger than {MAX_YAML_BYTES} bytes; a configuration is a short text")
     try:
-        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a subclass of SafeLoader)
+        data = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{where}: not valid YAML: {reason}") from error
@@ -156,7 +156,8 @@ def _convert_tuple(item_hints: tuple[Any, ...], value: Any, where: str) -> tuple
         item_hints = (item_hints[0],) * len(value)
     if len(item_hints) != len(value):
         raise ConfigError(f"{where}: expected {len(item_hints)} items, got {len(value)}")
-    return tuple(_convert(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(item_hints, value)))
+    pairs = zip(item_hints, value, strict=True)
+    return tuple(_convert(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(pairs))
 
 
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:

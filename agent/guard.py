@@ -77,7 +77,7 @@ class GuardConfig:
 
 
 TICK_S = 0.05
-"""The leaderboard simulates at 20 Hz. A tick counts at least this much, so a clock that stands still cannot hold for ever."""
+"""The leaderboard simulates at 20 Hz. A tick counts at least this much: a clock that stands still must not hold on."""
 MAX_TICK_S = 0.2
 """A tick counts at most this much, whatever the clock says."""
 

@@ -26,6 +26,8 @@ class LocalizationConfig:
     """How well the first route point tells the start."""
     odometry_sigma: float = 0.1
     """Growth of the position error per square root of a second while driving [m], and a tenth of it at rest."""
+    odometry_drift: float = 0.02
+    """Error of the uncorrected odometry per metre driven."""
     gyro_sigma_radps: float = 0.002
     """Twice the leaderboard's noise, for the discretisation."""
     missing_gyro_sigma_radps: float = 0.3
@@ -116,6 +118,8 @@ class DialectChooser:
         self._dialect = default
         self._misfits_m: list[dict[Dialect, float]] = []
         self.decided = False
+        self.pending = False
+        """The last fix meant two very different places, and which one is not known yet."""
 
     @property
     def dialect(self) -> Dialect:
@@ -132,7 +136,8 @@ class DialectChooser:
             return False
         positions = {dialect: self._position_m(fix, dialect) for dialect in Dialect}
         separation_m = float(np.linalg.norm(positions[Dialect.CARLA_0_9_15] - positions[Dialect.CARLA_0_9_16]))
-        if separation_m <= DECISION_SEPARATION_M:
+        self.pending = separation_m > DECISION_SEPARATION_M
+        if not self.pending:
             return False
         here = (dead_reckoned.x_m, dead_reckoned.y_m)
         self._misfits_m.append({d: float(np.linalg.norm(p - here)) for d, p in positions.items()})
@@ -143,7 +148,7 @@ class DialectChooser:
         self._misfits_m.clear()
         if not plausible:
             return False
-        self.decided = True
+        self.decided, self.pending = True, False
         changed = best is not self._dialect
         self._dialect = best
         return changed
@@ -166,6 +171,7 @@ class Localizer:
         self._rejected_fixes: list[tuple[float, np.ndarray]] = []
         self._rejected_headings: list[tuple[float, float]] = []
         self._clock_s = 0.0
+        self._travelled_m = 0.0
 
     @property
     def dialect(self) -> Dialect:
@@ -210,6 +216,7 @@ class Localizer:
         turn_rad = mean_yaw_rate * elapsed_s
         forward_m, left_m = mean_speed * elapsed_s, mean_yaw_rate * config.rear_axle_m * elapsed_s
         half = Pose(0.0, 0.0, 0.5 * turn_rad).moved(forward_m, left_m, 0.0)
+        self._travelled_m += abs(forward_m)
         self._odometry = self._odometry.moved(half.x_m, half.y_m, turn_rad)
         self._advance_filter(half, turn_rad, next_speed_mps, elapsed_s)
         if observation.speed_mps is not None:  # the speedometer is exact: it replaces the state, not just corrects it
@@ -265,7 +272,10 @@ class Localizer:
     def _correct_position(self, fix: GnssFix) -> list[SensorFault]:
         config = self._config
         if self._chooser.observe(fix, self._odometry):
-            self._move_to(np.array([self._odometry.x_m, self._odometry.y_m]), DECISION_SEPARATION_M)
+            drift_m = self._config.odometry_drift * self._travelled_m
+            self._move_to(np.array([self._odometry.x_m, self._odometry.y_m]), self._config.spawn_sigma_m + drift_m)
+        if self._chooser.pending:
+            return []
         innovation = self._chooser.position_m(fix) - self._state[:2]
         noise = np.eye(2) * config.gnss_sigma_m**2
         spread = self._covariance[:2, :2] + noise

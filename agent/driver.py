@@ -1,0 +1,258 @@
+"""The driver: observations in, proposals out. The network decides at 10 Hz; localisation and route run at 20 Hz."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from agent.actions import ACTIONS, BRAKE, REVERSE, STEER, THROTTLE
+from agent.carla_io import RigConfig
+from agent.checkpoint import check_state, load_checkpoint
+from agent.config import ConfigError, parse, read_yaml
+from agent.geodesy import Dialect
+from agent.guard import Control, GuardConfig, Proposal, Request
+from agent.inputs import InputBuilder, InputConfig, Situation, model_input
+from agent.localization import Estimate
+from agent.model.driving_model import DrivingModel, DrivingModelConfig, ModelInput, ModelState
+from agent.observation import Observation, SensorFault
+from agent.route import Plan, RouteView
+
+logger = logging.getLogger(__name__)
+
+TICKS_PER_DECISION = 2
+"""20 Hz of the simulation, 10 Hz of the paper's decisions."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActionConfig:
+    """How an action is taken from the network's logits."""
+
+    choice: Literal["greedy", "sampled"] = "greedy"
+    seed: int = 0
+    """Of the sampled choice."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentConfig:
+    """The agent's configuration file; all paths are relative to it."""
+
+    checkpoint: str = "."
+    """Folder with the weights."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+    cpu_fallback: bool = False
+    """Whether device cuda may become cpu on a machine without a GPU."""
+    strict: bool = False
+    """Errors in the agent end the route instead of stopping the car: for tests and development."""
+    action: ActionConfig = field(default_factory=ActionConfig)
+    rig: RigConfig = field(default_factory=RigConfig)
+    inputs: InputConfig = field(default_factory=InputConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+
+    @classmethod
+    def read(cls, path: Path) -> "AgentConfig":
+        """The configuration in a YAML file. Raises: ConfigError."""
+        return parse(cls, read_yaml(path), path.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The trace of one decision, for viewers and records."""
+
+    now_s: float
+    inputs: ModelInput
+    logits: torch.Tensor
+    """(39,) float32 on the CPU."""
+    action: int | None
+    """Index into ACTIONS; None if the logits were not usable."""
+    estimate: Estimate
+    route: RouteView
+    state: ModelState
+    """After the decision."""
+
+
+class Driver:
+    """Drives one route. Make a new one for every route."""
+
+    def __init__(self, config: AgentConfig, model: DrivingModel, plan: Plan | None, default_dialect: Dialect) -> None:
+        """plan: None means there is nothing to drive along; the car then stays where it is.
+
+        Raises: ConfigError for a plan whose world and GPS coordinates contradict each other.
+        """
+        self.config = config
+        self.last_decision: Decision | None = None
+        self.last_situation: Situation | None = None
+        self._device = next(model.parameters()).device
+        self._model = model
+        self._state = model.initial(1)
+        self._first = True
+        self._previous_action: int | None = None
+        self._control: Control | None = None
+        self._tick = 0
+        self._generator = torch.Generator().manual_seed(config.action.seed)
+        self._known_problems: frozenset[tuple[str, str]] = frozenset()
+        self._error_name = ""
+        self._inputs = _input_builder(config.inputs, plan, default_dialect)
+
+    @classmethod
+    def load(cls, config_path: Path | str, plan: Plan | None, default_dialect: Dialect) -> "Driver":
+        """The driver that an agent configuration file describes.
+
+        Raises: ConfigError, CheckpointError.
+        """
+        path = Path(config_path)
+        config = AgentConfig.read(path)
+        return cls(config, load_model(path.parent / config.checkpoint, _device(config)), plan, default_dialect)
+
+    @property
+    def inputs(self) -> InputBuilder | None:
+        """Localisation, route and cameras of this route; None without a usable plan."""
+        return self._inputs
+
+    def act(self, observation: Observation) -> Proposal:
+        """What to do this tick. Decides every second tick and repeats the decision in between."""
+        if self._inputs is None:
+            return Proposal(control=None, request=Request.EMERGENCY, speed_mps=observation.speed_mps, reason="no plan")
+        situation = self._inputs.update(observation)
+        self.last_situation = situation
+        self._log_changes(situation.faults)
+        decides = self._tick % TICKS_PER_DECISION == 0
+        self._tick += 1
+        if decides:
+            self._control = self._decide(situation)
+        request, reason = _request(situation)
+        return Proposal(
+            control=self._control,
+            request=request,
+            speed_mps=situation.estimate.speed_mps,
+            speed_cap_mps=situation.cameras.speed_cap_mps,
+            reason=reason or ("" if self._control else "no valid action"),
+        )
+
+    def report(self, error: Exception) -> Proposal:
+        """The proposal after an error inside the agent: none. In strict mode the error is raised again."""
+        if self.config.strict:
+            raise error
+        self.reset_memory()
+        self._control = None
+        name = f"{type(error).__name__}: {error}"
+        if name != self._error_name:
+            logger.error("tick %d failed, the guard drives; %s", self._tick, self._tick_dump(), exc_info=error)
+            self._error_name = name
+        return Proposal(control=None, reason=name)
+
+    def reset_memory(self) -> None:
+        """Forgets what the network has seen."""
+        self._state = self._model.initial(1)
+        self._first = True
+        self._previous_action = None
+
+    def close(self) -> None:
+        """Ends the route."""
+        self._inputs = None
+
+    def _decide(self, situation: Situation) -> Control | None:
+        """The control of the network's action; None, and an empty memory, if its output is not finite."""
+        assert self._inputs is not None
+        arrays = self._inputs.network_arrays(situation, first=self._first)
+        inputs = model_input(arrays, self._device)
+        logits, state = self._model.act(inputs, self._state, self._previous_one_hot())
+        logits = logits[0].float().cpu()
+        usable = logits.shape == (len(ACTIONS),) and bool(torch.isfinite(logits).all())
+        action = self._choose(logits) if usable else None
+        self.last_decision = Decision(
+            situation.now_s, inputs, logits, action, situation.estimate, situation.route, state
+        )
+        if action is None:
+            logger.warning("network output is not finite; its memory is reset")
+            self.reset_memory()
+            return None
+        self._state, self._first, self._previous_action = state, False, action
+        return action_control(action)
+
+    def _choose(self, logits: torch.Tensor) -> int:
+        if self.config.action.choice == "greedy":
+            return int(logits.argmax())
+        return int(torch.multinomial(logits.softmax(0), 1, generator=self._generator))
+
+    def _previous_one_hot(self) -> torch.Tensor | None:
+        if not self._model.config.rssm.action_input:
+            return None
+        one_hot = torch.zeros(1, len(ACTIONS), device=self._device)
+        if self._previous_action is not None:
+            one_hot[0, self._previous_action] = 1.0
+        return one_hot
+
+    def _log_changes(self, faults: tuple[SensorFault, ...]) -> None:
+        problems = frozenset((fault.sensor, fault.problem) for fault in faults)
+        for sensor, problem in sorted(problems - self._known_problems):
+            logger.warning("%s: %s", sensor, problem)
+        for sensor, problem in sorted(self._known_problems - problems):
+            logger.info("%s: over: %s", sensor, problem)
+        self._known_problems = problems
+
+    def _tick_dump(self) -> str:
+        situation = self.last_situation
+        if situation is None:
+            return "no tick has been understood yet"
+        return (
+            f"last at {situation.now_s:.2f} s: {situation.estimate.pose}, {situation.estimate.speed_mps:.2f} m/s, "
+            f"command {situation.route.command.name}, cameras {situation.cameras.valid.astype(int).tolist()}, "
+            f"faults {[f'{fault.sensor}: {fault.problem}' for fault in situation.faults]}"
+        )
+
+
+def load_model(folder: Path, device: str) -> DrivingModel:
+    """The driving model of a checkpoint folder, in evaluation mode.
+
+    Raises: CheckpointError, ConfigError.
+    """
+    config, state = load_checkpoint(folder)
+    if "model" not in config:
+        raise ConfigError(f"{folder / 'config.yaml'}: has no section `model`; save the checkpoint again")
+    model = DrivingModel.build(parse(DrivingModelConfig, config["model"], "config.yaml: model"))
+    check_state(model.state_dict(), state, str(folder))
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def action_control(action: int) -> Control:
+    """The control of one of the 39 actions."""
+    row: np.ndarray = ACTIONS[action]
+    return Control(
+        throttle=float(row[THROTTLE]), steer=float(row[STEER]), brake=float(row[BRAKE]), reverse=bool(row[REVERSE])
+    )
+
+
+def _request(situation: Situation) -> tuple[Request, str]:
+    """Why the car must not follow the network now; DRIVE if nothing speaks against it."""
+    if situation.route.at_end:
+        return Request.STOP, "end of the route"
+    if situation.route.off_route:
+        return Request.STOP, "far from the route"
+    if situation.cameras.must_stop:
+        return Request.STOP, "cameras lost"
+    return Request.DRIVE, ""
+
+
+def _input_builder(config: InputConfig, plan: Plan | None, default_dialect: Dialect) -> InputBuilder | None:
+    """None, and a line in the log, for a plan that leads nowhere."""
+    points = 0 if plan is None else len(plan.without_duplicates(config.route.duplicate_m).points_m)
+    if plan is None or points < 2:
+        error = ConfigError(f"global plan: {points} distinct points, at least two are needed; the car will not start")
+        logger.error("%s: %s", type(error).__name__, error)
+        return None
+    return InputBuilder(config, plan, default_dialect)
+
+
+def _device(config: AgentConfig) -> str:
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        if config.cpu_fallback:
+            logger.warning("device cuda: no GPU is usable here, driving on the CPU")
+            return "cpu"
+        raise ConfigError("device: cuda, but torch finds no GPU; set device: cpu, or cpu_fallback: true")
+    return "cuda" if available and config.device != "cpu" else "cpu"
