@@ -1,0 +1,112 @@
+"""Checks OpenDRIVE text from anywhere before CARLA's map code sees it, and repairs what CARLA itself would stumble on."""
+
+import math
+import xml.etree.ElementTree as ET
+
+import defusedxml.ElementTree
+from defusedxml.common import DefusedXmlException
+
+from simulator.towns.town import TownError
+
+SHORTEST_GEOMETRY_M = 1e-6
+"""Shorter pieces of a plan view are dropped; some of CARLA's towns contain pieces of length zero."""
+LARGEST_COORDINATE_M = 1e6
+LONGEST_NETWORK_M = 2e6
+
+
+def checked_opendrive(data: bytes) -> tuple[ET.Element, str]:
+    """The parsed document and the text to be used, without zero-length geometry.
+
+    Raises: TownError naming what is wrong.
+    """
+    try:
+        root = defusedxml.ElementTree.fromstring(data, forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise TownError("document types and entities are not allowed in a town's XML") from error
+    except ET.ParseError as error:
+        raise TownError(f"this is not well-formed XML ({error})") from error
+    if root.tag != "OpenDRIVE":
+        raise TownError(f"the root element is <{root.tag[:40]}>, not <OpenDRIVE>")
+    _check_roads(root)
+    _check_links(root)
+    if _drop_zero_length(root):
+        return root, ET.tostring(root, encoding="unicode", xml_declaration=True)
+    return root, data.decode("utf-8-sig")
+
+
+def _number(element: ET.Element, attribute: str, where: str, limit: float = math.inf) -> float:
+    text = element.get(attribute)
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or abs(value) > limit:
+        raise TownError(f"{where}: {attribute}={str(text)[:40]!r} of <{element.tag}> is not a usable number")
+    return value
+
+
+def _identity(element: ET.Element, attribute: str, where: str) -> int:
+    text = element.get(attribute) or ""
+    if not (text.lstrip("-").isdecimal() and len(text) < 11):
+        raise TownError(f"{where}: {attribute}={text[:40]!r} of <{element.tag}> is not a whole number")
+    return int(text)
+
+
+def _check_roads(root: ET.Element) -> None:
+    seen: set[int] = set()
+    total_m = 0.0
+    for road in root.iterfind("road"):
+        identity = _identity(road, "id", "a road")
+        where = f"road {identity}"
+        if identity in seen:
+            raise TownError(f"{where} exists twice")
+        seen.add(identity)
+        total_m += _number(road, "length", where, LONGEST_NETWORK_M)
+        pieces = road.findall("planView/geometry")
+        if not pieces or sum(_number(piece, "length", where) for piece in pieces) <= 0.0:
+            raise TownError(f"{where} has no plan view")
+        for piece in pieces:
+            for attribute in ("s", "x", "y", "hdg"):
+                _number(piece, attribute, where, LARGEST_COORDINATE_M)
+        sections = road.findall("lanes/laneSection")
+        if not sections:
+            raise TownError(f"{where} has no lane section")
+        for section in sections:
+            _number(section, "s", where)
+            for lane in section.iter("lane"):
+                _identity(lane, "id", where)
+    if not seen:
+        raise TownError("the file has no road")
+    if total_m > LONGEST_NETWORK_M:
+        raise TownError(f"the roads add up to {total_m / 1e3:.0f} km; at most {LONGEST_NETWORK_M / 1e3:.0f} km are supported")
+
+
+def _check_links(root: ET.Element) -> None:
+    """Every link must lead to a road or junction of the file; a dangling one crashes CARLA's map code."""
+    roads = {road.get("id") for road in root.iterfind("road")}
+    junctions = {junction.get("id") for junction in root.iterfind("junction")}
+    for road in root.iterfind("road"):
+        where = f"road {road.get('id')}"
+        if road.get("junction", "-1") not in junctions | {"-1"}:
+            raise TownError(f"{where} belongs to junction {road.get('junction')}, which does not exist")
+        for link in (*road.iterfind("link/predecessor"), *road.iterfind("link/successor")):
+            known = junctions if link.get("elementType") == "junction" else roads
+            if link.get("elementId") not in known:
+                raise TownError(f"{where} is linked to {link.get('elementType')} {link.get('elementId')}, which does not exist")
+    for junction in root.iterfind("junction"):
+        for connection in junction.iterfind("connection"):
+            for attribute in ("incomingRoad", "connectingRoad"):
+                if connection.get(attribute) not in roads:
+                    raise TownError(
+                        f"junction {junction.get('id')}: {attribute} {connection.get(attribute)} does not exist"
+                    )
+
+
+def _drop_zero_length(root: ET.Element) -> bool:
+    dropped = False
+    for plan in root.iter("planView"):
+        for piece in plan.findall("geometry"):
+            if float(piece.get("length", "0")) < SHORTEST_GEOMETRY_M:
+                plan.remove(piece)
+                dropped = True
+    return dropped
