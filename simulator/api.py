@@ -19,6 +19,7 @@ from simulator.traffic_lights import Light, LightState
 MAX_BATCH: Final = 10_000
 MAX_UPLOAD_CHARACTERS: Final = 32 << 20
 ZERO_BOX: Final = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 0]
+AT_ORIGIN: Final[Pose] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 GRAVITY_MPS2: Final = 9.81
 GROUND_LABEL: Final = 1
 """CityObjectLabel.Roads."""
@@ -38,6 +39,12 @@ def _pose(transform: list) -> Pose:
 
 def _transform(pose: Pose) -> list:
     return [list(pose[:3]), list(pose[3:])]
+
+
+def _moved_to(pose: Pose, location: list) -> Pose:
+    """The same orientation at another place."""
+    x, y, z = (float(value) for value in location)
+    return x, y, z, pose[3], pose[4], pose[5]
 
 
 def _nothing(*_: Any) -> None:
@@ -106,7 +113,7 @@ class _Session(_Calls):
 
     def _upload(self, opendrive: str, _parameters: list | None = None) -> None:
         if len(opendrive) > MAX_UPLOAD_CHARACTERS:
-            raise CallError(f"OpenDRIVE text of {len(opendrive)} characters; at most {MAX_UPLOAD_CHARACTERS} are accepted")
+            raise CallError(f"OpenDRIVE text of {len(opendrive)} characters; at most {MAX_UPLOAD_CHARACTERS} are taken")
         self.session.opendrive_upload = opendrive
 
     def _set_weather(self, weather: list) -> None:
@@ -125,13 +132,13 @@ class _Actors(_Calls):
             "get_spectator": lambda: world().spectator.description(),
             "get_actors_by_id": lambda ids: [a.description() for i in ids if (a := world().actors.get(i))],
             "spawn_actor": lambda description, transform: self.spawn(description, transform).description(),
-            "spawn_actor_with_parent": lambda description, transform, parent, attachment=0, socket="": (
-                self.spawn(description, transform, parent).description()
-            ),
+            "spawn_actor_with_parent": lambda description, transform, parent, attachment=0, socket="": self.spawn(
+                description, transform, parent
+            ).description(),
             "destroy_actor": self.destroy,
             "get_actor_bounding_box": self._bounding_box,
-            "get_actor_component_world_transform": lambda i, _name: _transform(self._pose_of(i)),
-            "get_actor_component_relative_transform": lambda i, _name: _transform((0.0,) * 6),
+            "get_actor_component_world_transform": lambda i, _name: _transform(self.pose_of(i)),
+            "get_actor_component_relative_transform": lambda i, _name: _transform(AT_ORIGIN),
             "get_actor_component_names": lambda i: [],
             "get_actor_bone_names": lambda i: [],
             "get_actor_socket_names": lambda i: [],
@@ -146,7 +153,7 @@ class _Actors(_Calls):
         world = lambda: self.world  # noqa: E731
         return {
             "set_actor_transform": lambda i, transform: world().teleport(i, _pose(transform)),
-            "set_actor_location": lambda i, xyz: world().teleport(i, (*map(float, xyz), *self._pose_of(i)[3:])),
+            "set_actor_location": lambda i, xyz: world().teleport(i, _moved_to(self.pose_of(i), xyz)),
             "set_actor_target_velocity": lambda i, v: world().set_velocity(i, v),
             "set_actor_target_angular_velocity": lambda i, w: world().set_angular_velocity(i, w),
             "enable_actor_constant_velocity": lambda i, v: world().set_constant_velocity(i, v),
@@ -164,7 +171,7 @@ class _Actors(_Calls):
             "set_actor_autopilot": _nothing,  # the Traffic Manager lives in the client
         }
 
-    def _pose_of(self, actor_id: int) -> Pose:
+    def pose_of(self, actor_id: int) -> Pose:
         return self.world.actors.pose(self.world.actor(actor_id))
 
     def _bounding_box(self, actor_id: int) -> list:
@@ -225,10 +232,10 @@ class _Vehicles(_Calls):
         }
 
     def control(self, actor_id: int, control: list) -> None:
-        throttle, steer, brake, hand_brake, reverse, manual, gear = control
+        throttle, steer, brake = (float(value) for value in control[:3])
+        hand_brake, reverse, manual = (bool(value) for value in control[3:6])
         self.world.set_control(
-            actor_id,
-            VehicleControl(float(throttle), float(steer), float(brake), bool(hand_brake), bool(reverse), bool(manual), int(gear)),
+            actor_id, VehicleControl(throttle, steer, brake, hand_brake, reverse, manual, int(control[6]))
         )
 
     def set_lights(self, actor_id: int, state: int) -> None:
@@ -372,7 +379,7 @@ class _Batch(_Calls):
             16: _nothing,
             17: _nothing,
             18: vehicles.set_lights,
-            19: lambda i, xyz: world().teleport(i, (*map(float, xyz), *world().actors.pose(world().actor(i))[3:])),
+            19: lambda i, xyz: world().teleport(i, _moved_to(self._actors.pose_of(i), xyz)),
             21: _Lights(session).set_state,
         }
 

@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import carla
 
@@ -27,7 +28,14 @@ WORKER_THREADS: Final = 16
 FREEZE_S: Final = 30.0
 """A tick that takes longer is a frozen Traffic Manager; it never comes back."""
 TRAFFIC_MANAGER_OFFSET: Final = 1000
-RIG: Final = ((0.80, 0.0, 0, 70), (0.27, -0.55, -55, 70), (0.27, 0.55, 55, 70), (-2.0, 0.0, 180, 110), (-0.32, -0.55, -110, 70), (-0.32, 0.55, 110, 70))  # fmt: skip
+RIG: Final = (
+    (0.80, 0.0, 0, 70),
+    (0.27, -0.55, -55, 70),
+    (0.27, 0.55, 55, 70),
+    (-2.0, 0.0, 180, 110),
+    (-0.32, -0.55, -110, 70),
+    (-0.32, 0.55, 110, 70),
+)
 """x, y, yaw, fov of Bench2Drive's six cameras, 1.6 m above ground."""
 FRAME_SIZES: Final = ((224, 128), (448, 256))
 
@@ -62,8 +70,8 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: list[float]) -> Timing:
-        ordered = sorted(1e3 * value for value in seconds)
-        return cls(round(statistics.median(ordered), 3), round(ordered[int(0.95 * len(ordered))], 3), round(ordered[-1], 3))
+        ms = sorted(1e3 * value for value in seconds)
+        return cls(round(statistics.median(ms), 3), round(ms[int(0.95 * len(ms))], 3), round(ms[-1], 3))
 
 
 @dataclass(slots=True)
@@ -111,14 +119,15 @@ class Watchdog:
         while True:
             time.sleep(1.0)
             if time.monotonic() - self._last_s > self._patience_s:
-                print(f"error: no tick for {self._patience_s:.0f} s: the client's Traffic Manager froze", file=sys.stderr)
+                message = f"error: no tick for {self._patience_s:.0f} s: the client's Traffic Manager froze"
+                print(message, file=sys.stderr, flush=True)
                 os._exit(1)
 
 
 def run(config: BenchConfig, say: Callable[[str], None]) -> BenchReport:
     """All measurements, one after the other. Raises: BenchError."""
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, carla {carla_version()}"
-    report = BenchReport(machine, round(os.getloadavg()[0], 2), config.cars)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    report = BenchReport(f"{machine}, carla {version('carla')}", round(os.getloadavg()[0], 2), config.cars)
     started = time.perf_counter()
     with running_server(config) as (process, port):
         client = carla.Client("127.0.0.1", port, WORKER_THREADS)
@@ -134,8 +143,9 @@ def run(config: BenchConfig, say: Callable[[str], None]) -> BenchReport:
         watchdog = Watchdog()
         say(f"{len(vehicles)} cars, {config.ticks} ticks")
         cpu_before = cpu_seconds(process.pid)
-        report.tick = Timing.of(timed_ticks(world, WARM_UP_TICKS + config.ticks, watchdog)[WARM_UP_TICKS:])
-        report.server_cpu_ms_per_tick = round(1e3 * (cpu_seconds(process.pid) - cpu_before) / (WARM_UP_TICKS + config.ticks), 3)
+        ticks = WARM_UP_TICKS + config.ticks
+        report.tick = Timing.of(timed_ticks(world, ticks, watchdog)[WARM_UP_TICKS:])
+        report.server_cpu_ms_per_tick = round(1e3 * (cpu_seconds(process.pid) - cpu_before) / ticks, 3)
         for width, height in FRAME_SIZES:
             say(f"six cameras {width}x{height}")
             report.cameras[f"{width}x{height}"] = time_cameras(world, vehicles[0], width, height, watchdog)
@@ -150,14 +160,15 @@ def spawn_traffic(client: carla.Client, world: carla.World, count: int, port: in
     manager = client.get_trafficmanager(port)
     manager.set_synchronous_mode(True)
     manager.set_random_device_seed(0)
-    cars = [b for b in world.get_blueprint_library().filter("vehicle.*") if int(b.get_attribute("number_of_wheels")) == 4]
+    library = world.get_blueprint_library().filter("vehicle.*")
+    cars = [blueprint for blueprint in library if int(blueprint.get_attribute("number_of_wheels")) == 4]
     vehicles: list[carla.Vehicle] = []
     for point in world.get_map().get_spawn_points():
         if len(vehicles) == count:
             break
         vehicle = world.try_spawn_actor(cars[len(vehicles) % len(cars)], point)
         if vehicle is not None:
-            vehicles.append(vehicle)
+            vehicles.append(cast(carla.Vehicle, vehicle))
     if len(vehicles) < count:
         raise BenchError(f"--cars {count}: the town has room for {len(vehicles)} at its spawn points")
     world.tick()
@@ -186,7 +197,7 @@ def time_cameras(world: carla.World, vehicle: carla.Vehicle, width: int, height:
     for x, y, yaw, fov in RIG:
         blueprint.set_attribute("fov", str(fov))
         mount = carla.Transform(carla.Location(x, y, 1.6), carla.Rotation(yaw=yaw))
-        camera = world.spawn_actor(blueprint, mount, attach_to=vehicle)
+        camera = cast(carla.Sensor, world.spawn_actor(blueprint, mount, attach_to=vehicle))
         camera.listen(lambda image: images.put(image.frame))
         cameras.append(camera)
     seconds = []
@@ -207,12 +218,6 @@ def time_cameras(world: carla.World, vehicle: carla.Vehicle, width: int, height:
         camera.destroy()
     world.tick()
     return Timing.of(seconds[-CAMERA_TICKS:])
-
-
-def carla_version() -> str:
-    from importlib.metadata import version
-
-    return version("carla")
 
 
 def cpu_seconds(pid: int) -> float:

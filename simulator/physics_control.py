@@ -41,4 +41,5 @@ def physics_control(spec: BodySpec, pose: Pose) -> list:
     damping = [0.15, 2.0, 0.35]
     gearbox = [True, 0.5, 10.0, 4.0, _GEARS]
     centre_of_mass = [0.0, 0.0, 0.0]
-    return [_TORQUE_CURVE, _MAX_RPM, 1.0, *damping, *gearbox, spec.mass_kg, 0.3, centre_of_mass, _STEERING_CURVE, wheels, True]
+    engine = [_TORQUE_CURVE, _MAX_RPM, 1.0, *damping]
+    return [*engine, *gearbox, spec.mass_kg, 0.3, centre_of_mass, _STEERING_CURVE, wheels, True]

@@ -1,6 +1,7 @@
-"""MessagePack-RPC as CARLA's clients speak it: requests `[0, id, method, [meta, *arguments]]`, answers `[1, id, error, result]`.
+"""MessagePack-RPC as CARLA's clients speak it.
 
-Failures of a call travel inside the result, not in the error field (see `Reply`).
+Requests are `[0, id, method, [meta, *arguments]]`, answers `[1, id, error, result]`. Failures of a call travel inside
+the result, not in the error field (see `Reply`).
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class RpcConnection(asyncio.Protocol):
         if not (isinstance(message_id, int) and isinstance(name, str) and isinstance(arguments, list)):
             raise ValueError("a request is [0, id, method, [meta, ...]]")
         error, result = self._registry.call(name, arguments[1:])
-        reply = msgpack.packb([RESPONSE, message_id, error, result], unicode_errors="surrogateescape")
+        reply: bytes = msgpack.packb([RESPONSE, message_id, error, result], unicode_errors="surrogateescape")
         if not self._transport.is_closing():
             self._transport.write(reply)
         # Cameras are drawn only now: the client computes its traffic while this process draws.

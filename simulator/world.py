@@ -48,7 +48,8 @@ class World:
         self._actor_of_slot: dict[int, Actor] = {}
         self.spectator = self._place("spectator", (0.0, 0.0, SPECTATOR_HEIGHT_M, 0.0, 0.0, 0.0), Box())
         self.lights = TrafficLights(
-            [(self._place("traffic.traffic_light", light.transform, _box(light.trigger_box)), light) for light in town.lights]
+            (self._place("traffic.traffic_light", light.transform, _box(light.trigger_box)), light)
+            for light in town.lights
         )
         for sign in town.stop_signs:
             actor = self._place("traffic.stop", sign.transform, _box(sign.trigger_box))
@@ -119,11 +120,14 @@ class World:
         """Vehicles and walkers need a free place; props may stand anywhere, as in CARLA."""
         if kind not in (Kind.VEHICLE, Kind.WALKER) or not self._slots:
             return
-        x, y, z, _, _, _ = compose(pose, (*box.centre, 0.0, 0.0, 0.0))
+        forward, right, up = box.centre
+        x, y, z, _, _, _ = compose(pose, (forward, right, up, 0.0, 0.0, 0.0))
         rows = self._bodies.rows[: self._bodies.count]
         boxes = dynamics.boxes(self._bodies, self._bodies.count)
-        if overlaps_any((x, y, z, pose[4], *box.extent), *boxes, rows["active"] & rows["collides"]) >= 0:
-            raise CallError(f"Spawn failed because of collision at spawn position: {type_id} at ({x:.1f}, {y:.1f}, {z:.1f})")
+        solid = rows["active"] & rows["collides"]
+        if overlaps_any((x, y, z, pose[4], *box.extent), *boxes, solid) >= 0:
+            place = f"({x:.1f}, {y:.1f}, {z:.1f})"
+            raise CallError(f"Spawn failed because of collision at spawn position: {type_id} at {place}")
 
     def _add_body(self, actor: Actor, pose: Pose) -> None:
         slot = self._bodies.add(blueprints.body_spec(actor.type_id), pose)
@@ -183,7 +187,8 @@ class World:
         walker.walker_control = control
         self._bodies.set_walk(self._slots[actor_id], control.direction[0], control.direction[1], control.speed_mps)
         if control.speed_mps > 0.0:
-            self._bodies.yaw[self._slots[actor_id]] = math.degrees(math.atan2(control.direction[1], control.direction[0]))
+            heading_rad = math.atan2(control.direction[1], control.direction[0])
+            self._bodies.yaw[self._slots[actor_id]] = math.degrees(heading_rad)
         state = np.array((control.direction, control.speed_mps, control.jump), wire.WALKER_STATE)
         self.actors.set_extra(walker.row, state)
 

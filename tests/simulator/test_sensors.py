@@ -69,9 +69,7 @@ def test_camera_delivers_each_frame_in_bgra(drawn_world):
         drawn_world.get_map().get_spawn_points()[0],
     )
     mount = carla.Transform(carla.Location(x=0.8, z=1.6))
-    _, images = attach(
-        drawn_world, vehicle, "sensor.camera.rgb", mount, image_size_x=224, image_size_y=128, fov=70
-    )
+    _, images = attach(drawn_world, vehicle, "sensor.camera.rgb", mount, image_size_x=224, image_size_y=128, fov=70)
     warm_up(drawn_world, images)
     for _ in range(3):
         image = after_frame(images, drawn_world.tick())
