@@ -1,7 +1,7 @@
 """Infraction criteria of a route, with the rules, thresholds and messages of the leaderboard's own.
 
-Each criterion is fed once per tick with the ego's state and appends `Event`s; none talks to a server, so all of them run
-on an offline `carla.Map`. Source: scenario_runner leaderboard-2.0 `atomic_criteria`, `timer`; Bench2Drive 0.0.4.
+Each criterion is fed once per tick with the ego's state and appends `Event`s; none talks to a server, so all of
+them run on an offline `carla.Map`. Source: scenario_runner leaderboard-2.0 `atomic_criteria`, `timer`; Bench2Drive 0.0.4.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import carla
 
@@ -122,7 +123,7 @@ class RouteTrack:
         forward = [t.get_forward_vector() for t, _ in plan]
         self._forward = [(f.x, f.y, f.z) for f in forward]
         self.travelled_m = [0.0]
-        for before, after in zip(self.locations[:-1], self.locations[1:]):
+        for before, after in pairwise(self.locations):
             self.travelled_m.append(self.travelled_m[-1] + math.dist(before, after))
 
     def __len__(self) -> int:
@@ -638,9 +639,7 @@ def make_criteria(
         collisions=Collisions(),
         red_light=RunningRedLight(carla_map, lights, light_state, half_length_m),
         stop_sign=RunningStopSign(carla_map, stop_signs),
-        min_speed=MinimumSpeed(
-            track, config.min_speed_checkpoints, every=config.scoring is Scoring.BENCH2DRIVE
-        ),
+        min_speed=MinimumSpeed(track, config.min_speed_checkpoints, every=config.scoring is Scoring.BENCH2DRIVE),
         in_route=InRoute(track),
         blocked=Blocked(config.blocked_s),
         timeout=RouteTimeout(track),
@@ -679,7 +678,7 @@ def segments_cross(
     if sides[0] * sides[1] < 0.0 and sides[2] * sides[3] < 0.0:
         return True
     ends = ((a, b, c), (a, b, d), (c, d, a), (c, d, b))
-    return any(value == 0.0 and within(*points) for value, points in zip(sides, ends))
+    return any(value == 0.0 and within(*points) for value, points in zip(sides, ends, strict=True))
 
 
 def _last_before_junction(waypoint: carla.Waypoint) -> carla.Waypoint:

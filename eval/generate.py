@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import pairwise
 
 import carla
 
@@ -44,7 +45,9 @@ def generate_routes(
     generator = random.Random(seed)
     planner = RoutePlanner(carla_map)
     starts = [w for w in carla_map.generate_waypoints(STEP_M) if _may_start(w)]
-    starts.sort(key=lambda w: (w.road_id, w.section_id, w.lane_id, w.s))  # the map's own order is not part of its promise
+    starts.sort(
+        key=lambda w: (w.road_id, w.section_id, w.lane_id, w.s)
+    )  # the map's own order is not part of its promise
     generator.shuffle(starts)
     name = town or carla_map.name.split("/")[-1]
     routes: list[Route] = []
@@ -105,7 +108,7 @@ def _is_good(
         return False
     length_m = plan_length_m(plan)
     locations = [transform.location for transform, _ in plan]
-    longest_step_m = max(a.distance(b) for a, b in zip(locations[:-1], locations[1:]))
+    longest_step_m = max(a.distance(b) for a, b in pairwise(locations))
     right_length = min_length_m <= length_m <= LENGTH_RATIO * min_length_m
     return right_length and longest_step_m < MAX_STEP_M and count_turns(plan) >= min_turns
 

@@ -44,8 +44,8 @@ def sparse_indices(plan: Sequence[tuple[carla.Transform, RoadOption]], spacing_m
     """Indices of the plan that the leaderboard gives to the agent.
 
     Kept are the first and the last point, every lane-change point, every change of option (unless it follows a lane
-    change) and a point after more than `spacing_m` metres. The step to a kept point does not count towards the distance.
-    Source: leaderboard 2.0 `downsample_route`, with 200 m; Bench2Drive uses 50 m.
+    change) and a point after more than `spacing_m` metres. The step to a kept point does not count towards the
+    distance. Source: leaderboard 2.0 `downsample_route`, with 200 m; Bench2Drive uses 50 m.
     """
     kept: list[int] = []
     distance_m = 0.0

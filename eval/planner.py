@@ -99,7 +99,7 @@ class RoutePlanner:
             raise PlannerError(f"a route needs at least 2 keypoints, got {len(keypoints)}")
         decisions = _Decisions(self._graph)
         plan: DensePlan = []
-        for origin, destination in zip(keypoints[:-1], keypoints[1:]):
+        for origin, destination in itertools.pairwise(keypoints):
             points = self._trace(carla.Location(*origin), carla.Location(*destination), decisions)
             plan.extend((waypoint.transform, option) for waypoint, option in points)
         return plan
@@ -238,7 +238,8 @@ class RoutePlanner:
         nodes = _shortest_path(self._graph, start[0], end[0])
         if nodes is None:
             raise PlannerError(
-                f"no way from ({origin.x:.1f}, {origin.y:.1f}) to ({destination.x:.1f}, {destination.y:.1f}) on this map"
+                f"this map has no way from ({origin.x:.1f}, {origin.y:.1f}) "
+                f"to ({destination.x:.1f}, {destination.y:.1f})"
             )
         nodes.append(end[1])
         current = self._map.get_waypoint(origin)
@@ -310,7 +311,7 @@ class _Decisions:
     def _leave_junction(self, index: int, nodes: list[int]) -> tuple[int, _Edge]:
         """End node and edge of the last of the successive junction edges from `index` on."""
         end, tail = nodes[index + 1], self._graph.successors[nodes[index]][nodes[index + 1]]
-        for start, stop in zip(nodes[index + 1 : -1], nodes[index + 2 :]):
+        for start, stop in itertools.pairwise(nodes[index + 1 :]):
             edge = self._graph.successors[start][stop]
             if edge.option is not RoadOption.LANEFOLLOW or not edge.junction:
                 break
@@ -329,7 +330,7 @@ class _Decisions:
 def plan_length_m(plan: Iterable[tuple[carla.Transform, RoadOption]]) -> float:
     """Length of the polyline through the plan's points."""
     locations = [transform.location for transform, _ in plan]
-    return sum(a.distance(b) for a, b in zip(locations[:-1], locations[1:]))
+    return sum(a.distance(b) for a, b in itertools.pairwise(locations))
 
 
 def count_turns(plan: Iterable[tuple[carla.Transform, RoadOption]]) -> int:
@@ -370,7 +371,7 @@ def _shortest_path(graph: _Graph, source: int, target: int) -> list[int] | None:
 
 def _turn(heading: Vector, leaving: Vector, rivals: list[float]) -> RoadOption:
     norm = math.hypot(*heading) * math.hypot(*leaving)
-    cosine = sum(a * b for a, b in zip(heading, leaving)) / norm
+    cosine = sum(a * b for a, b in zip(heading, leaving, strict=True)) / norm
     if math.acos(min(max(cosine, -1.0), 1.0)) < STRAIGHT_BELOW_RAD:
         return RoadOption.STRAIGHT
     cross = _cross_z(heading, leaving)

@@ -1,7 +1,7 @@
-"""Results on disk: one line per route in `results.jsonl`, and `results.json` derived from it in the leaderboard's layout.
+"""Results on disk: one line per route in `results.jsonl`, and `results.json` derived from it for the leaderboard's tools.
 
-A line is appended and fsynced per route, the derived file is replaced atomically, so a crash or a full disk never costs a
-finished route.
+A line is appended and fsynced per route, the derived file is replaced atomically, so a crash or a full disk never costs
+a finished route.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ STATUS_SIMULATION_CRASHED = "Failed - Simulation crashed"
 STATUS_AGENT_CRASHED = "Failed - Agent crashed"
 STATUS_AGENT_SETUP = "Failed - Agent couldn't be set up"
 STATUS_SENSORS_INVALID = "Failed - Agent's sensors were invalid"
-_LABELS = (
-    ("Avg. driving score", None),
-    ("Avg. route completion", None),
-    ("Avg. infraction penalty", None),
+_MEANS = {
+    "score_composed": "Avg. driving score",
+    "score_route": "Avg. route completion",
+    "score_penalty": "Avg. infraction penalty",
+}
+_INFRACTION_LABELS = (
     ("Collisions with pedestrians", Infraction.COLLISION_PEDESTRIAN),
     ("Collisions with vehicles", Infraction.COLLISION_VEHICLE),
     ("Collisions with layout", Infraction.COLLISION_STATIC),
@@ -137,7 +139,7 @@ def failed_record(template: RouteRecord, status: str) -> RouteRecord:
 
 
 def infraction_count(record: RouteRecord, kind: Infraction) -> float:
-    """Number of infractions of a kind; for outside lanes the kilometres, read from the message as the leaderboard does."""
+    """Number of infractions of a kind; outside lanes: kilometres, read from the message as the leaderboard does."""
     messages = record.infractions.get(kind.value, ())
     if kind is not Infraction.OUTSIDE_ROUTE_LANES:
         return float(len(messages))
@@ -183,9 +185,9 @@ def leaderboard_json(records: Sequence[RouteRecord], total_routes: int) -> dict[
     if STATUS_SENSORS_INVALID in statuses:
         entry_status = "Rejected"
     values = []
-    for (_, kind), score in zip(_LABELS, ("score_composed", "score_route", "score_penalty", *[""] * len(_LABELS))):
-        if summary:
-            values.append(str(summary["scores_mean"][score] if kind is None else summary["infractions"][kind.value]))
+    if summary:
+        values = [str(summary["scores_mean"][name]) for name in _MEANS]
+        values += [str(summary["infractions"][kind.value]) for _, kind in _INFRACTION_LABELS]
     return {
         "_checkpoint": {
             "global_record": summary,
@@ -196,7 +198,7 @@ def leaderboard_json(records: Sequence[RouteRecord], total_routes: int) -> dict[
         "eligible": entry_status == "Finished",
         "sensors": list(records[0].sensors) if records else [],
         "values": values,
-        "labels": [label for label, _ in _LABELS],
+        "labels": [*_MEANS.values(), *(label for label, _ in _INFRACTION_LABELS)],
         "evaluation": {
             "scoring": records[0].scoring.value if records else None,
             "success_rate": sum(r.success for r in records) / total_routes if total_routes else 0.0,
@@ -264,7 +266,7 @@ def write_json_atomically(path: Path, data: Any) -> None:
         json.dump(data, file, indent=4)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def infraction_totals(records: Iterable[RouteRecord]) -> dict[Infraction, float]:

@@ -1,6 +1,6 @@
 """Route files: the leaderboard's XML (2.0 and Bench2Drive) in and out, and routes generated on any map.
 
-A route file is untrusted input: it is size-limited, parsed without DTDs or entities, and every value is checked here once.
+A route file is untrusted input: it is size-limited, parsed without DTDs or entities, and every value is checked once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ class Route:
     @property
     def keypoint_length_m(self) -> float:
         """Length of the polyline through the keypoints, a first guess of the route's length."""
-        return sum(math.dist(a, b) for a, b in zip(self.keypoints[:-1], self.keypoints[1:]))
+        return sum(math.dist(a, b) for a, b in pairwise(self.keypoints))
 
 
 def file_sha256(path: Path) -> str:
@@ -101,11 +102,11 @@ def parse_routes(data: bytes, *, name: str) -> list[Route]:
     try:
         root = defusedxml.ElementTree.fromstring(data, forbid_dtd=True)
     except DefusedXmlException as error:
-        raise RouteFileError(f"{name}: DTDs and entities are refused in route files ({type(error).__name__})") from error
+        raise RouteFileError(f"{name}: DTDs and entities are refused in route files") from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise RouteFileError(f"{name}: not well-formed XML: {_one_line(error)}") from error
     if root.tag != "routes":
-        raise RouteFileError(f"{name}: root element is <{root.tag[:40]}>, expected <routes> of a leaderboard route file")
+        raise RouteFileError(f"{name}: root element is <{root.tag[:40]}>, expected <routes>")
     elements = root.findall("route")
     if not elements:
         raise RouteFileError(f"{name}: holds no <route>")
@@ -152,7 +153,9 @@ def select_routes(routes: list[Route], *, towns: list[str] | None = None, ids: l
     chosen = [r for r in routes if (towns is None or r.town in towns) and (ids is None or r.id in ids)]
     if not chosen:
         there = ", ".join(sorted({r.town for r in routes}))
-        raise RouteFileError(f"no route left with towns {towns or 'any'} and ids {ids or 'any'}; the file has towns {there}")
+        raise RouteFileError(
+            f"no route left with towns {towns or 'any'} and ids {ids or 'any'}; the file has towns {there}"
+        )
     missing = sorted(set(ids or ()) - {r.id for r in chosen})
     if missing:
         raise RouteFileError(f"no route with id {', '.join(missing)} in the chosen towns")
@@ -210,7 +213,7 @@ def _parse_weathers(element: ElementTree.Element | None, where: str) -> tuple[We
         known = [key for key in WEATHER_FIELDS if key in item.attrib]
         weathers.append(Weather(percentage, tuple((key, _number(item, key, where)) for key in known)))
     weathers.sort(key=lambda weather: weather.route_percentage)
-    for before, after in zip(weathers[:-1], weathers[1:]):
+    for before, after in pairwise(weathers):
         if before.route_percentage == after.route_percentage:
             raise RouteFileError(f"{where}: two weathers at route_percentage {after.route_percentage}; keep one")
     return tuple(weathers)

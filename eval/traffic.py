@@ -1,9 +1,9 @@
 """Background traffic driven by the client's own Traffic Manager.
 
-Two facts about CARLA's 0.9.16 client shape this file (measured, see the README's troubleshooting): a synchronous Traffic
-Manager can lose a wake-up and freeze `world.tick()` for ever, nearly always when it has no vehicles; and that does not
-happen when the Traffic Manager's thread and the ticking thread share one core. So the manager exists only while there are
-vehicles, is created under the pin, and ticks are made under the pin (embedded server only).
+Two measured facts about CARLA's 0.9.16 client shape this file: a synchronous Traffic Manager can lose a wake-up and
+freeze `world.tick()` for ever, nearly always when it has no vehicles; and that does not happen when the Traffic Manager's
+thread and the ticking thread share one core. So the manager exists only while there are vehicles, is created under the
+pin, and ticks are made under the pin (embedded server only).
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class Traffic:
         with pinned(self._core):
             port = free_port()
             self._manager = self._client.get_trafficmanager(port)
+            self._manager.set_synchronous_mode(True)  # first: an asynchronous manager would already be driving
             self._manager.set_random_device_seed(self._config.seed)
             self._manager.set_hybrid_physics_mode(self._config.hybrid_physics)
             self._manager.global_percentage_speed_difference(SPEED_DIFFERENCE_PERCENT)
@@ -86,7 +87,6 @@ class Traffic:
             for vehicle in self.vehicles:
                 vehicle.set_autopilot(True, port)
                 self._manager.update_vehicle_lights(vehicle, True)
-            self._manager.set_synchronous_mode(True)
 
     def speeds_mps(self) -> list[float]:
         """Speed of every background vehicle."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import carla
 
@@ -38,7 +39,7 @@ def interpolated(keys: Sequence[tuple[float, carla.WeatherParameters]], percent:
     """Weather at `percent` of the route, linear between the keys and constant outside them."""
     if percent <= keys[0][0]:
         return keys[0][1]
-    for (start, before), (end, after) in zip(keys[:-1], keys[1:]):
+    for (start, before), (end, after) in pairwise(keys):
         if percent <= end:
             share = (percent - start) / (end - start)
             weather = carla.WeatherParameters()

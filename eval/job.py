@@ -1,0 +1,257 @@
+"""One route in a process of its own: server, agent, episode, outcome. Started by the runner, ends with it.
+
+A fresh process per route makes results independent of the routes before it, and confines crashes and leaks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.agents import AgentLoadError, CameraRecorder, ReplayedCameras, black_cameras, load_agent
+from eval.episode import FAILURE_AGENT, FAILURE_SIMULATION, Episode, EpisodeConfig, EpisodeError, InputFilter, Tick
+from eval.planner import PlannerError
+from eval.results import RouteRecord, write_json_atomically
+from eval.routes import Route, RouteFileError, read_routes, select_routes
+from eval.scoring import Scoring
+from eval.server import EmbeddedServer, EmbeddedServerConfig, ServerError, connect, parse_address, wheel_version
+from eval.trace import TraceRecorder
+from eval.watchdog import Watchdog
+
+EXIT_BAD_INPUT = 2
+STATUS_PERIOD_S = 0.5
+INPUT_ERRORS = (RouteFileError, PlannerError, ServerError, AgentLoadError)
+SETUP_INPUT_ERRORS = ("CheckpointError", "ConfigError")
+"""Errors of an agent's setup that mean bad input (missing or altered weights), told by name: the agent's modules are
+imported from its own folder, so their classes are not ours."""
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What the process needs to know; JSON on disk."""
+
+    routes: str
+    route_id: str
+    agent: str
+    agent_config: str
+    scoring: str
+    traffic: int
+    seed: int
+    worker: int
+    folder: str
+    """The run's folder."""
+    parent_pid: int
+    server: str | None = None
+    """HOST:PORT of a running server; None: an embedded one of our own."""
+    town_dir: str | None = None
+    threads: int = 2
+    cameras: str = "normal"
+    replay: str | None = None
+    """Recording shown to the agent with cameras `other-episode`."""
+    record_cameras: bool = False
+    view: bool = False
+    max_game_s: float | None = None
+
+    def save(self, path: Path) -> None:
+        """Write the job to a file."""
+        write_json_atomically(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Job:
+        """Read a job from a file."""
+        return cls(**json.loads(path.read_text()))
+
+    def path(self, kind: str) -> Path:
+        """File of this route's job: job, status, outcome (json) or log."""
+        suffix = "log" if kind == "log" else f"{kind}.json"
+        return Path(self.folder) / "jobs" / f"route_{self.route_id}.{suffix}"
+
+
+def main(argv: list[str]) -> int:
+    """Run the job of the file named in argv."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    job = Job.load(Path(argv[0]))
+    _end_with_parent(job.parent_pid)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        outcome: dict[str, Any] = {"record": run_job(job).to_json()}
+    except INPUT_ERRORS as error:
+        outcome = {"bad_input": " ".join(str(error).split())}
+    write_json_atomically(job.path("outcome"), outcome)
+    return EXIT_BAD_INPUT if "bad_input" in outcome else 0
+
+
+def run_job(job: Job) -> RouteRecord:
+    """Drive the job's route and return its record.
+
+    Raises: RouteFileError, PlannerError, ServerError, AgentLoadError for bad input.
+    """
+    started_s = time.monotonic()
+    route = select_routes(read_routes(Path(job.routes)), ids=[job.route_id])[0]
+    with _server(job, route) as pending:
+        agent_class = load_agent(job.agent)  # while the server starts
+        address = pending()
+        config = EpisodeConfig(
+            scoring=Scoring(job.scoring),
+            traffic=job.traffic,
+            seed=job.seed,
+            agent_config=job.agent_config,
+            embedded=job.server is None,
+            worker=job.worker,
+            max_game_s=job.max_game_s,
+            reload=job.server is not None,
+            timeout_s=EpisodeConfig.timeout_s if job.server is None else 300.0,
+        )
+        client = connect(*address, config.timeout_s)
+        episodes: list[Episode] = []
+        watchdog = Watchdog(lambda message: _save_frozen(job, episodes[0], message) if episodes else None)
+        trace = TraceRecorder()
+        hooks: list[Any] = [_StatusWriter(job), trace]
+        recorder = CameraRecorder(recording_path(Path(job.folder), job.route_id)) if job.record_cameras else None
+        hooks += [recorder] if recorder else []
+        if job.view:
+            hooks.append(_viewer())
+        episode = Episode(
+            client,
+            route,
+            agent_class,
+            config,
+            address=address,
+            input_filter=_input_filter(job),
+            hooks=hooks,
+            watchdog=watchdog,
+        )
+        episodes.append(episode)
+        record = _run(episode)
+        watchdog.close()
+        trace.save(Path(job.folder) / "traces" / f"route_{job.route_id}.npz")
+        if recorder:
+            recorder.close()
+        server_version = client.get_server_version()
+    provenance = {
+        "server": "embedded" if job.server is None else job.server,
+        "server_version": server_version,
+        "client_version": wheel_version(),
+        "startup_s": round(time.monotonic() - started_s - record.duration_system_s, 3),
+    }
+    return RouteRecord(
+        **{
+            **{name: getattr(record, name) for name in record.__dataclass_fields__},
+            "provenance": {**record.provenance, **provenance},
+        }
+    )
+
+
+def recording_path(folder: Path, route_id: str) -> Path:
+    """Where a run keeps the camera recording of a route."""
+    return folder / "cameras" / f"route_{route_id}.msgpack"
+
+
+def _run(episode: Episode) -> RouteRecord:
+    """As `Episode.run`, with bad weights told apart from an agent that merely fails to set up."""
+    failure = None
+    try:
+        episode.start()
+        while episode.tick():
+            pass
+    except EpisodeError as error:
+        cause = error.__cause__
+        if cause is not None and any(kind.__name__ in SETUP_INPUT_ERRORS for kind in type(cause).__mro__):
+            raise AgentLoadError(str(cause)) from error
+        failure = error.failure
+        print(f"error: route {episode.route.id}: {failure}: {error}", file=sys.stderr, flush=True)
+    finally:
+        episode.close()
+    return episode.record(failure)
+
+
+class _StatusWriter:
+    """A hook that tells the runner how far the route is."""
+
+    def __init__(self, job: Job) -> None:
+        self._path = job.path("status")
+        self._next_s = 0.0
+
+    def __call__(self, episode: Episode, tick: Tick) -> None:
+        now_s = time.monotonic()
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + STATUS_PERIOD_S
+        status = {
+            "completion_percent": episode.criteria.completion.percent,
+            "length_m": episode.plan.length_m,
+            "game_s": tick.ego.time_s,
+            "speed_mps": tick.ego.speed_mps,
+        }
+        aside = self._path.with_suffix(".partial")
+        aside.write_text(json.dumps(status))
+        aside.replace(self._path)
+
+
+@contextlib.contextmanager
+def _server(job: Job, route: Route) -> Iterator[Any]:
+    """A function that waits for the server and returns its address; the embedded server ends with the block."""
+    if job.server is not None:
+        address = parse_address(job.server)
+        yield lambda: address
+        return
+    town_dir = Path(job.town_dir) if job.town_dir else None
+    config = EmbeddedServerConfig(town=route.town, town_dir=town_dir, threads=job.threads)
+    server = EmbeddedServer(config, log=job.path("log").with_suffix(".server.log"))
+
+    def ready() -> tuple[str, int]:
+        server.wait_until_ready()
+        return server.host, server.port
+
+    try:
+        yield ready
+    finally:
+        server.stop()
+
+
+def _input_filter(job: Job) -> InputFilter | None:
+    if job.cameras == "black":
+        return black_cameras
+    if job.replay is not None:
+        return ReplayedCameras(Path(job.replay))
+    return None
+
+
+def _viewer() -> Any:
+    from eval.view import LiveView  # an optional part, loaded when asked for
+
+    return LiveView()
+
+
+def _save_frozen(job: Job, episode: Episode, message: str) -> None:
+    """Keep what is known of a frozen route; called on the watchdog's thread just before the process ends."""
+    agent = "agent" in message
+    record = episode.record(FAILURE_AGENT if agent else FAILURE_SIMULATION)
+    write_json_atomically(job.path("outcome"), {"record": record.to_json(), "frozen": message})
+
+
+def _on_sigterm(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _end_with_parent(parent_pid: int) -> None:
+    """Ask Linux to kill this process when the runner dies, however it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
