@@ -1,0 +1,242 @@
+"""Triangle soup builder, primitives, and packing into spatial tiles that the rasteriser culls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+ASPHALT, MARKING, CONCRETE, GRASS, FACADE, PLAIN, EMISSIVE, FOLIAGE, PAINT, GLASS = range(10)
+"""Materials: how a triangle is shaded (see `raster.py`)."""
+
+FAR, MIDDLE, NEAR = 0, 1, 2
+VIEW_DISTANCE_M = (420.0, 170.0, 75.0)
+"""Detail layers: things of a layer are left out beyond its distance."""
+
+TILE_M = 40.0
+
+BODY, BRAKE_LAMP, LEFT_BLINKER, RIGHT_BLINKER, HEAD_LAMP = -1.0, -2.0, -3.0, -4.0, -5.0
+"""Values of the red component that stand for a colour filled in per actor."""
+
+Colour = Sequence[float]
+
+
+@dataclass(frozen=True)
+class TileMesh:
+    """Triangles sorted by tile. Winding: cross(b - a, c - a) is the outward normal in CARLA coordinates."""
+
+    vertices: np.ndarray
+    """(v, 3) float32, metres"""
+    triangles: np.ndarray
+    """(t, 3) int32 into vertices"""
+    colours: np.ndarray
+    """(t, 3) float32, linear RGB 0..1"""
+    normals: np.ndarray
+    """(t, 3) float32, unit"""
+    materials: np.ndarray
+    """(t,) uint8"""
+    styles: np.ndarray
+    """(t,) uint8, variant of the material"""
+    bounds: np.ndarray
+    """(k, 6) float32, minimum and maximum corner per tile"""
+    ranges: np.ndarray
+    """(k, 4) int32, first and end vertex, first and end triangle"""
+    view_distances: np.ndarray
+    """(k,) float32, metres"""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Field name to array, for saving."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+class MeshBuilder:
+    """Collects triangles; every `add` may bring any number of vertices."""
+
+    def __init__(self) -> None:
+        self._vertices: list[np.ndarray] = []
+        self._triangles: list[np.ndarray] = []
+        self._colours: list[np.ndarray] = []
+        self._tags: list[np.ndarray] = []
+        self._count = 0
+
+    def add(
+        self,
+        vertices: np.ndarray,
+        triangles: np.ndarray | Sequence[Sequence[int]],
+        colour: Colour | np.ndarray,
+        material: int,
+        *,
+        layer: int = FAR,
+        style: int = 0,
+    ) -> None:
+        """Add `triangles` over `vertices` (n, 3); `colour` is one RGB or one per triangle."""
+        indices = np.asarray(triangles, np.int64).reshape(-1, 3)
+        self._vertices.append(np.asarray(vertices, np.float64).reshape(-1, 3))
+        self._triangles.append(indices + self._count)
+        self._colours.append(np.broadcast_to(np.asarray(colour, np.float32), (len(indices), 3)))
+        self._tags.append(np.broadcast_to(np.array([material, layer, style], np.int64), (len(indices), 3)))
+        self._count += len(self._vertices[-1])
+
+    def quads(self, corners: np.ndarray, colour: Colour | np.ndarray, material: int, *, layer: int = FAR) -> None:
+        """Add quads (n, 4, 3), wound so that they face up."""
+        corners = np.asarray(corners, np.float64).reshape(-1, 4, 3)
+        normal_z = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[:, 2]
+        normal_z = normal_z + np.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 0])[:, 2]
+        corners = np.where((normal_z < 0)[:, None, None], corners[:, ::-1], corners)
+        first = 4 * np.arange(len(corners))[:, None]
+        triangles = np.concatenate([first + [0, 1, 2], first + [0, 2, 3]], axis=1)
+        colours = np.asarray(colour, np.float32)
+        if colours.ndim == 2:
+            colours = np.repeat(colours, 2, axis=0)
+        self.add(corners.reshape(-1, 3), triangles, colours, material, layer=layer)
+
+    def strip(
+        self,
+        left: np.ndarray,
+        right: np.ndarray,
+        colour: Colour,
+        material: int,
+        *,
+        layer: int = FAR,
+        toward: np.ndarray | None = None,
+    ) -> None:
+        """Add the band between two polylines (n, 3), facing up, or facing the points `toward` (n, 3) if given."""
+        n = len(left)
+        vertices = np.concatenate([left, right])
+        i = np.arange(n - 1)
+        triangles = np.concatenate(
+            [np.stack([i, i + n, i + 1], axis=1), np.stack([i + n, i + n + 1, i + 1], axis=1)], axis=0
+        )
+        a, b, c = (vertices[triangles[:, k]] for k in range(3))
+        normals = np.cross(b - a, c - a)
+        aim = np.array([0.0, 0.0, 1.0]) if toward is None else toward[np.concatenate([i, i])] - a
+        flip = (normals * aim).sum(axis=1) < 0
+        self.add(vertices, np.where(flip[:, None], triangles[:, ::-1], triangles), colour, material, layer=layer)
+
+    def convex(
+        self,
+        vertices: np.ndarray,
+        triangles: Sequence[Sequence[int]],
+        colour: Colour | np.ndarray,
+        material: int,
+        *,
+        layer: int = FAR,
+        style: int = 0,
+    ) -> None:
+        """Add a convex body whose triangles are turned outwards, away from its centroid."""
+        vertices = np.asarray(vertices, np.float64)
+        indices = np.asarray(triangles, np.int64).reshape(-1, 3)
+        a, b, c = (vertices[indices[:, k]] for k in range(3))
+        outward = ((a + b + c) / 3.0 - vertices.mean(axis=0)) * np.cross(b - a, c - a)
+        indices = np.where((outward.sum(axis=1) < 0)[:, None], indices[:, ::-1], indices)
+        self.add(vertices, indices, colour, material, layer=layer, style=style)
+
+    def box(
+        self,
+        centre: Sequence[float],
+        size: Sequence[float],
+        colour: Colour,
+        material: int,
+        *,
+        yaw_rad: float = 0.0,
+        layer: int = FAR,
+        style: int = 0,
+        open_bottom: bool = True,
+        roof: tuple[Colour, int] | None = None,
+    ) -> None:
+        """Add an upright box around `centre` (x, y, z of the bottom face) with full sizes; `roof` colours the top."""
+        half_x, half_y, height = size[0] / 2.0, size[1] / 2.0, size[2]
+        corners = np.array(
+            [(x, y, z) for z in (0.0, height) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))], np.float64
+        )
+        corners[:, :2] *= (half_x, half_y)
+        corners = turn(corners, yaw_rad) + np.asarray(centre, np.float64)
+        faces = [(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7)]
+        if not open_bottom:
+            faces.append((0, 1, 2, 3))
+        self.convex(corners, _split(faces), colour, material, layer=layer, style=style)
+        roof_colour, roof_material = roof or (colour, material)
+        top = corners[4:] if np.cross(corners[5] - corners[4], corners[6] - corners[4])[2] > 0 else corners[7:3:-1]
+        self.add(top, [(0, 1, 2), (0, 2, 3)], roof_colour, roof_material, layer=layer)
+
+    def cylinder(
+        self,
+        base: Sequence[float],
+        radius_m: float,
+        height_m: float,
+        colour: Colour,
+        material: int,
+        *,
+        sides: int = 6,
+        top_radius_m: float | None = None,
+        layer: int = MIDDLE,
+        cap: bool = False,
+    ) -> None:
+        """Add an upright prism or cone frustum around `base`, without a bottom."""
+        angle = np.arange(sides) * 2.0 * math.pi / sides
+        circle = np.stack([np.cos(angle), np.sin(angle), np.zeros(sides)], axis=1)
+        top_radius = radius_m if top_radius_m is None else top_radius_m
+        vertices = np.concatenate([circle * radius_m, circle * top_radius + (0, 0, height_m)]) + np.asarray(base)
+        faces = [(i, (i + 1) % sides, (i + 1) % sides + sides, i + sides) for i in range(sides)]
+        triangles = _split(faces)
+        if cap:
+            triangles += [(sides, sides + i, sides + i + 1) for i in range(1, sides - 1)]
+        self.convex(vertices, triangles, colour, material, layer=layer)
+
+    def pack(self, tile_m: float = TILE_M) -> TileMesh:
+        """Sort all triangles into square tiles per layer."""
+        if not self._vertices:
+            raise ValueError("the mesh has no triangle; add at least one before packing")
+        vertices = np.concatenate(self._vertices).astype(np.float32)
+        triangles = np.concatenate(self._triangles)
+        colours = np.concatenate(self._colours).astype(np.float32)
+        tags = np.concatenate(self._tags)
+        a, b, c = (vertices[triangles[:, k]].astype(np.float64) for k in range(3))
+        normals = np.cross(b - a, c - a)
+        length = np.linalg.norm(normals, axis=1)
+        keep = length > 1e-9
+        triangles, colours, tags = triangles[keep], colours[keep], tags[keep]
+        normals = (normals[keep] / length[keep, None]).astype(np.float32)
+
+        cell = np.floor(((a + b + c)[keep, :2] / 3.0) / tile_m).astype(np.int64)
+        cell -= cell.min(axis=0)
+        key = (tags[:, 1] * (cell[:, 0].max() + 1) + cell[:, 0]) * (cell[:, 1].max() + 1) + cell[:, 1]
+        order = np.argsort(key, kind="stable")
+        triangles, colours, tags, normals, key = (x[order] for x in (triangles, colours, tags, normals, key))
+        tile_first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
+        tile_end = np.r_[tile_first[1:], len(key)]
+        tile = np.repeat(np.arange(len(tile_first)), tile_end - tile_first)
+
+        pair, inverse = np.unique(tile[:, None] * np.int64(len(vertices)) + triangles, return_inverse=True)
+        vertex_tile = pair // len(vertices)
+        packed = vertices[pair % len(vertices)]
+        vertex_first = np.searchsorted(vertex_tile, np.arange(len(tile_first)))
+        vertex_end = np.r_[vertex_first[1:], len(packed)]
+        return TileMesh(
+            vertices=packed,
+            triangles=inverse.reshape(-1, 3).astype(np.int32),
+            colours=colours,
+            normals=normals,
+            materials=tags[:, 0].astype(np.uint8),
+            styles=tags[:, 2].astype(np.uint8),
+            bounds=np.concatenate(
+                [np.minimum.reduceat(packed, vertex_first), np.maximum.reduceat(packed, vertex_first)], axis=1
+            ),
+            ranges=np.stack([vertex_first, vertex_end, tile_first, tile_end], axis=1).astype(np.int32),
+            view_distances=np.array(VIEW_DISTANCE_M, np.float32)[tags[tile_first, 1]],
+        )
+
+
+def turn(points: np.ndarray, yaw_rad: float) -> np.ndarray:
+    """Points (n, 3) turned about z by CARLA's yaw."""
+    cos, sin = math.cos(yaw_rad), math.sin(yaw_rad)
+    turned = np.array(points, np.float64)
+    turned[:, 0] = points[:, 0] * cos - points[:, 1] * sin
+    turned[:, 1] = points[:, 0] * sin + points[:, 1] * cos
+    return turned
+
+
+def _split(faces: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
+    return [t for a, b, c, d in faces for t in ((a, b, c), (a, c, d))]

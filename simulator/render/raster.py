@@ -1,0 +1,298 @@
+"""Numba kernels: visibility buffer (triangle id and 1/depth per sample), decals, and lamp sprites.
+
+One view is drawn by one thread without the GIL. Depth is the distance along the optical axis; buffers hold 1/depth,
+0 where nothing was drawn. Pixel (row, column) covers [column, column + 1) x [row, row + 1), its centre at + 0.5.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba as nb
+import numpy as np
+
+NEAR_M = 0.15
+NOTHING = -1
+SHADOW_BIT = 1 << 30
+"""Set in a triangle id where a cast shadow lies on the triangle."""
+LAMP_MINIMUM_PX = 0.95
+SHADOW_TOLERANCE = 0.06
+SHADOW_DISTANCE_M = 90.0
+
+_BEHIND = 16
+
+
+@nb.njit(nogil=True, cache=True, fastmath=True)
+def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, inverse_depth, ids):
+    """Fill one triangle given by pixel positions and 1/depth, both sides."""
+    height, width = ids.shape
+    if y1 < y0:
+        x0, y0, i0, x1, y1, i1 = x1, y1, i1, x0, y0, i0
+    if y2 < y0:
+        x0, y0, i0, x2, y2, i2 = x2, y2, i2, x0, y0, i0
+    if y2 < y1:
+        x1, y1, i1, x2, y2, i2 = x2, y2, i2, x1, y1, i1
+    first = max(0, int(math.ceil(y0 - 0.5)))
+    last = min(height - 1, int(math.ceil(y2 - 0.5)) - 1)
+    if first > last:
+        return
+    area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+    if abs(area) < 1e-9:
+        return
+    inverse = 1.0 / area
+    slope_x = ((i1 - i0) * (y2 - y0) - (i2 - i0) * (y1 - y0)) * inverse
+    slope_y = ((i2 - i0) * (x1 - x0) - (i1 - i0) * (x2 - x0)) * inverse
+    base = i0 - slope_x * x0 - slope_y * y0
+    long_slope = (x2 - x0) / (y2 - y0)
+    top_slope = (x1 - x0) / (y1 - y0) if y1 > y0 else 0.0
+    bottom_slope = (x2 - x1) / (y2 - y1) if y2 > y1 else 0.0
+    for row in range(first, last + 1):
+        y = row + 0.5
+        a = x0 + (y - y0) * long_slope
+        b = x0 + (y - y0) * top_slope if y < y1 else x1 + (y - y1) * bottom_slope
+        if a > b:
+            a, b = b, a
+        start = int(math.ceil(max(a, 0.0) - 0.5))
+        end = int(math.ceil(min(b, width) - 0.5))
+        value = base + slope_y * y + slope_x * (start + 0.5)
+        for column in range(max(start, 0), end):
+            if value > inverse_depth[row, column]:
+                inverse_depth[row, column] = value
+                ids[row, column] = tri
+            value += slope_x
+
+
+@nb.njit(nogil=True, cache=True, fastmath=True)
+def _draw_range(vertices, triangles, v0, v1, t0, t1, first_id, eye, axis, focal, inverse_depth, ids, scratch, codes):
+    """Transform a contiguous vertex range and fill its triangles that face the camera."""
+    height, width = ids.shape
+    half_w, half_h = 0.5 * width, 0.5 * height
+    for v in range(v0, v1):
+        k = v - v0
+        dx = vertices[v, 0] - eye[0]
+        dy = vertices[v, 1] - eye[1]
+        dz = vertices[v, 2] - eye[2]
+        depth = axis[0, 0] * dx + axis[0, 1] * dy + axis[0, 2] * dz
+        right = axis[1, 0] * dx + axis[1, 1] * dy + axis[1, 2] * dz
+        up = axis[2, 0] * dx + axis[2, 1] * dy + axis[2, 2] * dz
+        scratch[k, 0] = depth
+        scratch[k, 1] = right
+        scratch[k, 2] = up
+        if depth < NEAR_M:
+            codes[k] = _BEHIND
+            continue
+        inverse = 1.0 / depth
+        x = half_w + focal * right * inverse
+        y = half_h - focal * up * inverse
+        scratch[k, 3] = x
+        scratch[k, 4] = y
+        scratch[k, 5] = inverse
+        codes[k] = (x < 0.0) * 1 + (x > width) * 2 + (y < 0.0) * 4 + (y > height) * 8
+    for t in range(t0, t1):
+        a, b, c = triangles[t, 0] - v0, triangles[t, 1] - v0, triangles[t, 2] - v0
+        code_a, code_b, code_c = codes[a], codes[b], codes[c]
+        if code_a & code_b & code_c:
+            continue
+        if (code_a | code_b | code_c) & _BEHIND:
+            _fill_clipped(scratch, a, b, c, first_id + t, focal, inverse_depth, ids)
+            continue
+        x0, y0 = scratch[a, 3], scratch[a, 4]
+        x1, y1 = scratch[b, 3], scratch[b, 4]
+        x2, y2 = scratch[c, 3], scratch[c, 4]
+        if (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0) <= 0.0:
+            continue
+        i0, i1, i2 = scratch[a, 5], scratch[b, 5], scratch[c, 5]
+        _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, first_id + t, inverse_depth, ids)
+
+
+@nb.njit(nogil=True, cache=True, fastmath=True)
+def _fill_clipped(scratch, a, b, c, tri, focal, inverse_depth, ids):
+    """Clip a triangle at the near plane and fill what is left, if it faces the camera."""
+    height, width = ids.shape
+    corners = (a, b, c)
+    px = np.empty(4)
+    py = np.empty(4)
+    pi = np.empty(4)
+    n = 0
+    for k in range(3):
+        p, q = corners[k], corners[(k + 1) % 3]
+        dp, dq = scratch[p, 0], scratch[q, 0]
+        if dp >= NEAR_M:
+            px[n] = 0.5 * width + focal * scratch[p, 1] / dp
+            py[n] = 0.5 * height - focal * scratch[p, 2] / dp
+            pi[n] = 1.0 / dp
+            n += 1
+        if (dp >= NEAR_M) != (dq >= NEAR_M):
+            f = (NEAR_M - dp) / (dq - dp)
+            px[n] = 0.5 * width + focal * (scratch[p, 1] + f * (scratch[q, 1] - scratch[p, 1])) / NEAR_M
+            py[n] = 0.5 * height - focal * (scratch[p, 2] + f * (scratch[q, 2] - scratch[p, 2])) / NEAR_M
+            pi[n] = 1.0 / NEAR_M
+            n += 1
+    if n < 3 or (px[1] - px[0]) * (py[2] - py[0]) - (px[2] - px[0]) * (py[1] - py[0]) <= 0.0:
+        return
+    for k in range(1, n - 1):
+        _fill(px[0], py[0], pi[0], px[k], py[k], pi[k], px[k + 1], py[k + 1], pi[k + 1], tri, inverse_depth, ids)
+
+
+@nb.njit(nogil=True, cache=True, fastmath=True)
+def _visible(bounds, limit_m, eye, axis, tan_x, tan_y):
+    """Whether a bounding box may show: nearer than the limit and not wholly outside one frustum plane."""
+    cx, cy, cz = (
+        0.5 * (bounds[0] + bounds[3]) - eye[0],
+        0.5 * (bounds[1] + bounds[4]) - eye[1],
+        0.5 * (bounds[2] + bounds[5]) - eye[2],
+    )
+    hx, hy, hz = 0.5 * (bounds[3] - bounds[0]), 0.5 * (bounds[4] - bounds[1]), 0.5 * (bounds[5] - bounds[2])
+    gap_x, gap_y = max(abs(cx) - hx, 0.0), max(abs(cy) - hy, 0.0)
+    if gap_x * gap_x + gap_y * gap_y > limit_m * limit_m:
+        return False
+    for plane in range(5):
+        if plane == 0:
+            nx, ny, nz = axis[0, 0], axis[0, 1], axis[0, 2]
+        else:
+            row = 1 if plane < 3 else 2
+            sign = 1.0 if plane % 2 == 1 else -1.0
+            tan = tan_x if plane < 3 else tan_y
+            nx = axis[0, 0] * tan + sign * axis[row, 0]
+            ny = axis[0, 1] * tan + sign * axis[row, 1]
+            nz = axis[0, 2] * tan + sign * axis[row, 2]
+        reach = abs(nx) * hx + abs(ny) * hy + abs(nz) * hz
+        if nx * cx + ny * cy + nz * cz + reach < 0.0:
+            return False
+    return True
+
+
+@nb.njit(nogil=True, cache=True, fastmath=True)
+def draw_tiles(
+    vertices, triangles, bounds, ranges, limits, owners, first_id, skip, eye, axis, focal, inverse_depth, ids
+):
+    """Draw the visible tiles of a mesh, nearest first; tiles owned by `skip` are left out. Returns triangles tried."""
+    height, width = ids.shape
+    tan_x, tan_y = 0.5 * width / focal, 0.5 * height / focal
+    count = len(ranges)
+    distance = np.empty(count, np.float32)
+    chosen = np.empty(count, np.int32)
+    n, most = 0, 0
+    for k in range(count):
+        if owners[k] == skip or not _visible(bounds[k], limits[k], eye, axis, tan_x, tan_y):
+            continue
+        dx = 0.5 * (bounds[k, 0] + bounds[k, 3]) - eye[0]
+        dy = 0.5 * (bounds[k, 1] + bounds[k, 4]) - eye[1]
+        distance[n] = dx * dx + dy * dy
+        chosen[n] = k
+        most = max(most, ranges[k, 1] - ranges[k, 0])
+        n += 1
+    order = np.argsort(distance[:n], kind="mergesort")
+    scratch = np.empty((most, 6), np.float32)
+    codes = np.empty(most, np.uint8)
+    tried = 0
+    for i in range(n):
+        k = chosen[order[i]]
+        v0, v1, t0, t1 = ranges[k, 0], ranges[k, 1], ranges[k, 2], ranges[k, 3]
+        _draw_range(vertices, triangles, v0, v1, t0, t1, first_id, eye, axis, focal, inverse_depth, ids, scratch, codes)
+        tried += t1 - t0
+    return tried
+
+
+@nb.njit(nogil=True, cache=True, fastmath=True)
+def draw_shadows(polygons, normals, skip, eye, axis, focal, static_count, inverse_depth, ids):
+    """Mark the static samples under convex ground polygons (n, corners, 3) with plane `normals` (n, 3).
+
+    A sample belongs to the ground when its depth agrees with the plane's within `SHADOW_TOLERANCE` (relative).
+    """
+    height, width = ids.shape
+    corners = polygons.shape[1]
+    camera = np.empty((corners, 3))
+    px = np.empty(corners + 1)
+    py = np.empty(corners + 1)
+    for n in range(len(polygons)):
+        if n == skip:
+            continue
+        nx, ny, nz = normals[n, 0], normals[n, 1], normals[n, 2]
+        for k in range(corners):
+            dx, dy, dz = polygons[n, k, 0] - eye[0], polygons[n, k, 1] - eye[1], polygons[n, k, 2] - eye[2]
+            for row in range(3):
+                camera[k, row] = axis[row, 0] * dx + axis[row, 1] * dy + axis[row, 2] * dz
+        offset = (
+            nx * (polygons[n, 0, 0] - eye[0]) + ny * (polygons[n, 0, 1] - eye[1]) + nz * (polygons[n, 0, 2] - eye[2])
+        )
+        if offset > -0.05 or camera[:, 0].max() < NEAR_M or camera[:, 0].min() > SHADOW_DISTANCE_M:
+            continue
+        m = 0
+        for k in range(corners):
+            q = (k + 1) % corners
+            a, b = camera[k, 0], camera[q, 0]
+            if a >= NEAR_M:
+                px[m] = 0.5 * width + focal * camera[k, 1] / a
+                py[m] = 0.5 * height - focal * camera[k, 2] / a
+                m += 1
+            if (a >= NEAR_M) != (b >= NEAR_M):
+                f = (NEAR_M - a) / (b - a)
+                px[m] = 0.5 * width + focal * (camera[k, 1] + f * (camera[q, 1] - camera[k, 1])) / NEAR_M
+                py[m] = 0.5 * height - focal * (camera[k, 2] + f * (camera[q, 2] - camera[k, 2])) / NEAR_M
+                m += 1
+        # 1/depth of the plane at a pixel is n . direction / offset, linear in the pixel
+        slope_x = (nx * axis[1, 0] + ny * axis[1, 1] + nz * axis[1, 2]) / (focal * offset)
+        slope_y = -(nx * axis[2, 0] + ny * axis[2, 1] + nz * axis[2, 2]) / (focal * offset)
+        base = (nx * axis[0, 0] + ny * axis[0, 1] + nz * axis[0, 2]) / offset
+        base -= 0.5 * width * slope_x + 0.5 * height * slope_y
+        low, high = py[:m].min(), py[:m].max()
+        first, last = max(0.0, math.ceil(low - 0.5)), min(height - 1.0, math.ceil(high - 0.5) - 1.0)
+        for row in range(int(first), int(last) + 1):
+            y = row + 0.5
+            left, right = 1e9, -1e9
+            for k in range(m):
+                q = (k + 1) % m
+                if (py[k] <= y) != (py[q] <= y):
+                    x = px[k] + (y - py[k]) * (px[q] - px[k]) / (py[q] - py[k])
+                    left, right = min(left, x), max(right, x)
+            for column in range(int(math.ceil(max(left, 0.0) - 0.5)), int(math.ceil(min(right, width) - 0.5))):
+                tri = ids[row, max(column, 0)]
+                if tri < 0 or (tri & (SHADOW_BIT - 1)) >= static_count:
+                    continue
+                value = base + slope_y * y + slope_x * (column + 0.5)
+                if abs(inverse_depth[row, column] - value) < SHADOW_TOLERANCE * value:
+                    ids[row, column] = tri | SHADOW_BIT
+
+
+@nb.njit(nogil=True, cache=True, fastmath=True)
+def splat_lamps(lamps, skip, eye, axis, focal, samples, haze, halo, inverse_depth, image):
+    """Blend round lamps (n, 11: x y z, nx ny nz, radius m, r g b 0..1, owner) over the finished image.
+
+    A lamp shows at least as a spot of `LAMP_MINIMUM_PX` so that its colour survives a small image; it is hidden
+    where something stands in front of it. `halo` is the strength of the glow, `haze` the fog extinction per metre.
+    """
+    height, width = image.shape[:2]
+    for n in range(len(lamps)):
+        if skip >= 0 and lamps[n, 10] == skip:
+            continue
+        dx, dy, dz = lamps[n, 0] - eye[0], lamps[n, 1] - eye[1], lamps[n, 2] - eye[2]
+        depth = axis[0, 0] * dx + axis[0, 1] * dy + axis[0, 2] * dz
+        if depth < 0.3 or depth > 200.0:
+            continue
+        distance = math.sqrt(dx * dx + dy * dy + dz * dz)
+        facing = -(lamps[n, 3] * dx + lamps[n, 4] * dy + lamps[n, 5] * dz) / distance
+        if facing < 0.08:
+            continue
+        x = 0.5 * width + focal * (axis[1, 0] * dx + axis[1, 1] * dy + axis[1, 2] * dz) / depth
+        y = 0.5 * height - focal * (axis[2, 0] * dx + axis[2, 1] * dy + axis[2, 2] * dz) / depth
+        true_radius = focal * lamps[n, 6] / depth
+        radius = max(true_radius, LAMP_MINIMUM_PX)
+        strength = math.exp(-0.6 * haze * distance) * min(1.0, 4.0 * facing) * min(1.0, 0.45 + 0.55 * true_radius)
+        reach = radius * 2.6 + 0.5
+        if x + reach < 0.0 or x - reach > width or y + reach < 0.0 or y - reach > height:
+            continue
+        limit = 1.03 / depth + 1e-6
+        for row in range(max(0, int(y - reach)), min(height - 1, int(y + reach)) + 1):
+            for column in range(max(0, int(x - reach)), min(width - 1, int(x + reach)) + 1):
+                if inverse_depth[row * samples + samples // 2, column * samples + samples // 2] > limit:
+                    continue
+                d = math.sqrt((column + 0.5 - x) ** 2 + (row + 0.5 - y) ** 2)
+                core = min(1.0, max(0.0, radius + 0.5 - d))
+                glow = max(0.0, 1.0 - d / reach)
+                alpha = strength * max(core, halo * glow * glow)
+                if alpha <= 0.004:
+                    continue
+                for k in range(3):
+                    old = image[row, column, k]
+                    image[row, column, k] = np.uint8(old + alpha * (255.0 * lamps[n, 9 - k] - old))

@@ -1,0 +1,118 @@
+"""The land around the roads: occupancy of the ground, terrain heights, grass, verges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from simulator.render.lanes import Section
+from simulator.render.mesh import GRASS, MeshBuilder
+
+CELL_M = 1.0
+MARGIN_M = 140.0
+"""The ground grid reaches this far beyond the outermost lanes; the grass goes on to the horizon."""
+
+HORIZON_M = 900.0
+SINK_M = 0.12
+"""Terrain stays at least this far below every lane."""
+
+VERGE_M, VERGE_DROP_M = 1.6, 0.55
+
+
+@dataclass(frozen=True)
+class Land:
+    """Ground grid with nodes every `terrain_m`, and what occupies its cells of `CELL_M`."""
+
+    origin_m: np.ndarray
+    """(2,) lower corner of both grids"""
+    clearance_m: np.ndarray
+    """(nx, ny) distance of each cell to the nearest lane"""
+    terrain_m: float
+    terrain: np.ndarray
+    """(mx, my) heights of the nodes"""
+    lane_low_m: np.ndarray
+    lane_high_m: np.ndarray
+
+    def height_m(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Terrain height at points."""
+        u = (np.asarray(x) - self.origin_m[0]) / self.terrain_m
+        v = (np.asarray(y) - self.origin_m[1]) / self.terrain_m
+        return ndimage.map_coordinates(self.terrain, [np.atleast_1d(u), np.atleast_1d(v)], order=1, mode="nearest")
+
+    def clearance_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Distance to the nearest lane; 0 outside the grid, so that nothing is built there."""
+        i = np.floor((np.asarray(x) - self.origin_m[0]) / CELL_M).astype(int)
+        j = np.floor((np.asarray(y) - self.origin_m[1]) / CELL_M).astype(int)
+        inside = (i >= 0) & (j >= 0) & (i < self.clearance_m.shape[0]) & (j < self.clearance_m.shape[1])
+        shape = self.clearance_m.shape
+        values = self.clearance_m[np.clip(i, 0, shape[0] - 1), np.clip(j, 0, shape[1] - 1)]
+        return np.where(inside, values, 0.0)
+
+
+def survey(points: np.ndarray) -> Land:
+    """The land around lanes that are covered by `points` (n, 3)."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    terrain_m = 10.0 if high[2] - low[2] > 1.0 else 20.0
+    origin = np.floor((low[:2] - MARGIN_M) / terrain_m) * terrain_m
+    nodes = np.ceil((high[:2] + MARGIN_M - origin) / terrain_m).astype(int) + 1
+    cells = ((nodes - 1) * terrain_m / CELL_M).astype(int)
+    occupied = np.zeros(tuple(cells), bool)
+    at = ((points[:, :2] - origin) / CELL_M).astype(int)
+    occupied[at[:, 0], at[:, 1]] = True
+    clearance = ndimage.distance_transform_edt(~occupied) * CELL_M
+
+    limit = np.full(tuple(nodes), np.inf)
+    node = ((points[:, :2] - origin) / terrain_m).astype(int)
+    for di in (0, 1):
+        for dj in (0, 1):
+            np.minimum.at(limit, (node[:, 0] + di, node[:, 1] + dj), points[:, 2] - SINK_M)
+    return Land(origin, clearance.astype(np.float32), terrain_m, _spread(limit), low, high)
+
+
+def _spread(limit: np.ndarray) -> np.ndarray:
+    """Fill the nodes without a limit smoothly from their neighbours."""
+    known = np.isfinite(limit)
+    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    heights = limit[tuple(nearest)]
+    for _ in range(20):
+        heights = np.where(known, limit, ndimage.uniform_filter(heights, 3, mode="nearest"))
+    return heights
+
+
+def add_terrain(mesh: MeshBuilder, land: Land, colour: Sequence[float]) -> None:
+    """Grass over the grid, then a wide rim to the horizon."""
+    mx, my = land.terrain.shape
+    x = land.origin_m[0] + land.terrain_m * np.arange(mx)
+    y = land.origin_m[1] + land.terrain_m * np.arange(my)
+    vertices = np.stack([*np.meshgrid(x, y, indexing="ij"), land.terrain], axis=2).reshape(-1, 3)
+    first = (np.arange(mx - 1)[:, None] * my + np.arange(my - 1)).ravel()
+    quads = vertices[np.stack([first, first + my, first + my + 1, first + 1], axis=1)]
+    mesh.quads(quads, colour, GRASS)
+    rim_z = float(np.median(land.terrain)) - 0.3
+    inner = [(x[0], y[0]), (x[-1], y[0]), (x[-1], y[-1]), (x[0], y[-1])]
+    centre = np.array([(x[0] + x[-1]) / 2.0, (y[0] + y[-1]) / 2.0])
+    for a, b in zip(inner, inner[1:] + inner[:1], strict=True):
+        outer = [
+            centre + (np.array(p) - centre) * (1.0 + HORIZON_M / np.abs(np.array(p) - centre).max()) for p in (a, b)
+        ]
+        ring = np.array([(*a, rim_z), (*b, rim_z), (*outer[1], rim_z), (*outer[0], rim_z)])
+        mesh.quads(ring[None], colour, GRASS)
+
+
+def add_verges(mesh: MeshBuilder, sections: Sequence[Section], land: Land, colour: Sequence[float]) -> None:
+    """Grass slopes from the outer lane edges down below the terrain, so that no gap shows."""
+    for section in sections:
+        for edge, inner in (
+            (section.boundaries[0], section.boundaries[1]),
+            (section.boundaries[-1], section.boundaries[-2]),
+        ):
+            out = edge - inner
+            out[:, 2] = 0.0
+            out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-6)
+            probe = edge + 1.5 * out
+            if (land.clearance_at(probe[:, 0], probe[:, 1]) < 0.6).all():
+                continue
+            mesh.strip(edge - [0, 0, 0.01], edge + out * VERGE_M - [0, 0, VERGE_DROP_M], colour, GRASS)

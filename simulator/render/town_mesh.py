@@ -1,0 +1,133 @@
+"""The static part of a town as tiles and ground grids, built once per OpenDRIVE text and seed and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import carla
+import numpy as np
+
+from simulator.render import roads, scenery, terrain
+from simulator.render.lanes import DRIVABLE, sample_sections
+from simulator.render.mesh import MeshBuilder, TileMesh
+from simulator.render.signals import SignalLamps, add_signals
+
+FORMAT_VERSION = 1
+"""Raise it whenever the meshes or their file layout change."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TownMesh:
+    """Static triangles, traffic light lamps, and two grids over the ground."""
+
+    tiles: TileMesh
+    lamps: SignalLamps
+    grid_origin_m: np.ndarray
+    """(2,) lower corner of the grids"""
+    grid_cell_m: float
+    obstacle_height_m: np.ndarray
+    """(nx, ny) float32, heights that cast shadows"""
+    street_light: np.ndarray
+    """(nx, ny) uint8"""
+
+
+def cache_folder() -> Path:
+    """Where meshes are kept: `$XDG_CACHE_HOME/raw2drive/render`, by default under `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "raw2drive" / "render"
+
+
+def load_or_build(name: str, opendrive: str, seed: int, folder: Path | None = None) -> TownMesh:
+    """The town's mesh from the cache, or built and stored there. An unreadable cache file is replaced."""
+    digest = hashlib.sha256(f"{FORMAT_VERSION}:{seed}:{opendrive}".encode()).hexdigest()
+    path = (folder or cache_folder()) / f"{digest}.npz"
+    if path.is_file():
+        try:
+            return _read(path)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            _LOG.warning("%s: unreadable mesh cache (%s); building it again", path, error)
+    town = build(carla.Map(name, opendrive), opendrive, seed)
+    try:
+        _write(path, town)
+    except OSError as error:
+        _LOG.warning("%s: cannot store the mesh (%s); the next start builds it again", path, error)
+    return town
+
+
+def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
+    """All static geometry of a town; `seed` chooses how its buildings and plants look."""
+    rng = np.random.default_rng(seed)
+    style = scenery.TownStyle.draw(rng)
+    sections = sample_sections(carla_map, opendrive)
+    if not sections:
+        raise ValueError("the OpenDRIVE text has no lane that carla.Map can sample; check that it is a road network")
+    every_kind = frozenset(kind for section in sections for kind in section.lane_types)
+    land = terrain.survey(roads.surface_points(sections, every_kind, 0.8))
+    inside = roads.surface_points([s for s in sections if s.in_junction], DRIVABLE, 0.8)
+    crosswalks = roads.crosswalk_polygons(carla_map)
+
+    mesh = MeshBuilder()
+    roads.add_surfaces(mesh, sections, roads.point_index(inside))
+    roads.add_markings(mesh, sections)
+    roads.add_junction_fill(mesh, sections)
+    roads.add_crosswalks(mesh, crosswalks)
+    lamps = add_signals(mesh, carla_map, opendrive, land, crosswalks)
+    terrain.add_terrain(mesh, land, style.grass)
+    terrain.add_verges(mesh, sections, land, style.grass)
+    edges = scenery.frontages(sections)
+    obstacles = scenery.Obstacles(land)
+    scenery.add_buildings(mesh, edges, obstacles, style, rng)
+    scenery.add_trees(mesh, edges, obstacles, style, rng)
+    street_lamps = scenery.add_street_lamps(mesh, edges, obstacles)
+    return TownMesh(
+        tiles=mesh.pack(),
+        lamps=lamps,
+        grid_origin_m=land.origin_m,
+        grid_cell_m=terrain.CELL_M,
+        obstacle_height_m=obstacles.height_m,
+        street_light=scenery.lamp_pools(street_lamps, land),
+    )
+
+
+def _write(path: Path, town: TownMesh) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lamps = {f.name: np.asarray(getattr(town.lamps, f.name)) for f in fields(SignalLamps)}
+    lamps["signal_ids"] = np.array(town.lamps.signal_ids, dtype="U64")
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(
+                file,
+                **{f"tiles_{key}": value for key, value in town.tiles.arrays().items()},
+                **{f"lamps_{key}": value for key, value in lamps.items()},
+                grid_origin_m=town.grid_origin_m,
+                grid_cell_m=np.array(town.grid_cell_m),
+                obstacle_height_m=town.obstacle_height_m,
+                street_light=town.street_light,
+            )
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path) -> TownMesh:
+    with np.load(path, allow_pickle=False) as data:
+        lamps = {f.name: data[f"lamps_{f.name}"] for f in fields(SignalLamps)}
+        lamps["signal_ids"] = tuple(str(i) for i in lamps["signal_ids"])
+        return TownMesh(
+            tiles=TileMesh(**{f.name: data[f"tiles_{f.name}"] for f in fields(TileMesh)}),
+            lamps=SignalLamps(**lamps),
+            grid_origin_m=data["grid_origin_m"],
+            grid_cell_m=float(data["grid_cell_m"]),
+            obstacle_height_m=data["obstacle_height_m"],
+            street_light=data["street_light"],
+        )
