@@ -5,11 +5,11 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import networkx as nx
-
 from simulator.towns.geometry import Curve, Pose, biarc, fillet
 
 Node = tuple[int, int]
+StreetGraph = dict[Node, set[Node]]
+"""Neighbours of every node, nodes in sorted order."""
 
 NEIGHBOURS: tuple[Node, ...] = ((1, 0), (0, 1), (-1, 0), (0, -1))
 """Grid step of arm 0..3 of a node; arm k leaves at the node's rotation + k * 90 degrees."""
@@ -23,6 +23,10 @@ MIN_ROAD_RADIUS_M = 26.0
 MAX_BULGE_M = 13.0
 MIN_ROAD_M = 24.0
 MIN_CROSSINGS = 6
+REMOVED_SHARE = (0.05, 0.18)
+"""Part of the grid's edges that a town lacks."""
+SPARE_CROSSROADS = 0.5
+"""How much later edges at crossroads come in the (random, 0 to 1) order of removal."""
 ROUNDABOUT_RADIUS_M = 16.0
 """Radius of the left edge of the circulating lane."""
 ROUNDABOUT_ARM_M = 29.0
@@ -143,33 +147,53 @@ class _Site:
 
     pose: Pose
     z_m: float
-    degree: int
 
     def arm(self, direction: int, reach_m: float) -> Pose:
         """Where arm `direction` begins, heading outwards."""
         return self.pose.turned(direction * math.pi / 2.0).moved(reach_m)
 
 
-def _street_graph(rng: random.Random) -> nx.Graph:
-    """A grid with edges removed, without dead ends or cut points."""
-    columns, rows = rng.choice([(4, 3), (3, 4), (4, 4), (5, 3)])
-    graph = nx.grid_2d_graph(columns, rows)
-    edges = sorted(graph.edges)
-    rng.shuffle(edges)
-    goal = round(len(edges) * rng.uniform(0.08, 0.22))
-    for edge in edges:
+def _street_graph(rng: random.Random) -> StreetGraph:
+    """A grid with edges removed, without dead ends or nodes whose loss would cut the town in two."""
+    columns, rows = rng.choice([(4, 3), (4, 4), (4, 4), (5, 3), (5, 4)])
+    nodes = {(column, row) for column in range(columns) for row in range(rows)}
+    graph = {node: {other for other in _around(node) if other in nodes} for node in sorted(nodes)}
+    edges = sorted((node, other) for node in graph for other in graph[node] if node < other)
+    crossroads = {node for node in graph if len(graph[node]) == 4}
+    edges.sort(key=lambda edge: rng.random() + SPARE_CROSSROADS * bool(crossroads & set(edge)))
+    goal = round(len(edges) * rng.uniform(*REMOVED_SHARE))
+    for a, b in edges:
         if goal == 0:
             break
-        graph.remove_edge(*edge)
-        crossings = sum(degree >= 3 for _, degree in graph.degree)
-        if nx.is_biconnected(graph) and crossings >= MIN_CROSSINGS:
+        graph[a].remove(b)
+        graph[b].remove(a)
+        if _biconnected(graph) and sum(len(others) >= 3 for others in graph.values()) >= MIN_CROSSINGS:
             goal -= 1
         else:
-            graph.add_edge(*edge)
+            graph[a].add(b)
+            graph[b].add(a)
     return graph
 
 
-def _place(rng: random.Random, graph: nx.Graph) -> dict[Node, _Site]:
+def _around(node: Node) -> list[Node]:
+    return [(node[0] + step[0], node[1] + step[1]) for step in NEIGHBOURS]
+
+
+def _biconnected(graph: StreetGraph) -> bool:
+    """Whether the graph stays connected whichever node is taken away."""
+    for lost in graph:
+        first = next(node for node in graph if node != lost)
+        seen, stack = {lost, first}, [first]
+        while stack:
+            fresh = graph[stack.pop()] - seen
+            seen |= fresh
+            stack += fresh
+        if len(seen) < len(graph):
+            return False
+    return True
+
+
+def _place(rng: random.Random, graph: StreetGraph) -> dict[Node, _Site]:
     columns, rows = (max(node[axis] for node in graph) + 1 for axis in (0, 1))
     xs = _spaced(rng, columns)
     ys = _spaced(rng, rows)
@@ -184,7 +208,7 @@ def _place(rng: random.Random, graph: nx.Graph) -> dict[Node, _Site]:
         pose = frame.moved(x_m, -y_m).turned(rng.uniform(-NODE_ROTATION_RAD, NODE_ROTATION_RAD))
         wave = math.sin(2.0 * math.pi * x_m / HILL_WAVELENGTH_M + phase_x)
         wave += math.sin(2.0 * math.pi * y_m / HILL_WAVELENGTH_M + phase_y)
-        sites[node] = _Site(pose, hill_m * wave, graph.degree[node])
+        sites[node] = _Site(pose, hill_m * wave)
     return sites
 
 
@@ -200,14 +224,14 @@ def _direction(node: Node, other: Node) -> int:
     return NEIGHBOURS.index((other[0] - node[0], other[1] - node[1]))
 
 
-def _chains(graph: nx.Graph) -> Iterator[list[Node]]:
+def _chains(graph: StreetGraph) -> Iterator[list[Node]]:
     """Node sequences from crossing to crossing through bends of degree two, each once."""
     for node in sorted(graph):
-        if graph.degree[node] < 3:
+        if len(graph[node]) < 3:
             continue
         for neighbour in sorted(graph[node]):
             chain = [node, neighbour]
-            while graph.degree[chain[-1]] == 2:
+            while len(graph[chain[-1]]) == 2:
                 chain += [other for other in graph[chain[-1]] if other != chain[-2]]
             if (chain[0], chain[1]) < (chain[-1], chain[-2]):
                 yield chain
@@ -294,7 +318,7 @@ def draw_layout(rng: random.Random) -> Layout:
     wide_line = {(axis, k): rng.random() < wide_share for axis in (0, 1) for k in range(6)}
     lanes = [2 if wide_line[_line(chain)] else 1 for chain in chains]
     sides = [_sides(rng, count, lane_m) for count in lanes]
-    crossings = [node for node in sorted(graph) if graph.degree[node] >= 3]
+    crossings = [node for node in sorted(graph) if len(graph[node]) >= 3]
     junction_id = {node: 1000 + 10 * index for index, node in enumerate(crossings)}
     touching = {n: [k for k, chain in enumerate(chains) if n in (chain[0], chain[-1])] for n in crossings}
     narrow = [n for n in crossings if all(lanes[k] == 1 for k in touching[n])]

@@ -9,13 +9,15 @@ from defusedxml.common import DefusedXmlException
 from simulator.towns.town import TownError
 
 SHORTEST_GEOMETRY_M = 1e-6
-"""Shorter pieces of a plan view are dropped; some of CARLA's towns contain pieces of length zero."""
+"""Shorter pieces of a plan view are dropped; some of CARLA's towns contain them."""
+SHORTEST_ROAD_M = 0.01
+"""Shorter roads (Town03 has one of 0.2 micrometres) are stretched: planners divide by the distance between their ends."""
 LARGEST_COORDINATE_M = 1e6
 LONGEST_NETWORK_M = 2e6
 
 
 def checked_opendrive(data: bytes) -> tuple[ET.Element, str]:
-    """The parsed document and the text to be used, without zero-length geometry.
+    """The parsed document and the text to be used, without geometry of no length.
 
     Raises: TownError naming what is wrong.
     """
@@ -29,7 +31,8 @@ def checked_opendrive(data: bytes) -> tuple[ET.Element, str]:
         raise TownError(f"the root element is <{root.tag[:40]}>, not <OpenDRIVE>")
     _check_roads(root)
     _check_links(root)
-    if _drop_zero_length(root):
+    repaired = [_repair(road) for road in root.iterfind("road")]
+    if any(repaired):
         return root, ET.tostring(root, encoding="unicode", xml_declaration=True)
     return root, data.decode("utf-8-sig")
 
@@ -63,10 +66,10 @@ def _check_roads(root: ET.Element) -> None:
         seen.add(identity)
         total_m += _number(road, "length", where, LONGEST_NETWORK_M)
         pieces = road.findall("planView/geometry")
-        if not pieces or sum(_number(piece, "length", where) for piece in pieces) <= 0.0:
+        if not pieces:
             raise TownError(f"{where} has no plan view")
         for piece in pieces:
-            for attribute in ("s", "x", "y", "hdg"):
+            for attribute in ("s", "x", "y", "hdg", "length"):
                 _number(piece, attribute, where, LARGEST_COORDINATE_M)
         sections = road.findall("lanes/laneSection")
         if not sections:
@@ -102,11 +105,21 @@ def _check_links(root: ET.Element) -> None:
                     )
 
 
-def _drop_zero_length(root: ET.Element) -> bool:
-    dropped = False
-    for plan in root.iter("planView"):
-        for piece in plan.findall("geometry"):
-            if float(piece.get("length", "0")) < SHORTEST_GEOMETRY_M:
-                plan.remove(piece)
-                dropped = True
-    return dropped
+def _repair(road: ET.Element) -> bool:
+    """Drop pieces of no length, stretch a road of no length; whether anything was changed."""
+    pieces = road.findall("planView/geometry")
+    plan = road.find("planView")
+    assert plan is not None
+    tiny = [piece for piece in pieces if float(piece.get("length", "")) < SHORTEST_GEOMETRY_M]
+    if len(tiny) == len(pieces):
+        tiny.remove(pieces[-1])
+    for piece in tiny:
+        plan.remove(piece)
+    kept = [piece for piece in pieces if piece not in tiny]
+    if kept[0] is not pieces[0]:
+        kept[0].set("s", "0")  # CARLA's map code crashes where no piece begins at 0
+    short = float(road.get("length", "")) < SHORTEST_ROAD_M
+    if short:
+        road.set("length", str(SHORTEST_ROAD_M))
+        kept[-1].set("length", str(SHORTEST_ROAD_M - float(kept[-1].get("s", "0"))))
+    return bool(tiny) or short
