@@ -1,11 +1,13 @@
 """The blueprint library: what can be spawned, with CARLA's ids and attributes, and how big and heavy it is.
 
-Bounding boxes are those CARLA 0.9.15 reports (rounded to millimetres). Masses and wheelbases are those of the real models,
-rounded. `definitions` builds the ActorDefinition arrays that travel over the wire.
+Bounding boxes are those CARLA 0.9.15 reports (rounded to millimetres). Masses and wheelbases are those of the real
+models, rounded. `definitions` builds the ActorDefinition arrays that travel over the wire.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +19,7 @@ _BOOL, _INT, _FLOAT, _STRING, _COLOR = range(5)
 """Attribute types as 0.9.15 counts them; 0.9.16 counts from 1."""
 
 
-class _Vehicle(NamedTuple):
+class _Row(NamedTuple):
     """One row of the vehicle table; lengths in metres, mass in kg."""
 
     id: str
@@ -31,60 +33,85 @@ class _Vehicle(NamedTuple):
     """Forward and up offset of the box centre from the actor origin."""
     wheelbase: float
     mass: float
-    colors: str = ""
-    """Recommended colours, space separated; none: the blueprint has no colour attribute."""
 
 
-_PAINTS: Final = "17,37,103 137,0,0 180,44,44 44,44,44 128,128,128 223,223,223 0,60,29"
-_DARK: Final = "0,0,0 65,0,0 52,52,52 17,37,103"
-_POLICE: Final = "255,255,255"
+_VEHICLES: Final = (
+    _Row("audi.a2", 1, "car", "", False, False, (1.853, 0.894, 0.775), (0.0, 0.782), 2.41, 1130),
+    _Row("audi.etron", 1, "car", "electric", True, False, (2.428, 1.016, 0.825), (-0.004, 0.821), 2.93, 2490),
+    _Row("audi.tt", 1, "car", "", True, False, (2.091, 0.997, 0.693), (0.0, 0.693), 2.47, 1370),
+    _Row("bmw.grandtourer", 1, "car", "", False, False, (2.306, 1.121, 0.834), (0.0, 0.765), 2.78, 1580),
+    _Row("chevrolet.impala", 1, "car", "", False, False, (2.679, 1.017, 0.705), (0.0, 0.701), 2.93, 1740),
+    _Row("citroen.c3", 1, "car", "", False, False, (1.994, 0.925, 0.809), (0.0, 0.762), 2.54, 1150),
+    _Row("dodge.charger_2020", 2, "car", "", True, True, (2.504, 0.941, 0.767), (-0.005, 0.766), 3.05, 1830),
+    _Row("dodge.charger_police", 1, "car", "emergency", True, False, (2.487, 1.019, 0.771), (0.024, 0.793), 3.05, 1920),
+    _Row(
+        "dodge.charger_police_2020",
+        2,
+        "car",
+        "emergency",
+        True,
+        True,
+        (2.619, 0.965, 0.819),
+        (0.109, 0.817),
+        3.05,
+        1920,
+    ),
+    _Row("ford.crown", 2, "car", "taxi", True, True, (2.683, 0.900, 0.787), (0.185, 0.768), 2.91, 1870),
+    _Row("ford.mustang", 1, "car", "", True, False, (2.359, 0.947, 0.650), (0.032, 0.650), 2.74, 1480),
+    _Row("jeep.wrangler_rubicon", 1, "car", "", False, False, (1.933, 0.953, 0.939), (0.0, 0.932), 2.42, 1820),
+    _Row("lincoln.mkz_2017", 1, "car", "", True, False, (2.451, 1.064, 0.755), (0.004, 0.719), 2.85, 1800),
+    _Row("lincoln.mkz_2020", 2, "car", "", True, True, (2.446, 0.918, 0.745), (-0.006, 0.749), 2.85, 1800),
+    _Row("mercedes.coupe", 1, "car", "", False, False, (2.513, 1.076, 0.825), (0.0, 0.667), 2.95, 1800),
+    _Row("mercedes.coupe_2020", 2, "car", "", True, True, (2.337, 0.906, 0.721), (-0.003, 0.720), 2.84, 1800),
+    _Row("micro.microlino", 1, "car", "electric", False, False, (1.104, 0.740, 0.688), (0.0, 0.677), 1.56, 510),
+    _Row("mini.cooper_s", 1, "car", "", False, False, (1.903, 0.985, 0.738), (0.0, 0.693), 2.47, 1210),
+    _Row("mini.cooper_s_2021", 2, "car", "", True, True, (2.276, 1.049, 0.884), (-0.031, 0.891), 2.57, 1350),
+    _Row("nissan.micra", 1, "car", "", False, False, (1.817, 0.923, 0.751), (0.0, 0.781), 2.43, 1010),
+    _Row("nissan.patrol", 1, "car", "", False, False, (2.302, 0.966, 0.927), (-0.057, 0.935), 2.97, 2470),
+    _Row("nissan.patrol_2021", 2, "car", "", True, True, (2.783, 1.075, 1.023), (0.028, 1.017), 3.08, 2750),
+    _Row("seat.leon", 1, "car", "", False, False, (2.096, 0.908, 0.737), (0.0, 0.740), 2.64, 1250),
+    _Row("tesla.cybertruck", 2, "car", "electric", True, False, (3.137, 1.195, 1.049), (0.0, 1.049), 3.81, 3000),
+    _Row("tesla.model3", 1, "car", "electric", True, False, (2.396, 1.082, 0.744), (0.029, 0.736), 2.88, 1845),
+    _Row("toyota.prius", 1, "car", "electric", False, False, (2.257, 1.003, 0.762), (0.002, 0.724), 2.70, 1400),
+    _Row("carlamotors.carlacola", 1, "truck", "", True, False, (2.602, 1.313, 1.234), (0.0, 1.234), 3.20, 5500),
+    _Row("carlamotors.european_hgv", 2, "truck", "", True, True, (3.968, 1.446, 1.731), (0.013, 1.731), 4.80, 9000),
+    _Row(
+        "carlamotors.firetruck",
+        2,
+        "truck",
+        "emergency",
+        True,
+        True,
+        (4.234, 1.446, 1.914),
+        (-0.253, 1.913),
+        4.80,
+        12000,
+    ),
+    _Row("ford.ambulance", 2, "van", "emergency", True, True, (3.183, 1.176, 1.216), (-0.289, 1.216), 3.51, 4500),
+    _Row("mercedes.sprinter", 2, "van", "", True, True, (2.958, 0.994, 1.280), (-0.011, 1.288), 3.67, 2400),
+    _Row("volkswagen.t2", 1, "van", "", True, False, (2.240, 1.035, 1.019), (0.001, 1.014), 2.40, 1260),
+    _Row("volkswagen.t2_2021", 2, "van", "", True, True, (2.221, 0.887, 0.994), (0.117, 0.991), 2.40, 1260),
+    _Row("mitsubishi.fusorosa", 2, "bus", "", True, True, (5.136, 1.972, 2.126), (-0.445, 2.127), 5.50, 7500),
+    _Row("bh.crossbike", 1, "bicycle", "", False, False, (0.755, 0.433, 0.806), (0.0, 0.808), 1.05, 90),
+    _Row("diamondback.century", 1, "bicycle", "", False, False, (0.828, 0.291, 0.810), (0.0, 0.816), 1.00, 90),
+    _Row("gazelle.omafiets", 1, "bicycle", "", False, False, (0.922, 0.330, 0.888), (-0.010, 0.895), 1.12, 95),
+    _Row("harley-davidson.low_rider", 1, "motorcycle", "", True, False, (1.175, 0.383, 0.825), (0.0, 0.825), 1.63, 380),
+    _Row("kawasaki.ninja", 1, "motorcycle", "", True, False, (1.022, 0.398, 0.762), (0.0, 0.769), 1.41, 280),
+    _Row("vespa.zx125", 1, "motorcycle", "", True, False, (0.909, 0.433, 0.795), (0.010, 0.795), 1.28, 190),
+    _Row("yamaha.yzf", 1, "motorcycle", "", True, False, (1.095, 0.433, 0.765), (0.0, 0.765), 1.40, 280),
+)
 
-_VEHICLES: Final = tuple(
-    _Vehicle(*row)
-    for row in (
-        ("audi.a2", 1, "car", "", False, False, (1.853, 0.894, 0.775), (0.0, 0.782), 2.41, 1130, _PAINTS),
-        ("audi.etron", 1, "car", "electric", True, False, (2.428, 1.016, 0.825), (-0.004, 0.821), 2.93, 2490, _PAINTS),
-        ("audi.tt", 1, "car", "", True, False, (2.091, 0.997, 0.693), (0.0, 0.693), 2.47, 1370, _PAINTS),
-        ("bmw.grandtourer", 1, "car", "", False, False, (2.306, 1.121, 0.834), (0.0, 0.765), 2.78, 1580, _PAINTS),
-        ("chevrolet.impala", 1, "car", "", False, False, (2.679, 1.017, 0.705), (0.0, 0.701), 2.93, 1740, _PAINTS),
-        ("citroen.c3", 1, "car", "", False, False, (1.994, 0.925, 0.809), (0.0, 0.762), 2.54, 1150, _PAINTS),
-        ("dodge.charger_2020", 2, "car", "", True, True, (2.504, 0.941, 0.767), (-0.005, 0.766), 3.05, 1830, _PAINTS),
-        ("dodge.charger_police", 1, "car", "emergency", True, False, (2.487, 1.019, 0.771), (0.024, 0.793), 3.05, 1920, _POLICE),
-        ("dodge.charger_police_2020", 2, "car", "emergency", True, True, (2.619, 0.965, 0.819), (0.109, 0.817), 3.05, 1920, _POLICE),
-        ("ford.crown", 2, "car", "taxi", True, True, (2.683, 0.900, 0.787), (0.185, 0.768), 2.91, 1870, "255,197,0"),
-        ("ford.mustang", 1, "car", "", True, False, (2.359, 0.947, 0.650), (0.032, 0.650), 2.74, 1480, _PAINTS),
-        ("jeep.wrangler_rubicon", 1, "car", "", False, False, (1.933, 0.953, 0.939), (0.0, 0.932), 2.42, 1820, _PAINTS),
-        ("lincoln.mkz_2017", 1, "car", "", True, False, (2.451, 1.064, 0.755), (0.004, 0.719), 2.85, 1800, _PAINTS),
-        ("lincoln.mkz_2020", 2, "car", "", True, True, (2.446, 0.918, 0.745), (-0.006, 0.749), 2.85, 1800, _PAINTS),
-        ("mercedes.coupe", 1, "car", "", False, False, (2.513, 1.076, 0.825), (0.0, 0.667), 2.95, 1800, _PAINTS),
-        ("mercedes.coupe_2020", 2, "car", "", True, True, (2.337, 0.906, 0.721), (-0.003, 0.720), 2.84, 1800, _PAINTS),
-        ("micro.microlino", 1, "car", "electric", False, False, (1.104, 0.740, 0.688), (0.0, 0.677), 1.56, 510, _PAINTS),
-        ("mini.cooper_s", 1, "car", "", False, False, (1.903, 0.985, 0.738), (0.0, 0.693), 2.47, 1210, _PAINTS),
-        ("mini.cooper_s_2021", 2, "car", "", True, True, (2.276, 1.049, 0.884), (-0.031, 0.891), 2.57, 1350, _PAINTS),
-        ("nissan.micra", 1, "car", "", False, False, (1.817, 0.923, 0.751), (0.0, 0.781), 2.43, 1010, _PAINTS),
-        ("nissan.patrol", 1, "car", "", False, False, (2.302, 0.966, 0.927), (-0.057, 0.935), 2.97, 2470, _PAINTS),
-        ("nissan.patrol_2021", 2, "car", "", True, True, (2.783, 1.075, 1.023), (0.028, 1.017), 3.08, 2750, _PAINTS),
-        ("seat.leon", 1, "car", "", False, False, (2.096, 0.908, 0.737), (0.0, 0.740), 2.64, 1250, _PAINTS),
-        ("tesla.cybertruck", 2, "car", "electric", True, False, (3.137, 1.195, 1.049), (0.0, 1.049), 3.81, 3000),
-        ("tesla.model3", 1, "car", "electric", True, False, (2.396, 1.082, 0.744), (0.029, 0.736), 2.88, 1845, _PAINTS),
-        ("toyota.prius", 1, "car", "electric", False, False, (2.257, 1.003, 0.762), (0.002, 0.724), 2.70, 1400, _PAINTS),
-        ("carlamotors.carlacola", 1, "truck", "", True, False, (2.602, 1.313, 1.234), (0.0, 1.234), 3.20, 5500, "255,68,0"),
-        ("carlamotors.european_hgv", 2, "truck", "", True, True, (3.968, 1.446, 1.731), (0.013, 1.731), 4.80, 9000, _PAINTS),
-        ("carlamotors.firetruck", 2, "truck", "emergency", True, True, (4.234, 1.446, 1.914), (-0.253, 1.913), 4.80, 12000),
-        ("ford.ambulance", 2, "van", "emergency", True, True, (3.183, 1.176, 1.216), (-0.289, 1.216), 3.51, 4500),
-        ("mercedes.sprinter", 2, "van", "", True, True, (2.958, 0.994, 1.280), (-0.011, 1.288), 3.67, 2400, _PAINTS),
-        ("volkswagen.t2", 1, "van", "", True, False, (2.240, 1.035, 1.019), (0.001, 1.014), 2.40, 1260, _PAINTS),
-        ("volkswagen.t2_2021", 2, "van", "", True, True, (2.221, 0.887, 0.994), (0.117, 0.991), 2.40, 1260, _PAINTS),
-        ("mitsubishi.fusorosa", 2, "bus", "", True, True, (5.136, 1.972, 2.126), (-0.445, 2.127), 5.50, 7500),
-        ("bh.crossbike", 1, "bicycle", "", False, False, (0.755, 0.433, 0.806), (0.0, 0.808), 1.05, 90, _DARK),
-        ("diamondback.century", 1, "bicycle", "", False, False, (0.828, 0.291, 0.810), (0.0, 0.816), 1.00, 90, _DARK),
-        ("gazelle.omafiets", 1, "bicycle", "", False, False, (0.922, 0.330, 0.888), (-0.010, 0.895), 1.12, 95, _DARK),
-        ("harley-davidson.low_rider", 1, "motorcycle", "", True, False, (1.175, 0.383, 0.825), (0.0, 0.825), 1.63, 380, _DARK),
-        ("kawasaki.ninja", 1, "motorcycle", "", True, False, (1.022, 0.398, 0.762), (0.0, 0.769), 1.41, 280, _DARK),
-        ("vespa.zx125", 1, "motorcycle", "", True, False, (0.909, 0.433, 0.795), (0.010, 0.795), 1.28, 190, _DARK),
-        ("yamaha.yzf", 1, "motorcycle", "", True, False, (1.095, 0.433, 0.765), (0.0, 0.765), 1.40, 280, _DARK),
-    )
-)  # fmt: skip
+_PAINTS: Final = ("17,37,103", "137,0,0", "180,44,44", "44,44,44", "128,128,128", "223,223,223", "0,60,29")
+_LIVERIES: Final[dict[str, tuple[str, ...]]] = {
+    "dodge.charger_police": ("255,255,255",),
+    "dodge.charger_police_2020": ("255,255,255",),
+    "ford.crown": ("255,197,0",),
+    "carlamotors.carlacola": ("255,68,0",),
+    "tesla.cybertruck": (),
+    "carlamotors.firetruck": (),
+    "ford.ambulance": (),
+}
+"""Recommended colours where they are not `_PAINTS`; none: the blueprint has no colour attribute."""
 
 
 class _Drive(NamedTuple):
@@ -299,7 +326,7 @@ _LIDAR: Final = _SEMANTIC_LIDAR | {
     "noise_stddev": 0.0,
     "noise_seed": 0,
 }
-_SENSORS: Final[dict[str, dict[str, bool | int | float | str]]] = {
+_SENSORS: Final[Mapping[str, Mapping[str, bool | int | float | str]]] = {
     "sensor.camera.rgb": _CAMERA | _POSTPROCESS,
     "sensor.camera.depth": _CAMERA,
     "sensor.camera.semantic_segmentation": _CAMERA,
@@ -376,7 +403,7 @@ def exists(type_id: str) -> bool:
 
 
 def extent_m(type_id: str) -> tuple[float, float, float]:
-    """Half length, half width and half height of the bounding box; zero for what has no body (sensors, triggers, signs).
+    """Half length, width and height of the bounding box; zero for what has no body (sensors, triggers, signs).
 
     Raises: KeyError naming an unknown vehicle, walker or prop.
     """
@@ -392,7 +419,10 @@ def extent_m(type_id: str) -> tuple[float, float, float]:
 
 
 def box_center_m(type_id: str) -> tuple[float, float, float]:
-    """Centre of the bounding box relative to the actor's origin: on the ground for vehicles and props, mid-body for walkers."""
+    """Centre of the bounding box relative to the actor's origin.
+
+    The origin is on the ground for vehicles and props, mid-body for walkers. Raises: KeyError as `extent_m`.
+    """
     if type_id in _BY_ID:
         forward, up = _BY_ID[type_id].center
         return forward, 0.0, up
@@ -414,23 +444,28 @@ def body_spec(type_id: str) -> BodySpec:
     """How a spawned vehicle, walker or prop moves and collides. Raises: KeyError as `extent_m`."""
     half_length, half_width, half_height = extent_m(type_id)
     forward, _, up = box_center_m(type_id)
-    box = {"half_length_m": half_length, "half_width_m": half_width, "half_height_m": half_height, "mass_kg": mass_kg(type_id)}
+    spec = BodySpec(
+        kind=PROP,
+        half_length_m=half_length,
+        half_width_m=half_width,
+        half_height_m=half_height,
+        mass_kg=mass_kg(type_id),
+        solid=not type_id.startswith(_BODILESS),
+        box_forward_m=forward,
+        box_up_m=up,
+    )
     if type_id in _BY_ID:
         row = _BY_ID[type_id]
         drive = _DRIVES[row.base_type]
-        return BodySpec(
+        return replace(
+            spec,
             kind=VEHICLE,
-            **box,
-            box_forward_m=forward,
-            box_up_m=up,
             wheelbase_m=row.wheelbase,
             max_steer_deg=drive.max_steer_deg,
             acceleration_scale=drive.acceleration_scale,
             top_speed_mps=drive.top_speed_mps,
         )
-    if type_id.startswith("walker."):
-        return BodySpec(kind=WALKER, **box, origin_height_m=half_height, box_up_m=up)
-    return BodySpec(kind=PROP, **box, box_up_m=up, solid=not type_id.startswith(_BODILESS))
+    return replace(spec, kind=WALKER, origin_height_m=half_height) if type_id.startswith("walker.") else spec
 
 
 def number_of_wheels(type_id: str) -> int:
@@ -443,9 +478,10 @@ def base_type(type_id: str) -> str:
     return _BY_ID[type_id].base_type
 
 
-def _vehicle_attributes(row: _Vehicle) -> list[list[Any]]:
+def _vehicle_attributes(row: _Row) -> list[list[Any]]:
     drive = _DRIVES[row.base_type]
-    colors = [_choice("color", _COLOR, tuple(row.colors.split()))] if row.colors else []
+    paints = _LIVERIES.get(row.id, _PAINTS)
+    colors = [_choice("color", _COLOR, paints)] if paints else []
     riders = [_choice("driver_id", _INT, ("0", "1"), restricted=True)] if drive.wheels == 2 else []
     return [
         *colors,
@@ -464,10 +500,11 @@ def _vehicle_attributes(row: _Vehicle) -> list[list[Any]]:
 
 def _walker_attributes(number: int) -> list[list[Any]]:
     stature = _stature(number)
+    wheelchair = ("false", "true") if number in _WHEELCHAIR_USERS else ("false",)
     return [
         _free("is_invincible", True),
         _choice("speed", _FLOAT, ("0.0", *stature.speeds)),
-        _choice("use_wheelchair", _BOOL, ("false", "true") if number in _WHEELCHAIR_USERS else ("false",), restricted=True),
+        _choice("use_wheelchair", _BOOL, wheelchair, restricted=True),
         _fixed("gender", _STRING, "female" if number in _WOMEN else "male"),
         _fixed("generation", _INT, "2" if number >= _SECOND_GENERATION else "1"),
         _fixed("age", _STRING, stature.age),

@@ -1,7 +1,7 @@
 """Overlap of upright oriented boxes: sort on x, then the separating axis test (SAT) with contact data.
 
-Boxes are upright (pitch and roll are ignored) and stand in CARLA's frame: x forward, y right, z up, yaw in degrees clockwise
-seen from above. All lengths in metres; `z` is the height of the box centre.
+Boxes are upright (pitch and roll are ignored) and stand in CARLA's frame: x forward, y right, z up, yaw in degrees
+clockwise seen from above. All lengths in metres; `z` is the height of the box centre.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Contacts:
 
 
 @numba.njit(cache=True)
-def _separation(dx, dy, c1, s1, l1, w1, c2, s2, l2, w2):
+def _separation(dx, dy, c1, s1, l1, w1, c2, s2, l2, w2):  # noqa: PLR0913 - plain numbers are fastest
     """Depth and unit normal (first to second) of the axis of least penetration; negative depth: apart."""
     cc, ss = abs(c1 * c2 + s1 * s2), abs(s1 * c2 - c1 * s2)
     best, nx, ny = np.inf, 1.0, 0.0
@@ -59,10 +59,10 @@ def _separation(dx, dy, c1, s1, l1, w1, c2, s2, l2, w2):
 
 @numba.njit(cache=True)
 def find_pairs(box, solid, movable, pairs, normal, depth):
-    """Fill pairs, normal and depth with the touching pairs, sorted; returns how many there are, which may exceed the space.
+    """Fill pairs, normal and depth with the touching pairs, sorted; returns their number, which may exceed the space.
 
-    Args: box (7, n) rows x, y, z, yaw, half_length, half_width, half_height; solid, movable (n,): pairs of two solid boxes of
-    which one or both are movable count.
+    Args: box (7, n) rows x, y, z, yaw, half_length, half_width, half_height; solid, movable (n,): only pairs of two
+    solid boxes count, of which one or both are movable.
     """
     n, found = box.shape[1], 0
     cos, sin, low, high = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
@@ -80,7 +80,9 @@ def find_pairs(box, solid, movable, pairs, normal, depth):
             j = order[b]
             if low[j] > high[i]:
                 break
-            if not solid[j] or not (movable[i] or movable[j]) or abs(box[2, i] - box[2, j]) > box[6, i] + box[6, j]:
+            if not solid[j] or not (movable[i] or movable[j]):
+                continue
+            if abs(box[2, i] - box[2, j]) > box[6, i] + box[6, j]:
                 continue
             p, q = min(i, j), max(i, j)
             overlap, nx, ny = _separation(
@@ -106,14 +108,14 @@ def _sort(pairs, normal, depth, n):
 
 @numba.njit(cache=True)
 def contact_point(box, first, second, out):
-    """Write the middle of the corners of either box that lie in the other into out (3,); without any, the middle of the boxes."""
+    """Write into out (3,) the middle of the corners of each box that lie in the other; without any, of the boxes."""
     total, x, y = 0, 0.0, 0.0
     for turn in range(2):
         inner, outer = (first, second) if turn == 0 else (second, first)
         heading, other = np.radians(box[3, inner]), np.radians(box[3, outer])
         cos, sin, c, s = np.cos(heading), np.sin(heading), np.cos(other), np.sin(other)
         for corner in range(4):
-            forward = box[4, inner] if corner < 2 else -box[4, inner]  # noqa: PLR2004 - two front, two rear corners
+            forward = box[4, inner] if corner < 2 else -box[4, inner]
             right = box[5, inner] if corner % 2 else -box[5, inner]
             px = box[0, inner] + forward * cos - right * sin
             py = box[1, inner] + forward * sin + right * cos
@@ -127,7 +129,9 @@ def contact_point(box, first, second, out):
     out[0], out[1], out[2] = x / total, y / total, 0.5 * (bottom + top)
 
 
-def find_contacts(x, y, z, yaw, half_length, half_width, half_height, solid: NDArray[np.bool_] | None = None) -> Contacts:
+def find_contacts(
+    x, y, z, yaw, half_length, half_width, half_height, solid: NDArray[np.bool_] | None = None
+) -> Contacts:
     """Every pair of boxes that overlaps or touches; boxes whose `solid` is False take no part.
 
     Args: arrays of n float64 (z: box centres, yaw in degrees), `solid` n bool or None for all.
@@ -153,7 +157,7 @@ def overlapping_pairs(x, y, z, yaw, half_length, half_width, half_height) -> NDA
     return find_contacts(x, y, z, yaw, half_length, half_width, half_height).pairs
 
 
-def overlaps_any(
+def overlaps_any(  # noqa: PLR0913 - the columns of the boxes
     box: tuple[float, ...], x, y, z, yaw, half_length, half_width, half_height, solid: NDArray[np.bool_] | None = None
 ) -> int:
     """Index of the first box that overlaps `box` = (x, y, z, yaw, half_length, half_width, half_height), or -1.
@@ -161,7 +165,9 @@ def overlaps_any(
     Arguments as `find_contacts`; the box itself may be of any size.
     """
     boxes = np.stack([x, y, z, yaw, half_length, half_width, half_height]).astype(np.float64, copy=False)
-    return int(_first_overlap(np.array(box, np.float64), boxes, np.ones(boxes.shape[1], np.bool_) if solid is None else solid))
+    if solid is None:
+        solid = np.ones(boxes.shape[1], np.bool_)
+    return int(_first_overlap(np.array(box, np.float64), boxes, solid))
 
 
 @numba.njit(cache=True)

@@ -1,15 +1,17 @@
 """Motion of everything solid: vehicles, walkers and props as rows of one struct of arrays, stepped together.
 
-Frame: CARLA's (left-handed, x forward, y right, z up; yaw clockwise seen from above, positive pitch nose up, positive roll right
-side down). Units: metres, m/s, m/s2, kilograms; angles in degrees and angular velocities in degrees per second, as on the wire.
+Frame: CARLA's (left-handed, x forward, y right, z up; yaw clockwise seen from above, positive pitch nose up, positive
+roll right side down). Units: metres, m/s, m/s2, kilograms; angles in degrees and angular velocities in degrees per
+second, as on the wire.
 
-The vehicle model is measured, not derived. Steering is the kinematic bicycle fitted to CARLA's driving by World on Rails
-(Chen et al. 2021), scaled by wheelbase and largest steering angle for other vehicles. Speed follows the polynomials PDM-Lite
-fitted to CARLA at 20 Hz; the choices made where those fits end are named at the constants below.
+The vehicle model is measured, not derived. Steering is the kinematic bicycle fitted to CARLA's driving by World on
+Rails (Chen et al. 2021), scaled by wheelbase and largest steering angle for other vehicles. Speed follows the
+polynomials PDM-Lite fitted to CARLA at 20 Hz; what is done where those fits end stands at the constants below.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +20,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.collisions import PAIRS_PER_BOX, Contacts, contact_point, find_pairs
+from simulator.collisions import PAIRS_PER_BOX, Contacts, contact_point, find_pairs, overlaps_any
 
 Floats = NDArray[np.float64]
 Ground = Callable[[Floats, Floats], Floats]
@@ -41,11 +43,13 @@ REFERENCE_MAX_STEER_DEG: Final = 70.0
 FIT_STEP_S: Final = 0.05
 """The polynomials map the speed in km/h to the speed one such step later."""
 THROTTLE_FIT: Final = (
-    9.63873001e-01, 4.37535692e-04, -3.80192912e-01, 1.74950069, 9.16787414e-02, -7.05461530e-02, -1.05996152e-03, 6.71079346e-04,
+    9.63873001e-01, 4.37535692e-04, -3.80192912e-01, 1.74950069,
+    9.16787414e-02, -7.05461530e-02, -1.05996152e-03, 6.71079346e-04,
 )  # fmt: skip
 """PDM-Lite, on (s, s^2, t, t^2, s t, s t^2, s^2 t, s^2 t^2); s in km/h, t throttle. Unfit below t = 0.3."""
 BRAKE_FIT: Final = (
-    9.31711370e-03, 8.20967431e-02, -2.83832427e-03, 5.06587474e-05, -4.90357228e-07, 2.44419284e-09, -4.91381935e-12,
+    9.31711370e-03, 8.20967431e-02, -2.83832427e-03, 5.06587474e-05,
+    -4.90357228e-07, 2.44419284e-09, -4.91381935e-12,
 )  # fmt: skip
 """PDM-Lite, full brake, on s^1 .. s^7."""
 BRAKE_FIT_TOP_KMH: Final = 108.0
@@ -54,9 +58,12 @@ MIN_FITTED_THROTTLE: Final = 0.3
 COAST_DROP_MPS2: Final = 0.5
 """Acceleration at throttle 0 lies this much below the one at throttle 0.3 (engine brake); linear in between."""
 AIR_DRAG_PER_M: Final = 2.5e-4
-"""rho cw A / 2 m of a saloon. Replaces the throttle polynomial beyond its minimum over speed, where the fit wrongly rises again."""
+"""rho cw A / 2 m of a saloon. Replaces the throttle polynomial beyond its minimum over speed, where the fit wrongly
+rises again, and beyond THROTTLE_FIT_TOP_KMH."""
+THROTTLE_FIT_TOP_KMH: Final = 100.0
+"""Above this speed the fit would let less throttle accelerate more."""
 BRAKE_HOLD_MPS2: Final = 6.0
-"""Least deceleration of a full brake: makes the car stop for good where the polynomial only decays, and holds it on a slope."""
+"""Least deceleration of a full brake: stops the car for good where the fit only decays, and holds it on a slope."""
 HAND_BRAKE_MPS2: Final = 6.0
 REVERSE_TOP_SPEED_MPS: Final = 10.0
 LATERAL_GRIP_MPS2: Final = 9.0
@@ -77,13 +84,18 @@ GROUND_CLEARANCE_M: Final = 0.2
 """Vehicles pass over props lower than this."""
 
 _FLOATS: Final = (
-    "x y z pitch yaw roll vx vy vz wx wy wz ax ay az speed slide spin throttle steer brake walk_x walk_y walk_speed "
-    "constant_vx constant_vy mass half_length half_width half_height box_forward box_up origin_height wheelbase max_steer "
-    "acceleration_scale top_speed"
-).split()
+    "x", "y", "z", "pitch", "yaw", "roll",
+    "vx", "vy", "vz", "wx", "wy", "wz", "ax", "ay", "az",
+    "speed", "slide", "spin",
+    "throttle", "steer", "brake",
+    "walk_x", "walk_y", "walk_speed", "constant_vx", "constant_vy",
+    "mass", "half_length", "half_width", "half_height", "box_forward", "box_up", "origin_height",
+    "wheelbase", "max_steer", "acceleration_scale", "top_speed",
+)  # fmt: skip
 _FLAGS: Final = (
-    "active physics gravity collides hand_brake reverse constant_velocity airborne settled"
-).split()
+    "active", "physics", "gravity", "collides",
+    "hand_brake", "reverse", "constant_velocity", "airborne", "settled",
+)  # fmt: skip
 BODY_DTYPE: Final = np.dtype(
     [(name, np.float64) for name in _FLOATS] + [(name, np.bool_) for name in _FLAGS] + [("kind", np.uint8)], align=True
 )
@@ -118,11 +130,12 @@ class BodySpec:
 
 
 class Bodies:
-    """Rows of bodies; a row index (slot) stays valid until `remove`. Every field of BODY_DTYPE is an attribute: a writable view.
+    """Rows of bodies; a row index (slot) stays valid until `remove`. Every field of BODY_DTYPE is an attribute, a view.
 
-    x y z pitch yaw roll: pose of the actor origin. vx vy vz: world velocity. wx wy wz: angular velocity (deg/s, wz = yaw rate).
-    ax ay az: world acceleration over the last step, collisions included. speed: signed speed along the heading. slide: sideways
-    speed (right positive) and spin: extra yaw rate left by a push. walk_x, walk_y, walk_speed: the walker's command.
+    x y z pitch yaw roll: pose of the actor origin. vx vy vz: world velocity. wx wy wz: angular velocity, wz = yaw rate.
+    ax ay az: world acceleration over the last step, collisions included. speed: signed speed along the heading. slide:
+    sideways speed (right positive) and spin: extra yaw rate left by a push. walk_x, walk_y, walk_speed: the walker's
+    command. settled: stands still on the ground; clear it after writing x, y or z.
     """
 
     x: Floats
@@ -276,11 +289,12 @@ class Bodies:
     def add_impulse(self, slot: int, jx: float, jy: float, jz: float) -> None:
         """Impulse in N s on the centre of mass; nothing happens without physics."""
         if self.physics[slot]:
-            mass = self.mass[slot]
-            self.set_target_velocity(slot, self.vx[slot] + jx / mass, self.vy[slot] + jy / mass, self.vz[slot] + jz / mass)
+            share = 1.0 / self.mass[slot]
+            vx, vy, vz = self.vx[slot] + jx * share, self.vy[slot] + jy * share, self.vz[slot] + jz * share
+            self.set_target_velocity(slot, vx, vy, vz)
 
     def set_constant_velocity(self, slot: int, vx: float, vy: float, vz: float) -> None:
-        """Keep this velocity, given in the body's own frame (x forward, y right), whatever the pedals say; vz is ignored."""
+        """Keep this velocity whatever the pedals say; in the body's own frame (x forward, y right), vz is ignored."""
         self.constant_vx[slot], self.constant_vy[slot] = vx, vy
         self.constant_velocity[slot] = True
 
@@ -297,7 +311,7 @@ class Bodies:
 
 
 def _clipped(value: float, low: float) -> float:
-    return min(max(value, low), 1.0) if value == value else 0.0  # noqa: PLR0124 - false for NaN only
+    return 0.0 if math.isnan(value) else min(max(value, low), 1.0)
 
 
 def step(bodies: Bodies, count: int, dt_s: float, ground: Ground) -> None:
@@ -320,8 +334,8 @@ def step(bodies: Bodies, count: int, dt_s: float, ground: Ground) -> None:
 def collide(bodies: Bodies, count: int) -> tuple[Contacts, Floats]:
     """Find the touching bodies among the first `count` slots, push them apart and exchange momentum.
 
-    Pairs of which neither can move are left out. Returns the contacts (indices are slots) and the impulses, (k, 3) in N s on the
-    first body of each pair.
+    Pairs of which neither can move are left out. Returns the contacts (indices are slots) and the impulses, (k, 3) in
+    N s on the first body of each pair.
     """
     rows = bodies.rows[:count]
     size = PAIRS_PER_BOX * count
@@ -338,23 +352,34 @@ def collide(bodies: Bodies, count: int) -> tuple[Contacts, Floats]:
     return Contacts(pairs, normal, depth, point), impulse
 
 
-def boxes(bodies: Bodies, count: int) -> tuple[Floats, ...]:
-    """(x, y, z, yaw, half_length, half_width, half_height) of the collision boxes, centres in the world; see `collisions`.
+def boxes(bodies: Bodies, count: int) -> tuple[Floats, Floats, Floats, Floats, Floats, Floats, Floats]:
+    """(x, y, z, yaw, half_length, half_width, half_height) of the collision boxes, centres in the world.
 
     The boxes of vehicles begin GROUND_CLEARANCE_M above the wheels.
     """
     out = np.empty((7, count))
     _boxes(bodies.rows[:count], out)
-    return tuple(out)
+    return out[0], out[1], out[2], out[3], out[4], out[5], out[6]
+
+
+def warm_up() -> None:
+    """Compile everything that runs per step (seconds once per machine, then read from numba's cache)."""
+    bodies = Bodies(2)
+    spec = BodySpec(kind=VEHICLE, half_length_m=2.0, half_width_m=1.0, half_height_m=1.0, mass_kg=1000.0, box_up_m=1.0)
+    for _ in range(2):
+        bodies.add(spec, (0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+    step(bodies, bodies.count, FIT_STEP_S, lambda x, y: np.zeros_like(x))
+    collide(bodies, bodies.count)
+    overlaps_any((0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0), *boxes(bodies, bodies.count), bodies.active)
 
 
 def fitted_acceleration_mps2(speed_mps: float, throttle: float) -> float:
-    """Acceleration of the reference car at a speed >= 0 without brake, m/s2; negative where it coasts. Source: THROTTLE_FIT."""
+    """Acceleration of the reference car at a speed >= 0, brake off; negative where it coasts. Source: THROTTLE_FIT."""
     return float(_acceleration(speed_mps, throttle))
 
 
 def fitted_braking_mps2(speed_mps: float) -> float:
-    """Deceleration of a full brake at a speed >= 0, m/s2. Source: BRAKE_FIT."""
+    """Deceleration of a full brake at a speed >= 0. Source: BRAKE_FIT."""
     return float(_braking(speed_mps))
 
 
@@ -369,8 +394,8 @@ def _acceleration(speed, throttle):
     constant = THROTTLE_FIT[2] * t + THROTTLE_FIT[3] * t * t
     linear = THROTTLE_FIT[0] - 1.0 + THROTTLE_FIT[4] * t + THROTTLE_FIT[5] * t * t
     quadratic = THROTTLE_FIT[1] + THROTTLE_FIT[6] * t + THROTTLE_FIT[7] * t * t
-    lowest = -linear / (2.0 * quadratic) / _KMH
-    v = min(speed, lowest)
+    lowest = -linear / (2.0 * quadratic)
+    v = min(speed, min(lowest, THROTTLE_FIT_TOP_KMH) / _KMH)
     gain = constant + v * _KMH * (linear + quadratic * v * _KMH)
     coast = COAST_DROP_MPS2 * max(1.0 - throttle / MIN_FITTED_THROTTLE, 0.0)
     return gain / (_KMH * FIT_STEP_S) - AIR_DRAG_PER_M * (speed * speed - v * v) - coast
@@ -549,7 +574,7 @@ def _inverse_inertia(b):
 
 @numba.njit(cache=True)
 def _push(b, jx, jy, torque, dt):
-    """Apply a horizontal impulse (N s) and an angular impulse (N m s, clockwise seen from above as CARLA's yaw)."""
+    """Apply a horizontal impulse (N s) and an angular one (N m s, clockwise seen from above as CARLA's yaw)."""
     dx, dy = jx * _inverse_mass(b), jy * _inverse_mass(b)
     heading = np.radians(b.yaw)
     cos, sin = np.cos(heading), np.sin(heading)

@@ -20,7 +20,7 @@ _NUMBER: Final = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 @dataclass(frozen=True)
 class GeoReference:
-    """Latitude and longitude of the map origin in degrees; the defaults are those of both clients for maps that name none."""
+    """Latitude and longitude of the map origin in degrees; the defaults are CARLA's for maps that name none."""
 
     latitude_deg: float = 42.0
     longitude_deg: float = 2.0
@@ -36,7 +36,7 @@ def geo_reference(opendrive: str) -> GeoReference:
 
 
 def gnss(location: tuple[float, float, float], version: str, reference: GeoReference) -> tuple[float, float, float]:
-    """(latitude deg, longitude deg, altitude m) of a CARLA location (x, y, z) as `version`'s GNSS gives it, without noise.
+    """(latitude deg, longitude deg, altitude m) of a CARLA location (x, y, z) as `version`'s GNSS gives it, noiseless.
 
     0.9.15: spherical Mercator, +y is south. 0.9.16: spherical transverse Mercator, +y is north.
     """
@@ -88,7 +88,7 @@ def imu(
     acceleration_mps2: tuple[float, float, float],
     angular_velocity_dps: tuple[float, float, float],
 ) -> ImuReading:
-    """What an IMU with this world rotation (pitch, yaw, roll) measures, without noise; the other arguments in the world."""
+    """What an IMU with this world rotation (pitch, yaw, roll) measures, noiseless; the other arguments in the world."""
     sensor_from_world = _world_from_body(rotation_deg).T
     felt = np.asarray(acceleration_mps2, np.float64) + np.array([0.0, 0.0, GRAVITY_MPS2])
     compass = math.fmod(math.radians(rotation_deg[1]) + math.pi / 2.0, math.tau)
@@ -102,7 +102,8 @@ def imu(
 def _world_from_body(rotation_deg: tuple[float, float, float]) -> NDArray[np.float64]:
     """(3, 3) columns: forward, right, up of a body in CARLA's left-handed world."""
     pitch, yaw, roll = (math.radians(angle) for angle in rotation_deg)
-    cp, sp, cy, sy, cr, sr = math.cos(pitch), math.sin(pitch), math.cos(yaw), math.sin(yaw), math.cos(roll), math.sin(roll)
+    cp, cy, cr = math.cos(pitch), math.cos(yaw), math.cos(roll)
+    sp, sy, sr = math.sin(pitch), math.sin(yaw), math.sin(roll)
     return np.array(
         [
             [cp * cy, cy * sp * sr - sy * cr, -cy * sp * cr - sy * sr],

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from simulator.noise import GeoReference, SensorNoise, geo_reference, gnss, imu
 
-OPENDRIVE = """<?xml version="1.0"?><OpenDRIVE><header revMajor="1" revMinor="4"><geoReference><![CDATA[{geo}]]></geoReference>
-</header><road name="" length="100" id="1" junction="-1"><planView><geometry s="0" x="0" y="0" hdg="0" length="100"><line/>
-</geometry></planView><lanes><laneSection s="0"><center><lane id="0" type="none" level="false"/></center><right>
-<lane id="-1" type="driving" level="false"><width sOffset="0" a="3.5" b="0" c="0" d="0"/></lane></right></laneSection></lanes>
-</road></OpenDRIVE>"""
+OPENDRIVE = """<?xml version="1.0"?><OpenDRIVE>
+<header revMajor="1" revMinor="4"><geoReference><![CDATA[{geo}]]></geoReference></header>
+<road name="" length="100" id="1" junction="-1">
+<planView><geometry s="0" x="0" y="0" hdg="0" length="100"><line/></geometry></planView>
+<lanes><laneSection s="0"><center><lane id="0" type="none" level="false"/></center><right>
+<lane id="-1" type="driving" level="false"><width sOffset="0" a="3.5" b="0" c="0" d="0"/></lane>
+</right></laneSection></lanes></road></OpenDRIVE>"""
 REFERENCES = (
     "+proj=tmerc +lat_0=0 +lon_0=0 +k=1 +x_0=0 +y_0=0 +datum=WGS84 +units=m +no_defs ",
     "+lat_0=4.9000000000000000e+1 +lon_0=8.0000000000000000e+0",
@@ -68,7 +70,9 @@ def test_imu_axes_are_forward_right_up() -> None:
     np.testing.assert_allclose(right, [0.0, 3.0, 9.81], atol=1e-12)
 
 
-@pytest.mark.parametrize(("yaw", "compass"), [(-90.0, 0.0), (0.0, 0.5), (90.0, 1.0), (180.0, 1.5), (-180.0, 1.5), (450.0, 1.0)])
+@pytest.mark.parametrize(
+    ("yaw", "compass"), [(-90.0, 0.0), (0.0, 0.5), (90.0, 1.0), (180.0, 1.5), (-180.0, 1.5), (450.0, 1.0)]
+)
 def test_compass_is_zero_towards_minus_y_and_grows_clockwise(yaw: float, compass: float) -> None:
     assert imu((0.0, yaw, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)).compass_rad == pytest.approx(compass * np.pi)
 
