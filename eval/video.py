@@ -1,0 +1,93 @@
+"""A film of the drive, written frame by frame: H.264 in MP4 that starts playing before it is fully loaded."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from eval.draw import FramePainter
+from eval.trace import Moment
+
+FRAMES_PER_S = 10
+"""One frame per decision: the film runs in real time."""
+CODEC_OPTIONS = {"crf": "27", "preset": "veryfast"}
+HOLD_END_FRAMES = 10
+"""The last picture of a route stays for a second."""
+
+
+class VideoFile:
+    """An MP4 file being written; it gets its name when it is complete."""
+
+    def __init__(self, path: Path, size_px: tuple[int, int], frames_per_s: int = FRAMES_PER_S, threads: int = 1) -> None:
+        """`size_px`: width and height, both even. The folder must exist."""
+        if size_px[0] % 2 or size_px[1] % 2:
+            raise ValueError(f"video size must be even for yuv420p, got {size_px[0]} x {size_px[1]}")
+        self._path = path
+        self._partial = path.with_name(path.name + ".partial")
+        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "faststart"})
+        stream = self._container.add_stream("libx264", rate=frames_per_s, options=CODEC_OPTIONS)
+        stream.width, stream.height = size_px
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, frames_per_s)
+        stream.codec_context.thread_count = threads
+        self._stream = stream
+        self._open = True
+        self.frames = 0
+
+    def write(self, image: np.ndarray) -> None:
+        """Append an RGB image (height, width, 3) uint8."""
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame.pts = self.frames
+        self._container.mux(self._stream.encode(frame))
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finish the file; safe to call twice. Without any frame no file is left."""
+        if not self._open:
+            return
+        self._open = False
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        if self.frames:
+            os.replace(self._partial, self._path)
+        else:
+            self._partial.unlink()
+
+
+class Film:
+    """A sink that paints every decision into one film, route after route."""
+
+    def __init__(self, path: Path) -> None:
+        self._painter = FramePainter()
+        self._path = path
+        self._file: VideoFile | None = None
+        self._last: np.ndarray | None = None
+
+    @property
+    def frames(self) -> int:
+        """Number of frames so far."""
+        return self._file.frames if self._file else 0
+
+    def __call__(self, moment: Moment) -> None:
+        if not moment.decides:
+            return
+        image = self._painter.paint(moment)
+        if self._file is None:
+            self._file = VideoFile(self._path, (image.shape[1], image.shape[0]))
+        self._file.write(image)
+        self._last = image
+
+    def end_route(self) -> None:
+        """Keep the last picture for a moment before the next route."""
+        if self._file is not None and self._last is not None:
+            for _ in range(HOLD_END_FRAMES):
+                self._file.write(self._last)
+
+    def close(self) -> None:
+        """Finish the film."""
+        if self._file is not None:
+            self._file.close()
