@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from simulator.dynamics import PROP, VEHICLE, WALKER, BodySpec
+from simulator.bodies import PROP, VEHICLE, WALKER, BodySpec
 
 VERSIONS: Final = ("0.9.15", "0.9.16")
 

@@ -4,7 +4,7 @@ import msgpack
 import pytest
 
 from simulator import blueprints
-from simulator.dynamics import PROP, VEHICLE, WALKER
+from simulator.bodies import PROP, VEHICLE, WALKER
 
 VEHICLES = (
     "audi.a2", "audi.etron", "audi.tt", "bmw.grandtourer", "chevrolet.impala", "citroen.c3", "dodge.charger_2020",
