@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from agent.actions import ACTIONS, BRAKE, REVERSE, STEER, THROTTLE
 from eval.scoring import Infraction
-from eval.trace import BevView, Moment, Point, RouteMap, Step, to_ego
+from eval.moments import BevView, Moment, Point, RouteMap, Step, to_ego
 
 SIZE_PX = (1280, 720)
 CAMERAS = (

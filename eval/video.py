@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from eval.draw import FramePainter
-from eval.trace import Moment
+from eval.moments import Moment
 
 FRAMES_PER_S = 10
 """One frame per decision: the film runs in real time."""

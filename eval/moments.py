@@ -1,0 +1,457 @@
+"""What happened on a route, decision by decision: seen by an observer, kept in a file, read back for reports.
+
+`Observer` is a tick hook of `Episode`. It turns every decision into a `Moment` and hands it to its sinks: a trace file,
+a video, a live view. Positions are in CARLA's frame (x, y right-handed seen from below: y points right of x).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import carla
+import numpy as np
+from PIL import Image
+
+from eval.criteria import Event, SignalBox, stop_line
+from eval.plan import BENCH2DRIVE_SPACING_M, LEADERBOARD_SPACING_M, sparse_indices
+from eval.scoring import Infraction, Scoring
+
+if TYPE_CHECKING:
+    from agent.driver import Decision, Driver
+    from eval.episode import Episode, Tick
+
+TRACE_FORMAT = 1
+TICKS_PER_DECISION = 2
+MAP_MARGIN_M = 70.0
+LANE_STEP_M = 3.0
+LIGHT_AHEAD_M = 50.0
+LIGHT_ROUTE_M = 4.0
+"""A light belongs to the route if one of its stop points is so close to it."""
+OUTSIDE_GAP_S = 3.0
+"""Leaving the lanes again within this time is the same incident."""
+TOP_ACTIONS = 3
+PICTURE_WIDTH_PX = 448
+JPEG_QUALITY = 82
+FRONT_CAMERA = "CAM_FRONT"
+Point = tuple[float, float]
+
+
+class TraceError(ValueError):
+    """A trace file that cannot be read; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteMap:
+    """A route and the lanes around it; all points x, y [m] in CARLA's frame."""
+
+    route_id: str
+    town: str
+    length_m: float
+    plan: tuple[Point, ...]
+    """The dense plan, every second metre."""
+    sparse: tuple[Point, ...]
+    """What the agent was given of it."""
+    lanes: tuple[tuple[Point, ...], ...]
+    """Centre lines of the driving lanes near the route."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """An infraction at the moment it was noticed."""
+
+    kind: str
+    message: str
+    picture: str = ""
+    """Name of a JPEG of the front camera in the trace's folder; empty without cameras."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The state at one decision; pose in CARLA's frame."""
+
+    time_s: float
+    x_m: float
+    y_m: float
+    yaw_deg: float
+    speed_mps: float
+    speed_limit_mps: float
+    throttle: float
+    steer: float
+    brake: float
+    reverse: bool
+    action: int | None
+    """Index into the table of actions; None for agents without one."""
+    top: tuple[tuple[int, float], ...]
+    """The most probable actions: index, probability."""
+    completion_percent: float
+    distance_m: float
+    """Along the route."""
+    light: str
+    """State of the next traffic light of the route within 50 m; empty if there is none."""
+    light_m: float
+    """Distance along the route to its stop line; -1 without a light."""
+    guard: str
+    """Mode of the agent's guard; empty for agents without one."""
+    outside: bool
+    """Off the lanes of the route."""
+    incidents: tuple[Incident, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BevView:
+    """What the agent's network believes is around it."""
+
+    masks: np.ndarray
+    """(masks, rows, columns) probabilities; row 0 at the rear, column 0 at the left."""
+    names: tuple[str, ...]
+    range_m: tuple[float, float, float, float]
+    """rear (negative), front, left, right (both positive)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherCar:
+    """A vehicle near the ego: x, y [m], heading [deg] in CARLA's frame, half sizes [m]."""
+
+    x_m: float
+    y_m: float
+    yaw_deg: float
+    half_length_m: float
+    half_width_m: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Everything a viewer may show of one decision."""
+
+    route: RouteMap
+    step: Step
+    decides: bool
+    """False for the extra moment of an infraction between two decisions."""
+    cameras: Mapping[str, np.ndarray]
+    """Sensor id to (height, width, 3) uint8 RGB."""
+    route_ego_m: np.ndarray
+    """(n, 2) route polyline in the ego frame, x forward, y left: the agent's own view of the sparse plan if it has one."""
+    bev: BevView | None
+    others: tuple[OtherCar, ...]
+    incidents: tuple[Incident, ...]
+    """All so far."""
+
+
+MomentSink = Callable[[Moment], None]
+
+
+class Observer:
+    """A tick hook that hands every decision to its sinks."""
+
+    def __init__(self, sinks: Sequence[MomentSink], *, with_bev: bool = True) -> None:
+        """`with_bev`: decode the network's masks, which costs a few milliseconds per decision."""
+        self._sinks = list(sinks)
+        self._with_bev = with_bev
+        self._map: RouteMap | None = None
+        self._lights: list[tuple[float, carla.TrafficLight]] = []
+        self._seen: set[tuple[Infraction, int]] = set()
+        self._incidents: list[Incident] = []
+        self._outside_until_s = -math.inf
+
+    def __call__(self, episode: Episode, tick: Tick) -> None:
+        """Called by the episode after every tick."""
+        if self._map is None:
+            self._map = route_map(episode)
+            self._lights = _route_lights(episode)
+        fresh = self._fresh_incidents(episode, tick)
+        decides = (episode.ticks - 1) % TICKS_PER_DECISION == 0
+        if not decides and not fresh:
+            return
+        self._incidents += fresh
+        moment = self._moment(episode, tick, fresh, decides)
+        for sink in self._sinks:
+            sink(moment)
+
+    def _moment(self, episode: Episode, tick: Tick, fresh: list[Incident], decides: bool) -> Moment:
+        assert self._map is not None
+        driver: Driver | None = getattr(episode.agent, "driver", None)
+        decision: Decision | None = getattr(driver, "last_decision", None)
+        step = self._step(episode, tick, decision, fresh)
+        if decision is not None:
+            route_ego_m = decision.inputs.route[0].cpu().numpy()
+        else:
+            route_ego_m = to_ego(self._map.plan, step)
+        return Moment(
+            route=self._map,
+            step=step,
+            decides=decides,
+            cameras={key: value[..., 2::-1] for key, (_, value) in tick.data.items() if _is_image(value)},
+            route_ego_m=route_ego_m,
+            bev=_bev(driver, decision) if self._with_bev and driver and decision else None,
+            others=tuple(_other(vehicle) for vehicle in episode.traffic.vehicles),
+            incidents=tuple(self._incidents),
+        )
+
+    def _step(self, episode: Episode, tick: Tick, decision: Decision | None, fresh: list[Incident]) -> Step:
+        ego, control = tick.ego, tick.control or carla.VehicleControl()
+        completion = episode.criteria.completion
+        distance_m = episode.criteria.track.travelled_m[completion.index]
+        light, light_m = self._next_light(distance_m)
+        guard = getattr(episode.agent, "guard", None)
+        return Step(
+            time_s=round(ego.time_s, 3),
+            x_m=round(ego.location.x, 3),
+            y_m=round(ego.location.y, 3),
+            yaw_deg=round(ego.transform.rotation.yaw, 2),
+            speed_mps=round(ego.speed_mps, 3),
+            speed_limit_mps=round(ego.speed_limit_mps, 2),
+            throttle=round(control.throttle, 3),
+            steer=round(control.steer, 3),
+            brake=round(control.brake, 3),
+            reverse=bool(control.reverse),
+            action=decision.action if decision else None,
+            top=_top_actions(decision) if decision else (),
+            completion_percent=completion.percent,
+            distance_m=round(distance_m, 2),
+            light=light,
+            light_m=round(light_m, 1),
+            guard=guard.mode.value if guard is not None else "",
+            outside=episode.criteria.outside_lanes.outside,
+            incidents=tuple(fresh),
+        )
+
+    def _fresh_incidents(self, episode: Episode, tick: Tick) -> list[Incident]:
+        """Infractions not seen before. Leaving the lanes counts at its start; minimum speed is no incident."""
+        fresh = []
+        for event in episode.criteria.events():
+            if event.kind in (Infraction.MIN_SPEED, Infraction.OUTSIDE_ROUTE_LANES):
+                continue
+            if (event.kind, event.frame) not in self._seen:
+                self._seen.add((event.kind, event.frame))
+                fresh.append(_incident(event))
+        if episode.criteria.outside_lanes.outside:
+            if tick.ego.time_s > self._outside_until_s + OUTSIDE_GAP_S:
+                fresh.append(Incident(Infraction.OUTSIDE_ROUTE_LANES.value, "Agent left the lanes of its route"))
+            self._outside_until_s = tick.ego.time_s
+        return fresh
+
+    def _next_light(self, distance_m: float) -> tuple[str, float]:
+        for at_m, light in self._lights:
+            if -1.0 <= at_m - distance_m <= LIGHT_AHEAD_M:
+                return str(light.state).lower(), at_m - distance_m
+        return "", -1.0
+
+
+class TraceFile:
+    """A sink that writes `NAME.jsonl` (see `read_trace`) and a picture of every incident, of the start and of the end."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._name = safe_name(name)
+        self._file = trace_path(folder, name).open("w", encoding="utf-8")
+        self._pictures = 0
+        self._started = False
+        self._last_front: np.ndarray | None = None
+
+    def __call__(self, moment: Moment) -> None:
+        front = moment.cameras.get(FRONT_CAMERA)
+        if not self._started:
+            self._started = True
+            header = {"format": TRACE_FORMAT, "columns": [f.name for f in fields(Step)], **asdict(moment.route)}
+            self._file.write(json.dumps(header, separators=(",", ":")) + "\n")
+            self._save_picture(front, f"{self._name}_start.jpg")
+        row = [getattr(moment.step, field.name) for field in fields(Step)]
+        row[-1] = [asdict(self._with_picture(incident, front)) for incident in moment.step.incidents]
+        self._file.write(json.dumps(row, separators=(",", ":")) + "\n")
+        self._last_front = front
+
+    def close(self) -> None:
+        """Finish the file; safe to call twice."""
+        if not self._file.closed:
+            self._save_picture(self._last_front, f"{self._name}_end.jpg")
+            self._file.close()
+
+    def _with_picture(self, incident: Incident, front: np.ndarray | None) -> Incident:
+        self._pictures += 1
+        name = f"{self._name}_{self._pictures:02d}.jpg"
+        saved = self._save_picture(front, name)
+        return Incident(incident.kind, incident.message, name if saved else "")
+
+    def _save_picture(self, image: np.ndarray | None, name: str) -> bool:
+        if image is None:
+            return False
+        (self._folder / name).write_bytes(jpeg(image))
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A trace read back."""
+
+    route: RouteMap
+    steps: tuple[Step, ...]
+    folder: Path
+
+    def picture(self, name: str) -> bytes | None:
+        """The JPEG of that name, if it is there. Names with a folder in them are refused."""
+        path = self.folder / name
+        return path.read_bytes() if name and Path(name).name == name and path.is_file() else None
+
+    @property
+    def start_picture(self) -> bytes | None:
+        """The front camera at the first decision."""
+        return self.picture(f"{safe_name(self.route.route_id)}_start.jpg")
+
+    @property
+    def end_picture(self) -> bytes | None:
+        """The front camera at the last decision."""
+        return self.picture(f"{safe_name(self.route.route_id)}_end.jpg")
+
+
+def read_trace(path: Path) -> Trace:
+    """The trace in a file; an unfinished last line is left out. Raises: TraceError."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        header = json.loads(lines[0])
+        if header.get("format") != TRACE_FORMAT or header["columns"] != [f.name for f in fields(Step)]:
+            raise TraceError(f"{path}: written by another version of this program; drive the routes again")
+        route = RouteMap(
+            route_id=header["route_id"],
+            town=header["town"],
+            length_m=header["length_m"],
+            plan=_points(header["plan"]),
+            sparse=_points(header["sparse"]),
+            lanes=tuple(_points(lane) for lane in header["lanes"]),
+        )
+        steps = tuple(_read_step(json.loads(line)) for line in lines[1:-1])
+    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise TraceError(f"{path}: not a readable trace ({type(error).__name__}: {error})") from error
+    return Trace(route, steps, path.parent)
+
+
+def trace_path(folder: Path, route_id: str) -> Path:
+    """Where the trace of a route lies."""
+    return folder / f"{safe_name(route_id)}.jsonl"
+
+
+def safe_name(name: str) -> str:
+    """The name with everything but letters, digits, dash and underscore replaced."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:80] or "_"
+
+
+def route_map(episode: Episode) -> RouteMap:
+    """The episode's route and the lanes around it."""
+    plan = episode.plan.world
+    spacing_m = BENCH2DRIVE_SPACING_M if episode.config.scoring is Scoring.BENCH2DRIVE else LEADERBOARD_SPACING_M
+    dense = [_xy(transform.location) for transform, _ in plan]
+    return RouteMap(
+        route_id=episode.route.id,
+        town=episode.route.town,
+        length_m=round(episode.plan.length_m, 2),
+        plan=tuple([*dense[:-1:2], dense[-1]]),
+        sparse=tuple(dense[index] for index in sparse_indices(plan, spacing_m)),
+        lanes=lanes_near(episode.carla_map, dense),
+    )
+
+
+def lanes_near(carla_map: carla.Map, points: Sequence[Point]) -> tuple[tuple[Point, ...], ...]:
+    """Centre lines of the driving lanes in the box around the points."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    low = min(xs) - MAP_MARGIN_M, min(ys) - MAP_MARGIN_M
+    high = max(xs) + MAP_MARGIN_M, max(ys) + MAP_MARGIN_M
+
+    def inside(point: Point) -> bool:
+        return low[0] <= point[0] <= high[0] and low[1] <= point[1] <= high[1]
+
+    lanes = []
+    for entry, exit_ in carla_map.get_topology():
+        line = [_xy(entry.transform.location)]
+        line += [_xy(waypoint.transform.location) for waypoint in entry.next_until_lane_end(LANE_STEP_M)]
+        line.append(_xy(exit_.transform.location))
+        if any(inside(point) for point in line):
+            lanes.append(tuple(line))
+    return tuple(lanes)
+
+
+def to_ego(points: Sequence[Point], step: Step) -> np.ndarray:
+    """Points of CARLA's frame in the ego frame of a step: (n, 2), x forward, y left."""
+    yaw_rad = math.radians(step.yaw_deg)
+    c, s = math.cos(yaw_rad), math.sin(yaw_rad)
+    delta = np.asarray(points, dtype=np.float64).reshape(-1, 2) - (step.x_m, step.y_m)
+    return np.stack([c * delta[:, 0] + s * delta[:, 1], s * delta[:, 0] - c * delta[:, 1]], axis=1)
+
+
+def jpeg(image: np.ndarray, width_px: int = PICTURE_WIDTH_PX) -> bytes:
+    """JPEG of an RGB image, not wider than `width_px`."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if picture.width > width_px:
+        picture = picture.resize((width_px, round(picture.height * width_px / picture.width)))
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _route_lights(episode: Episode) -> list[tuple[float, carla.TrafficLight]]:
+    """Lights whose stop line lies on the route: distance along the route and the light, in driving order."""
+    track = episode.criteria.track
+    route = np.array([point[:2] for point in track.locations])
+    found = []
+    for light in episode.world.get_actors().filter("traffic.traffic_light*"):
+        box = SignalBox(light.id, light.get_transform(), light.trigger_volume)
+        for waypoint in stop_line(episode.carla_map, box)[1]:
+            distances_m = np.linalg.norm(route - _xy(waypoint.transform.location), axis=1)
+            index = int(distances_m.argmin())
+            if distances_m[index] > LIGHT_ROUTE_M or index + 1 >= len(route):
+                continue
+            ahead, heading = route[index + 1] - route[index], waypoint.transform.get_forward_vector()
+            if ahead[0] * heading.x + ahead[1] * heading.y > 0.0:
+                found.append((track.travelled_m[index], light))
+                break
+    return sorted(found, key=lambda item: item[0])
+
+
+def _bev(driver: Driver, decision: Decision) -> BevView:
+    from agent.model.driving_model import MASKS
+
+    masks, _ = driver.model.explain(decision.state)
+    right_min, rear, _, right_max, front, _ = driver.model.config.encoder.bev_range_m
+    return BevView(masks[0].float().cpu().numpy(), MASKS, (rear, front, -right_min, right_max))
+
+
+def _top_actions(decision: Decision) -> tuple[tuple[int, float], ...]:
+    if decision.action is None:
+        return ()
+    best = decision.logits.softmax(0).topk(TOP_ACTIONS)
+    return tuple((int(index), round(float(p), 4)) for p, index in zip(best.values, best.indices))
+
+
+def _other(vehicle: carla.Vehicle) -> OtherCar:
+    transform, extent = vehicle.get_transform(), vehicle.bounding_box.extent
+    return OtherCar(transform.location.x, transform.location.y, transform.rotation.yaw, extent.x, extent.y)
+
+
+def _incident(event: Event) -> Incident:
+    return Incident(event.kind.value, event.message)
+
+
+def _read_step(row: list[Any]) -> Step:
+    *values, incidents = row
+    names = [field.name for field in fields(Step)][:-1]
+    data = dict(zip(names, values, strict=True))
+    data["top"] = tuple((int(index), float(p)) for index, p in data["top"])
+    return Step(**data, incidents=tuple(Incident(**incident) for incident in incidents))
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3
+
+
+def _points(values: Sequence[Sequence[float]]) -> tuple[Point, ...]:
+    return tuple((float(x), float(y)) for x, y in values)
+
+
+def _xy(location: carla.Location) -> Point:
+    return round(location.x, 2), round(location.y, 2)
