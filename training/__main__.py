@@ -1,0 +1,119 @@
+"""Command line of the training folder: collect data, clone the expert, export weights."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from agent.checkpoint import CheckpointError
+from agent.config import ConfigError
+from eval.generate import RouteGenerationError
+from eval.server import ServerError
+from training import clone, collect
+from training.replay import SegmentError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect:
+    """Record driving data on embedded servers."""
+
+    towns: str
+    """Towns, separated by commas: Gen02,Gen03."""
+    out: Path
+    """Folder for the segments; new ones are added to those already there."""
+    driver: Literal["expert", "agent"] = "expert"
+    """Who drives; with the agent the expert labels every frame."""
+    weights: Path | None = None
+    """Checkpoint folder of the agent."""
+    frames: int = 20_000
+    workers: int = 2
+    seed: int = 0
+    beta: float = 0.3
+    """Share of the time that the expert drives in an agent's episode."""
+    town_dir: Path | None = None
+    max_traffic: int = 20
+
+    def run(self) -> int:
+        """Exit code."""
+        if (self.driver == "agent") != (self.weights is not None):
+            raise ValueError("--driver agent needs --weights FOLDER, and only then")
+        config = collect.CollectConfig(
+            towns=tuple(town for town in self.towns.split(",") if town),
+            frames=self.frames,
+            workers=self.workers,
+            seed=self.seed,
+            beta=self.beta,
+            town_dir=self.town_dir,
+            max_traffic=self.max_traffic,
+        )
+        return 1 if collect.run(config, self.out, self.weights) else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clone:
+    """Train the driving model on recorded data; a run that exists is resumed."""
+
+    data: str
+    """Folders of segments, separated by commas."""
+    out: Path
+    """Folder of the run."""
+    minutes: float = 45.0
+    """Training time in all, resumed parts included."""
+    init: Path | None = None
+    """Checkpoint folder to start from."""
+    config: clone.CloneConfig = field(default_factory=clone.CloneConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        folders = tuple(Path(part) for part in self.data.split(",") if part)
+        clone.run(replace(self.config, minutes=self.minutes), folders, self.out, self.init)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a run's averaged weights as a folder the agent can drive with."""
+
+    run_folder: Path
+    out: Path
+    half: bool = True
+    """Store float16; cast back to float32 when loaded."""
+    card: Path | None = None
+    """Model card to include."""
+
+    def run(self) -> int:
+        """Exit code."""
+        card = self.card.read_text(encoding="utf-8") if self.card else clone.MODEL_CARD
+        print(clone.export(self.run_folder, self.out, half=self.half, card=card))
+        return 0
+
+
+Command = (
+    Annotated[Collect, tyro.conf.subcommand("collect")]
+    | Annotated[Clone, tyro.conf.subcommand("clone")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+)
+
+
+def main() -> int:
+    """Run the command line; gives the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        return tyro.cli(Command, prog="python -m training").run()
+    except (CheckpointError, ConfigError, RouteGenerationError, SegmentError, ServerError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Privileged view of a running episode through the CARLA client: others, lights, signs, the dense route.
+
+CARLA's left-handed degrees end here; what leaves is in the right-handed world frame (metres, radians).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import carla
+import numpy as np
+
+from eval.criteria import SignalBox, stop_line
+from eval.planner import DensePlan
+from training import bev
+from training.expert import Others, Scene, nearest_index
+
+TICKS_PER_SLICE = 5
+"""BEV history slices lie 0.25 s apart: five ticks of 0.05 s."""
+VIEW_RADIUS_M = 60.0
+STOP_LINE_LATERAL_M = 1.5
+"""A stop line belongs to the route if the route passes its middle closer than this."""
+EMERGENCY = ("ambulance", "firetruck", "police")
+TWO_WHEELED = ("bicycle", "motorcycle")
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """What never changes about an actor."""
+
+    actor: carla.Actor
+    channel: int
+    half_length_m: float
+    half_width_m: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Signal:
+    """A light's or sign's stop line on one lane."""
+
+    pose: tuple[float, float, float]
+    half_width_m: float
+    light: carla.TrafficLight | None
+    arc_m: float | None
+    """Where the ego's route crosses it; None for other lanes."""
+
+
+def world_pose(transform: carla.Transform) -> tuple[float, float, float]:
+    """x_m, y_m, yaw_rad in the right-handed world frame."""
+    location = transform.location
+    return location.x, -location.y, -math.radians(transform.rotation.yaw)
+
+
+class PrivilegedView:
+    """Follows one episode tick by tick; gives the expert's scene and the BEV words at any tick."""
+
+    def __init__(self, world: carla.World, ego: carla.Vehicle, plan: DensePlan) -> None:
+        self._world = world
+        self._ego = ego
+        carla_map = world.get_map()
+        self._static = bev.load_static_map(carla_map)
+        self.corridor = bev.build_corridor(_route_waypoints(carla_map, plan))
+        steps = np.hypot(*np.diff(self.corridor.points[:, :2], axis=0).T)
+        self.arc_m = np.concatenate([[0.0], np.cumsum(steps)])
+        self.index = 0
+        self._bodies = self._read_bodies()
+        self._signals = self._read_signals(carla_map)
+        self._history: deque[np.ndarray] = deque(maxlen=(len(bev.HISTORY_S) - 1) * TICKS_PER_SLICE + 1)
+        self._light_history: deque[list[int]] = deque(maxlen=self._history.maxlen)
+        extent = ego.bounding_box.extent
+        self._ego_half_m = (extent.x, extent.y)
+        self.honoured_signs: set[float] = set()
+
+    def refresh_actors(self) -> None:
+        """Look for actors that appeared or vanished since the start."""
+        self._bodies = self._read_bodies()
+        self._history.clear()
+
+    def update(self) -> None:
+        """Take in the tick that has just been made."""
+        pose = world_pose(self._ego.get_transform())
+        self.index = nearest_index(self.corridor.points, pose[:2], self.index)
+        rows = np.empty((len(self._bodies), 6))
+        for row, body in zip(rows, self._bodies):
+            velocity = body.actor.get_velocity()
+            row[:3] = world_pose(body.actor.get_transform())
+            row[3] = velocity.x
+            row[4] = -velocity.y
+            row[5] = -math.radians(body.actor.get_angular_velocity().z)
+        self._history.appendleft(rows)
+        self._light_history.appendleft([_light_channel(signal.light) for signal in self._signals])
+
+    def scene(self) -> Scene:
+        """The expert's scene now."""
+        velocity = self._ego.get_velocity()
+        pose = world_pose(self._ego.get_transform())
+        speed = velocity.x * math.cos(pose[2]) - velocity.y * math.sin(pose[2])
+        rows = self._history[0]
+        near = np.hypot(rows[:, 0] - pose[0], rows[:, 1] - pose[1]) < VIEW_RADIUS_M
+        along = rows[:, 3] * np.cos(rows[:, 2]) + rows[:, 4] * np.sin(rows[:, 2])
+        states = self._light_history[0]
+        stops = [signal.arc_m for signal, state in zip(self._signals, states) if state in (bev.RED, bev.YELLOW)]
+        signs = [signal.arc_m for signal in self._signals if signal.light is None]
+        return Scene(
+            pose=pose,
+            speed_mps=speed,
+            half_length_m=self._ego_half_m[0],
+            half_width_m=self._ego_half_m[1],
+            corridor=self.corridor,
+            arc_m=self.arc_m,
+            index=self.index,
+            others=Others(
+                pose=rows[near, :3],
+                speed_mps=along[near],
+                yaw_rate_radps=rows[near, 5],
+                half_length_m=np.array([body.half_length_m for body in self._bodies])[near],
+                half_width_m=np.array([body.half_width_m for body in self._bodies])[near],
+            ),
+            red_stop_m=tuple(arc for arc in stops if arc is not None),
+            sign_stop_m=tuple(arc for arc in signs if arc is not None),
+            speed_limit_mps=max(self._ego.get_speed_limit() / 3.6, 1.0),
+        )
+
+    def words(self) -> np.ndarray:
+        """BEV words (128, 128) around the ego now."""
+        boxes, channels = [], []
+        for age in range(len(bev.HISTORY_S)):
+            k = min(age * TICKS_PER_SLICE, len(self._history) - 1)
+            rows = self._history[k]
+            for row, body in zip(rows, self._bodies):
+                boxes.append((row[0], row[1], row[2], body.half_length_m, body.half_width_m))
+                channels.append(body.channel + age)
+            for signal, channel in zip(self._signals, self._light_history[k]):
+                if channel >= 0 and signal.arc_m not in self.honoured_signs:
+                    boxes.append((*signal.pose, bev.STOP_LINE_HALF_DEPTH_M, signal.half_width_m))
+                    channels.append(channel + age)
+        dynamic = bev.DynamicBoxes(np.array(boxes).reshape(-1, 5), np.array(channels, np.int64))
+        pose = world_pose(self._ego.get_transform())
+        return bev.paint(self._static, pose, self._ego_half_m, self.corridor, self.index, dynamic)
+
+    def _read_bodies(self) -> list[_Body]:
+        bodies = []
+        for actor in self._world.get_actors():
+            if actor.id == self._ego.id or not actor.type_id.startswith(("vehicle.", "walker.", "static.prop")):
+                continue
+            extent = actor.bounding_box.extent
+            bodies.append(_Body(actor, _channel(actor), max(extent.x, 0.2), max(extent.y, 0.2)))
+        return bodies
+
+    def _read_signals(self, carla_map: carla.Map) -> list[_Signal]:
+        signals = []
+        for actor in self._world.get_actors():
+            if actor.type_id not in ("traffic.traffic_light", "traffic.stop"):
+                continue
+            box = SignalBox(actor.id, actor.get_transform(), actor.trigger_volume)
+            _, waypoints = stop_line(carla_map, box)
+            light = actor if actor.type_id == "traffic.traffic_light" else None
+            for waypoint in waypoints:
+                pose = world_pose(waypoint.transform)
+                signals.append(_Signal(pose, 0.5 * waypoint.lane_width, light, self._arc_of(pose)))
+        return signals
+
+    def _arc_of(self, pose: tuple[float, float, float]) -> float | None:
+        points = self.corridor.points
+        distance = np.hypot(points[:, 0] - pose[0], points[:, 1] - pose[1])
+        facing = np.cos(points[:, 2] - pose[2]) > 0.7
+        distance = np.where(facing, distance, np.inf)
+        k = int(np.argmin(distance))
+        return float(self.arc_m[k]) if distance[k] < STOP_LINE_LATERAL_M else None
+
+
+def _route_waypoints(carla_map: carla.Map, plan: DensePlan) -> Sequence[carla.Waypoint]:
+    """A waypoint about every metre; lane changes, which the plan makes in one leap, are drawn out."""
+    waypoints: list[carla.Waypoint] = []
+    for transform, _ in plan:
+        waypoint = carla_map.get_waypoint(transform.location)
+        if waypoints and waypoint.transform.location.distance(waypoints[-1].transform.location) < 0.3:
+            continue
+        waypoints.append(waypoint)
+    return waypoints
+
+
+def _channel(actor: carla.Actor) -> int:
+    if actor.type_id.startswith("walker."):
+        return bev.WALKER
+    if actor.type_id.startswith("static.prop"):
+        return bev.OBSTACLE
+    if actor.attributes.get("base_type") in TWO_WHEELED or actor.attributes.get("number_of_wheels") == "2":
+        return bev.BICYCLE
+    return bev.EMERGENCY if any(word in actor.type_id for word in EMERGENCY) else bev.VEHICLE
+
+
+def _light_channel(light: carla.TrafficLight | None) -> int:
+    """First BEV channel of a light's state; stop signs have their own; -1 for a light that is off."""
+    if light is None:
+        return bev.STOP_SIGN
+    channels = {
+        carla.TrafficLightState.Red: bev.RED,
+        carla.TrafficLightState.Yellow: bev.YELLOW,
+        carla.TrafficLightState.Green: bev.GREEN,
+    }
+    return channels.get(light.get_state(), -1)
