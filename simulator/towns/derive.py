@@ -20,7 +20,8 @@ SPAWN_SPACING_M = 27.0
 SPAWN_FROM_START_M, SPAWN_FROM_END_M = 8.0, 10.0
 """Distance of spawn points from the ends of a road: clear of stop lines and trigger boxes."""
 SPAWN_HEIGHT_M = 0.4
-SPAWN_APART_M = 6.0
+SPAWN_APART_M = 2.8
+"""Neighbouring lanes are farther apart, lanes of overlapping roads are not."""
 GROUND_STEP_M = 1.0
 GROUND_SPACING_M = 0.7
 SECTION_MARGIN_M = 1e-3
@@ -53,7 +54,7 @@ def read_lanes(root: ET.Element) -> list[RoadLanes]:
     for road in root.iter("road"):
         sections = sorted(road.iterfind("lanes/laneSection"), key=lambda section: float(section.get("s", "0")))
         lanes = tuple(
-            {int(lane.get("id", "0")): lane.get("type", "none") for lane in section.iter("lane") if lane.get("id") != "0"}
+            {int(lane.get("id", "0")): lane.get("type", "none") for lane in section.iter("lane")}
             for section in sections
         )
         roads.append(
@@ -93,9 +94,7 @@ def derive_spawn_points(town_map: carla.Map, roads: list[RoadLanes]) -> list[Pos
                 if waypoint is None or waypoint.is_junction:
                     continue
                 pose = _pose(waypoint.transform, SPAWN_HEIGHT_M)
-                if all(math.dist(pose[:2], other[:2]) > SPAWN_APART_M or abs(pose[2] - other[2]) > 3.0 for other in points):
-                    points.append(pose)
-                elif len(road.lanes[section]) > 1 and all(math.dist(pose[:2], other[:2]) > 2.5 for other in points):
+                if all(math.dist(pose[:3], other[:3]) > SPAWN_APART_M for other in points):
                     points.append(pose)
     return points
 

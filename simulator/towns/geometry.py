@@ -1,4 +1,4 @@
-"""Plane curves made of lines and arcs, in OpenDRIVE's right-handed frame (x east, y north, heading counter-clockwise)."""
+"""Plane curves of lines and arcs in OpenDRIVE's right-handed frame: x east, y north, heading counter-clockwise."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,9 @@ class Pose:
     def moved(self, forward_m: float, right_m: float = 0.0) -> "Pose":
         """The pose displaced in its own frame, same heading."""
         cos, sin = math.cos(self.heading_rad), math.sin(self.heading_rad)
-        return Pose(self.x_m + forward_m * cos + right_m * sin, self.y_m + forward_m * sin - right_m * cos, self.heading_rad)
+        return Pose(
+            self.x_m + forward_m * cos + right_m * sin, self.y_m + forward_m * sin - right_m * cos, self.heading_rad
+        )
 
     def turned(self, angle_rad: float) -> "Pose":
         """The pose rotated on the spot."""

@@ -106,7 +106,9 @@ def rasterise(samples: LaneSamples) -> GroundGrid:
         int((axis.max() - start) / CELL_M) + REACH_CELLS + 2 for axis, start in ((samples.x_m, x0), (samples.y_m, y0))
     )
     if rows * columns > MAX_CELLS:
-        raise ValueError(f"the roads extend over {columns} m x {rows} m; at most {MAX_CELLS / 1e6:.0f} km^2 are supported")
+        raise ValueError(
+            f"the roads extend over {columns} m x {rows} m; at most {MAX_CELLS / 1e6:.0f} km^2 are supported"
+        )
     column = np.rint((samples.x_m - x0) / CELL_M).astype(np.int64)
     row = np.rint((samples.y_m - y0) / CELL_M).astype(np.int64)
     at_centre_m = samples.z_m + samples.slope_x * (x0 + column * CELL_M - samples.x_m)
@@ -120,7 +122,9 @@ def rasterise(samples: LaneSamples) -> GroundGrid:
     low = _level_mean(cell, at_centre_m, lowest, count).reshape(rows, columns)
     high = _level_mean(cell, at_centre_m, highest, count).reshape(rows, columns)
     low, high, limit = _continued(low, high, limit.reshape(rows, columns))
-    return GroundGrid((float(x0), float(y0)), low, high, np.where(limit == 0, DEFAULT_LIMIT_KMH, limit).astype(np.uint8))
+    return GroundGrid(
+        (float(x0), float(y0)), low, high, np.where(limit == 0, DEFAULT_LIMIT_KMH, limit).astype(np.uint8)
+    )
 
 
 def _level_mean(cell: np.ndarray, z_m: np.ndarray, level_m: np.ndarray, count: int) -> np.ndarray:

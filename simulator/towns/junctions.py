@@ -8,7 +8,6 @@ from simulator.towns.geometry import Pose, biarc, connect, wrap_rad
 from simulator.towns.layout import (
     KERB_SHOULDER_M,
     ROUNDABOUT_RADIUS_M,
-
     Arm,
     Crossing,
     Layout,
@@ -49,9 +48,7 @@ class Connector:
     @property
     def shoulder_ends_m(self) -> tuple[float, float]:
         """Shoulder width where the connector begins and ends."""
-        start, end = self.incoming.inbound_side, self.outgoing.outbound_side
-        assert start and end
-        return start.shoulder_m, end.shoulder_m
+        return self.incoming.inbound_side.shoulder_m, self.outgoing.outbound_side.shoulder_m
 
     def shoulder_at_m(self, s_m: float) -> float:
         """Shoulder width s_m along the connector: a smooth cubic between its ends."""
@@ -154,7 +151,7 @@ def _stop_choices(arms: dict[int, Arm]) -> list[list[int]]:
     """Who may stop without lights: the stem of a T, one street of a crossroads, or everybody; single lanes only."""
     stem = [a for a in arms if (a + 2) % 4 not in arms]
     choices = [stem, sorted(arms)] if stem else [[0, 2], [1, 3], sorted(arms)]
-    return [choice for choice in choices if all(arms[a].inbound_side.lanes == 1 for a in choice)]  # type: ignore[union-attr]
+    return [choice for choice in choices if all(arms[a].inbound_side.lanes == 1 for a in choice)]
 
 
 def _lane_edge(pose: Pose, lane: int, lane_m: float) -> Pose:
@@ -167,7 +164,6 @@ def _connector(
 ) -> Connector:
     incoming, incoming_lane, outgoing, outgoing_lane = ends
     start_side, end_side = incoming.inbound_side, outgoing.outbound_side
-    assert start_side and end_side
     curve = connect(
         _lane_edge(incoming.inbound, incoming_lane, start_side.lane_m),
         _lane_edge(outgoing.outbound, outgoing_lane, end_side.lane_m),
@@ -180,7 +176,7 @@ def _connector(
 def _movements(arms: dict[int, Arm], a: int, b: int) -> list[tuple[int, int, bool]]:
     """Lane pairs (from, to, along the kerb) from arm a to arm b, every lane served."""
     turn = (b - a - 2) % 4
-    lanes_in, lanes_out = arms[a].inbound_side.lanes, arms[b].outbound_side.lanes  # type: ignore[union-attr]
+    lanes_in, lanes_out = arms[a].inbound_side.lanes, arms[b].outbound_side.lanes
     if turn == LEFT:
         return [(1, 1, False)]
     if turn == RIGHT:
@@ -249,7 +245,7 @@ def _stop_sign(crossing: Crossing, a: int, connectors: dict[int, list[Connector]
     arm = crossing.arms[a]
     length_m = arm.road.curve.length_m
     s_m = SIGN_BEFORE_LINE_M if arm.at_start else length_m - SIGN_BEFORE_LINE_M
-    t_m = arm.inbound_sign * (arm.inbound_side.asphalt_m + POST_FROM_KERB_M)  # type: ignore[union-attr]
+    t_m = arm.inbound_sign * (arm.inbound_side.asphalt_m + POST_FROM_KERB_M)
     return _signal("stop", crossing, a, connectors, ids, (arm.road, s_m, t_m))
 
 
@@ -280,8 +276,9 @@ def _roundabout(crossing: Crossing, lane_m: float, network: Network, ids: Ids) -
         middle = _on_ring(crossing, a, middle_rad)
         curve = biarc(start, middle).joined(biarc(middle, end))
         ring[a] = Road(
-            ids.next_road(), curve, ring_side, None, ROUNDABOUT_SPEED_KMH, crossing.z_m, crossing.z_m,
-            crossing.id + a, crossing.id + following,
+            id=ids.next_road(), curve=curve, right=ring_side, left=None, speed_kmh=ROUNDABOUT_SPEED_KMH,
+            z_start_m=crossing.z_m, z_end_m=crossing.z_m,
+            start_junction=crossing.id + a, end_junction=crossing.id + following,
         )  # fmt: skip
     network.roads += ring.values()
     for index, (a, arm) in enumerate(crossing.arms.items()):
@@ -289,7 +286,6 @@ def _roundabout(crossing: Crossing, lane_m: float, network: Network, ids: Ids) -
         leaving = Arm(ring[a], at_start=True)
         movements = [((arriving, 1, leaving, 1), False)]
         inbound, outbound = arm.inbound_side, arm.outbound_side
-        assert inbound and outbound
         movements += [((arm, lane, leaving, 1), lane == inbound.lanes) for lane in range(1, inbound.lanes + 1)]
         movements += [((arriving, 1, arm, lane), lane == outbound.lanes) for lane in range(1, outbound.lanes + 1)]
         connectors = tuple(
@@ -304,5 +300,3 @@ def _on_ring(crossing: Crossing, direction: int, offset_rad: float) -> Pose:
     """The pose on the ring's left lane edge, offset_rad past the arm, heading along the circulation."""
     spoke = crossing.pose.turned(direction * math.pi / 2.0 + offset_rad)
     return spoke.moved(ROUNDABOUT_RADIUS_M).turned(math.pi / 2.0)
-
-

@@ -35,6 +35,12 @@ KERB_SHOULDER_M = 0.4
 PARKING_M = 2.2
 SIDEWALK_M = 2.5
 HILL_WAVELENGTH_M = 420.0
+HILL_HEIGHTS_M = (0.0, 0.0, 2.2)
+"""Amplitudes of the hills; most towns are flat."""
+PARKING_SHARE = 0.3
+ROUNDABOUT_SHARE = 0.6
+JUNCTION_ID = 1000
+IDS_PER_CROSSING = 10
 
 
 class LayoutError(Exception):
@@ -79,7 +85,7 @@ class Road:
     @property
     def crossings(self) -> set[int]:
         """Ids of the crossings at both ends (the junctions of a roundabout count as one)."""
-        return {self.start_junction // 10, self.end_junction // 10}
+        return {self.start_junction // IDS_PER_CROSSING, self.end_junction // IDS_PER_CROSSING}
 
 
 @dataclass(frozen=True)
@@ -105,14 +111,19 @@ class Arm:
         return self.road.curve.start if self.at_start else self.road.curve.end.turned(math.pi)
 
     @property
-    def inbound_side(self) -> Side | None:
+    def inbound_side(self) -> Side:
         """Lanes that lead into the junction."""
-        return self.road.left if self.at_start else self.road.right
+        return self._side(left=self.at_start)
 
     @property
-    def outbound_side(self) -> Side | None:
+    def outbound_side(self) -> Side:
         """Lanes that lead out of the junction."""
-        return self.road.right if self.at_start else self.road.left
+        return self._side(left=not self.at_start)
+
+    def _side(self, *, left: bool) -> Side:
+        side = self.road.left if left else self.road.right
+        assert side is not None, f"road {self.road.id} is one-way"
+        return side
 
     @property
     def inbound_sign(self) -> int:
@@ -127,7 +138,6 @@ class Crossing:
     id: int
     pose: Pose
     z_m: float
-    reach_m: float
     roundabout: bool
     arms: dict[int, Arm]
 
@@ -198,7 +208,7 @@ def _place(rng: random.Random, graph: StreetGraph) -> dict[Node, _Site]:
     xs = _spaced(rng, columns)
     ys = _spaced(rng, rows)
     rotation_rad = rng.uniform(-math.pi, math.pi)
-    hill_m = rng.choice([0.0, 0.0, 2.2])
+    hill_m = rng.choice(HILL_HEIGHTS_M)
     phase_x, phase_y = rng.uniform(0.0, 2.0 * math.pi), rng.uniform(0.0, 2.0 * math.pi)
     frame = Pose(0.0, 0.0, rotation_rad)
     sites = {}
@@ -298,11 +308,53 @@ def _separated(roads: list[Road]) -> bool:
     return True
 
 
-def _sides(rng: random.Random, lanes: int, lane_m: float) -> tuple[Side, Side]:
-    return tuple(  # type: ignore[return-value]
-        Side(lanes, lane_m, PARKING_M if parking else KERB_SHOULDER_M, parking)
-        for parking in (rng.random() < 0.3, rng.random() < 0.3)
-    )
+def _cross_sections(rng: random.Random, chains: list[list[Node]], lane_m: float) -> list[tuple[Side, Side]]:
+    """Right and left side of every chain; chains on one grid line have the same number of lanes."""
+    wide_share = rng.uniform(0.2, 0.6)
+    wide_lines = {(axis, k): rng.random() < wide_share for axis in (0, 1) for k in range(6)}
+    sections = []
+    for chain in chains:
+        axis = 0 if chain[0][1] == chain[1][1] else 1
+        lanes = 2 if wide_lines[axis, chain[0][1 - axis]] else 1
+        right, left = (rng.random() < PARKING_SHARE for _ in range(2))
+        sections.append((_side(lanes, lane_m, right), _side(lanes, lane_m, left)))
+    return sections
+
+
+def _side(lanes: int, lane_m: float, parking: bool) -> Side:
+    return Side(lanes, lane_m, PARKING_M if parking else KERB_SHOULDER_M, parking)
+
+
+@dataclass(frozen=True)
+class _CrossingPlan:
+    """A crossing before its roads exist."""
+
+    id: int
+    reach_m: float
+    roundabout: bool
+
+    def junction(self, direction: int) -> int:
+        """Id of the junction that arm `direction` touches: in a roundabout each arm has its own."""
+        return self.id + direction if self.roundabout else self.id
+
+
+def _plan_crossings(
+    rng: random.Random, graph: StreetGraph, chains: list[list[Node]], sections: list[tuple[Side, Side]]
+) -> dict[Node, _CrossingPlan]:
+    """Size and kind of every crossing; at most one roundabout, where only single lanes meet."""
+    nodes = [node for node in graph if len(graph[node]) >= 3]
+    sides: dict[Node, list[Side]] = {node: [] for node in nodes}
+    for chain, pair in zip(chains, sections, strict=True):
+        for end in (chain[0], chain[-1]):
+            sides[end] += pair
+    narrow = [node for node in nodes if all(side.lanes == 1 for side in sides[node])]
+    rounds = rng.sample(narrow, 1) if narrow and rng.random() < ROUNDABOUT_SHARE else []
+    kerb_m = rng.uniform(*KERB_RADIUS_M)
+    plans = {}
+    for index, node in enumerate(nodes):
+        reach_m = ROUNDABOUT_ARM_M if node in rounds else kerb_m + max(side.asphalt_m for side in sides[node])
+        plans[node] = _CrossingPlan(JUNCTION_ID + IDS_PER_CROSSING * index, reach_m, node in rounds)
+    return plans
 
 
 def draw_layout(rng: random.Random) -> Layout:
@@ -314,51 +366,27 @@ def draw_layout(rng: random.Random) -> Layout:
     sites = _place(rng, graph)
     lane_m = round(rng.uniform(3.3, 3.7), 2)
     chains = list(_chains(graph))
-    wide_share = rng.uniform(0.2, 0.6)
-    wide_line = {(axis, k): rng.random() < wide_share for axis in (0, 1) for k in range(6)}
-    lanes = [2 if wide_line[_line(chain)] else 1 for chain in chains]
-    sides = [_sides(rng, count, lane_m) for count in lanes]
-    crossings = [node for node in sorted(graph) if len(graph[node]) >= 3]
-    junction_id = {node: 1000 + 10 * index for index, node in enumerate(crossings)}
-    touching = {n: [k for k, chain in enumerate(chains) if n in (chain[0], chain[-1])] for n in crossings}
-    narrow = [n for n in crossings if all(lanes[k] == 1 for k in touching[n])]
-    rounds = set(rng.sample(narrow, 1)) if narrow and rng.random() < 0.6 else set()
-    kerb_m = rng.uniform(*KERB_RADIUS_M)
-    reach_m = {n: kerb_m + max(s.asphalt_m for k in touching[n] for s in sides[k]) for n in crossings}
-    reach_m.update({n: ROUNDABOUT_ARM_M for n in rounds})
-    mark = rng.choice(["solid", "solid solid", "broken"])
-    roads = []
-    for index, chain in enumerate(chains):
+    sections = _cross_sections(rng, chains, lane_m)
+    plans = _plan_crossings(rng, graph, chains, sections)
+    reach_m = {node: plan.reach_m for node, plan in plans.items()}
+    single_mark = rng.choice(["solid", "solid solid", "broken"])
+    roads, arms = [], {node: dict[int, Arm]() for node in plans}
+    for number, (chain, (right, left)) in enumerate(zip(chains, sections, strict=True), start=1):
         curve = _chain_curve(rng, chain, sites, reach_m)
-        ends = [
-            junction_id[node] + (_direction(node, other) if node in rounds else 0)
-            for node, other in ((chain[0], chain[1]), (chain[-1], chain[-2]))
-        ]
-        roads.append(
-            Road(
-                index + 1, curve, *sides[index], _speed_kmh(curve, lanes[index], rng),
-                sites[chain[0]].z_m, sites[chain[-1]].z_m, *ends, mark if lanes[index] == 1 else "solid solid",
-            )  # fmt: skip
-        )
+        start, end = (chain[0], _direction(chain[0], chain[1])), (chain[-1], _direction(chain[-1], chain[-2]))
+        road = Road(
+            id=number, curve=curve, right=right, left=left, speed_kmh=_speed_kmh(curve, right.lanes, rng),
+            z_start_m=sites[chain[0]].z_m, z_end_m=sites[chain[-1]].z_m,
+            start_junction=plans[start[0]].junction(start[1]), end_junction=plans[end[0]].junction(end[1]),
+            centre_mark=single_mark if right.lanes == 1 else "solid solid",
+        )  # fmt: skip
+        roads.append(road)
+        arms[start[0]][start[1]] = Arm(road, at_start=True)
+        arms[end[0]][end[1]] = Arm(road, at_start=False)
     if not _separated(roads):
         raise LayoutError("two roads come too close")
-    placed = []
-    for node in crossings:
-        arms = {}
-        for k in touching[node]:
-            for at_start, (end, other) in ((True, chains[k][:2]), (False, chains[k][:-3:-1])):
-                if end == node:
-                    arms[_direction(node, other)] = Arm(roads[k], at_start)
-        site = sites[node]
-        placed.append(
-            Crossing(
-                junction_id[node], site.pose, site.z_m, reach_m[node], node in rounds, dict(sorted(arms.items()))
-            )
-        )
-    return Layout(tuple(roads), tuple(placed), lane_m)
-
-
-def _line(chain: list[Node]) -> tuple[int, int]:
-    """The grid line (axis, index) a chain begins on; chains on one line share their lane count."""
-    axis = 0 if chain[0][1] == chain[1][1] else 1
-    return axis, chain[0][1 - axis]
+    crossings = tuple(
+        Crossing(plan.id, sites[node].pose, sites[node].z_m, plan.roundabout, dict(sorted(arms[node].items())))
+        for node, plan in plans.items()
+    )
+    return Layout(tuple(roads), crossings, lane_m)

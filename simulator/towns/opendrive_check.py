@@ -1,4 +1,4 @@
-"""Checks OpenDRIVE text from anywhere before CARLA's map code sees it, and repairs what CARLA itself would stumble on."""
+"""Checks OpenDRIVE text from anywhere before CARLA's map code sees it, and repairs what planners stumble on."""
 
 import math
 import xml.etree.ElementTree as ET
@@ -11,7 +11,7 @@ from simulator.towns.town import TownError
 SHORTEST_GEOMETRY_M = 1e-6
 """Shorter pieces of a plan view are dropped; some of CARLA's towns contain them."""
 SHORTEST_ROAD_M = 0.01
-"""Shorter roads (Town03 has one of 0.2 micrometres) are stretched: planners divide by the distance between their ends."""
+"""Shorter roads (Town03 has one of 0.2 micrometres) are stretched: planners divide by the distance of their ends."""
 LARGEST_COORDINATE_M = 1e6
 LONGEST_NETWORK_M = 2e6
 
@@ -81,7 +81,9 @@ def _check_roads(root: ET.Element) -> None:
     if not seen:
         raise TownError("the file has no road")
     if total_m > LONGEST_NETWORK_M:
-        raise TownError(f"the roads add up to {total_m / 1e3:.0f} km; at most {LONGEST_NETWORK_M / 1e3:.0f} km are supported")
+        raise TownError(
+            f"the roads add up to {total_m / 1e3:.0f} km; at most {LONGEST_NETWORK_M / 1e3:.0f} km are supported"
+        )
 
 
 def _check_links(root: ET.Element) -> None:
@@ -95,7 +97,9 @@ def _check_links(root: ET.Element) -> None:
         for link in (*road.iterfind("link/predecessor"), *road.iterfind("link/successor")):
             known = junctions if link.get("elementType") == "junction" else roads
             if link.get("elementId") not in known:
-                raise TownError(f"{where} is linked to {link.get('elementType')} {link.get('elementId')}, which does not exist")
+                raise TownError(
+                    f"{where} is linked to {link.get('elementType')} {link.get('elementId')}, which does not exist"
+                )
     for junction in root.iterfind("junction"):
         for connection in junction.iterfind("connection"):
             for attribute in ("incomingRoad", "connectingRoad"):

@@ -139,9 +139,8 @@ def _lane_sections(road: Road) -> str:
 
 def _road_tag(road: Road, junction: int, link: str, lanes: str, objects: str, signals: str) -> str:
     kind = _tag("type", _tag("speed", max=road.speed_kmh, unit="km/h"), s=0.0, type="town")
-    content = "".join(
-        (_tag("link", link), kind, _plan_view(road.curve), _elevation(road), "<lateralProfile/>", lanes, objects, signals)
-    )
+    content = _tag("link", link) + kind + _plan_view(road.curve) + _elevation(road) + "<lateralProfile/>"
+    content += lanes + objects + signals
     return _tag("road", content, name=f"Road {road.id}", length=road.curve.length_m, id=road.id, junction=junction)
 
 
@@ -174,18 +173,14 @@ def _connecting_road(connector: Connector, signals: list[str]) -> str:
     section = _tag("center", _lane(0, "none", "", "none")) + _tag("right", lanes)
     offset = _tag("laneOffset", s=0.0, a=0.0, b=0.0, c=0.0, d=0.0)
     body = _tag("lanes", offset + _tag("laneSection", section, s=0.0))
-    return _road_tag(
-        connector.road, connector.junction, link, body, "<objects/>", _tag("signals", "".join(signals))
-    )
+    return _road_tag(connector.road, connector.junction, link, body, "<objects/>", _tag("signals", "".join(signals)))
 
 
 def _approach_objects(approach: Approach, first_id: int) -> list[str]:
     """Stop line and zebra crossing at the end of an arm."""
     arm, objects = approach.arm, []
     if approach.stop_line:
-        side = arm.inbound_side
-        assert side is not None
-        width_m = side.lanes * side.lane_m
+        width_m = arm.inbound_side.lanes * arm.inbound_side.lane_m
         objects.append(
             _tag(
                 "object", id=first_id, name="StopLine", s=_arm_s_m(arm, STOP_LINE_BEFORE_END_M),

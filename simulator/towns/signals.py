@@ -3,7 +3,7 @@
 import math
 import xml.etree.ElementTree as ET
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import carla
 import numpy as np
@@ -96,15 +96,15 @@ def _held(town_map: carla.Map, landmarks: list[carla.Landmark]) -> _Held | None:
         return None
     yaw_rad = np.radians([w.transform.rotation.yaw for w in kept])
     yaw_deg = math.degrees(math.atan2(np.sin(yaw_rad).sum(), np.cos(yaw_rad).sum()))
-    stops = tuple(
-        StopPoint(
-            w.transform.location.x, w.transform.location.y, _turn_deg(w.transform.rotation.yaw, 0.0), w.road_id, w.lane_id
-        )
-        for w in kept
-    )
+    stops = tuple(_stop_point(waypoint) for waypoint in kept)
     junction = kept[0].junction_id if kept[0].is_junction else kept[0].road_id
     z_m = float(np.mean([w.transform.location.z for w in kept]))
     return _Held(yaw_deg, stops, tuple(w.lane_width for w in kept), z_m, junction)
+
+
+def _stop_point(waypoint: carla.Waypoint) -> StopPoint:
+    place, yaw_deg = waypoint.transform.location, _turn_deg(waypoint.transform.rotation.yaw, 0.0)
+    return StopPoint(place.x, place.y, yaw_deg, waypoint.road_id, waypoint.lane_id)
 
 
 def _transform(landmark: carla.Landmark, held: _Held, ground: GroundGrid) -> Pose:
@@ -162,12 +162,7 @@ def _numbered(lights: list[TrafficLight]) -> list[TrafficLight]:
             keys[light.opendrive_id] = key
         order = sorted(set(keys.values()))
         phase_of.update({identity: order.index(key) for identity, key in keys.items()})
-    return [
-        TrafficLight(
-            light.opendrive_id, light.transform, light.trigger_box, light.group, phase_of[light.opendrive_id], light.stop_points
-        )
-        for light in lights
-    ]
+    return [replace(light, phase=phase_of[light.opendrive_id]) for light in lights]
 
 
 def _street(streets: list[float], yaw_deg: float) -> int:

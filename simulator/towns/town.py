@@ -21,8 +21,8 @@ from simulator.towns.ground import GroundGrid
 Pose = tuple[float, float, float, float, float, float]
 """x, y, z in metres, pitch, yaw, roll in degrees, CARLA's frame."""
 
-FORMAT_VERSION = 1
-"""Of the cache files; part of their key."""
+FORMAT_VERSION = 2
+"""Of the cache files, part of their key: to be raised with every change of what is derived."""
 MAX_BYTES = 64 * 1024 * 1024
 """Largest OpenDRIVE file that is read."""
 DERIVE_TIMEOUT_S = 300.0
@@ -120,8 +120,8 @@ def load_town(name_or_path: str, town_dir: Path | None = None) -> Town:
         path = (town_dir or Path()) / f"{name_or_path}.xodr"
         if town_dir is None or name_or_path not in available_towns(town_dir):
             raise TownError(
-                f"there is no town {name_or_path!r}; known are {', '.join(available_towns(town_dir))} (Gen<seed> for any "
-                f"seed) and the .xodr files of --town-dir, which is {town_dir or 'not given'}"
+                f"there is no town {name_or_path!r}; there are {', '.join(available_towns(town_dir))}, Gen<seed> for "
+                f"other seeds, and the .xodr files of --town-dir ({town_dir or 'not given'})"
             )
     return town_from_text(path.stem, _read(path))
 
