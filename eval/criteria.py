@@ -1,7 +1,8 @@
 """Infraction criteria of a route, with the rules, thresholds and messages of the leaderboard's own.
 
 Each criterion is fed once per tick with the ego's state and appends `Event`s; none talks to a server, so all of
-them run on an offline `carla.Map`. Source: scenario_runner leaderboard-2.0 `atomic_criteria`, `timer`; Bench2Drive 0.0.4.
+them run on an offline `carla.Map`. Source: scenario_runner leaderboard-2.0 `atomic_criteria`, `timer`;
+Bench2Drive 0.0.4.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Results on disk: one line per route in `results.jsonl`, and `results.json` derived from it for the leaderboard's tools.
+"""Results on disk: one line per route in `results.jsonl`, `results.json` derived from it as the leaderboard has it.
 
 A line is appended and fsynced per route, the derived file is replaced atomically, so a crash or a full disk never costs
 a finished route.

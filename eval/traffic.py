@@ -1,9 +1,9 @@
 """Background traffic driven by the client's own Traffic Manager.
 
 Two measured facts about CARLA's 0.9.16 client shape this file: a synchronous Traffic Manager can lose a wake-up and
-freeze `world.tick()` for ever, nearly always when it has no vehicles; and that does not happen when the Traffic Manager's
-thread and the ticking thread share one core. So the manager exists only while there are vehicles, is created under the
-pin, and ticks are made under the pin (embedded server only).
+freeze `world.tick()` for ever, nearly always when it has no vehicles; and that does not happen when the Traffic
+Manager's thread and the ticking thread share one core. So the manager exists only while there are vehicles, is created
+under the pin, and ticks are made under the pin (embedded server only).
 """
 
 from __future__ import annotations
