@@ -151,9 +151,7 @@ def warp_memory(memory: Tensor, grid: BevGrid, motion: Tensor) -> Tensor:
     return _warp(memory, grid, rotation, translation, half, "bilinear")
 
 
-def _warp(
-    memory: Tensor, grid: BevGrid, rotation: Tensor, translation: Tensor, half: Tensor, mode: str
-) -> Tensor:
+def _warp(memory: Tensor, grid: BevGrid, rotation: Tensor, translation: Tensor, half: Tensor, mode: str) -> Tensor:
     """memory read at rotation @ p + translation, positions p in cells from the grid's centre; all float64 but memory."""
     cells_xy = torch.stack([half[0], half[1]])
     theta = torch.cat([rotation * cells_xy / cells_xy[:, None], (translation / cells_xy)[..., None]], -1)

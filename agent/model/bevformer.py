@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agent.model.bev_grid import BevGrid, RigGeometry, official_shift, rotate_memory, warp_memory
-from agent.model.deformable import ringed, sample_plain, sample_table, table_layout
+from agent.model.deformable import RING, TableLayout, ringed, sample_plain, sample_table, softmax_of_few, table_layout
 
 CAN_BUS_SIZE = 18
 MAPS = 2
@@ -127,21 +127,23 @@ class TemporalSelfAttention(nn.Module):
 
     control = DeformableWeights.control
 
-    def forward(self, query: Tensor, position: Tensor, maps: Tensor, references: Tensor, path: str) -> Tensor:
-        """query (b, n, d), position (n, d), maps (b, 2, n, d), references (b, n, 2 maps, 2) fractions -> (b, n, d)."""
+    def forward(self, query: Tensor, position: Tensor, maps: Tensor, context: "TemporalContext", path: str) -> Tensor:
+        """query (b, n, d), position (n, d), maps (b, 2, n, d) -> (b, n, d)."""
         b, n, _ = query.shape
         grid = self.config.grid
         shape = (b, n, self.config.heads, MAPS, self.config.temporal_points)
         in_front = maps.flatten(0, 1)[:b] if self.config.mix_batch else maps[:, 0]
         offset_x, offset_y, logits = self.control(torch.cat([in_front, query + position], -1))
-        x = references[:, :, None, :, None, 0] * grid.columns - 0.5 + offset_x.view(shape)
-        y = references[:, :, None, :, None, 1] * grid.rows - 0.5 + offset_y.view(shape)
-        attention = logits.view(shape).softmax(-1) / MAPS
+        x = context.x[:, :, None, :, None] + offset_x.view(shape)
+        y = context.y[:, :, None, :, None] + offset_y.view(shape)
+        attention = softmax_of_few(logits.view(shape)) / MAPS
         values = self.value_proj(maps).unflatten(2, (grid.rows, grid.columns))
         read = self._read_plain if path == "plain" else self._read_static
-        return self.dropout(self.output_proj(read(values, x, y, attention).to(query.dtype))) + query
+        return self.dropout(self.output_proj(read(values, x, y, attention, context).to(query.dtype))) + query
 
-    def _read_plain(self, values: Tensor, x: Tensor, y: Tensor, attention: Tensor) -> Tensor:
+    def _read_plain(
+        self, values: Tensor, x: Tensor, y: Tensor, attention: Tensor, context: "TemporalContext"
+    ) -> Tensor:
         heads = self.config.heads
         return sum(
             sample_plain(
@@ -153,15 +155,32 @@ class TemporalSelfAttention(nn.Module):
             for index in range(MAPS)
         )
 
-    def _read_static(self, values: Tensor, x: Tensor, y: Tensor, attention: Tensor) -> Tensor:
-        b, _, heads = x.shape[:3]
-        table = ringed(values)
-        layout = table_layout([(self.config.grid.rows, self.config.grid.columns)], heads, x.device)
-        rows_per_map = table.shape[2] * table.shape[3] * heads
-        maps = torch.arange(b * MAPS, dtype=torch.int32, device=x.device).view(b, 1, 1, MAPS, 1) * rows_per_map
-        layout = layout.shifted(maps.expand(b, 1, heads, MAPS, x.shape[-1]).flatten(3))
-        table = table.view(b * MAPS * rows_per_map, -1)
-        return sample_table(table, x.flatten(3), y.flatten(3), attention.flatten(3), layout).flatten(2)
+    def _read_static(
+        self, values: Tensor, x: Tensor, y: Tensor, attention: Tensor, context: "TemporalContext"
+    ) -> Tensor:
+        table = ringed(values).view(-1, self.config.embed_dims // self.config.heads)
+        return sample_table(table, x.flatten(3), y.flatten(3), attention.flatten(3), context.layout).flatten(2)
+
+
+@dataclass(frozen=True)
+class TemporalContext:
+    """Where the temporal attention of all layers looks from."""
+
+    x: Tensor
+    """(b, n, 2 maps): reference points of each cell in either map [cells]"""
+    y: Tensor
+    layout: TableLayout
+
+    @classmethod
+    def build(cls, config: BEVFormerConfig, references: Tensor) -> "TemporalContext":
+        """references (b, n, 2 maps, 2): fractions (x, y) of the grid."""
+        b, grid, device = references.shape[0], config.grid, references.device
+        layout = table_layout([(grid.rows, grid.columns)], config.heads, device)
+        rows_per_map = (grid.rows + 2 * RING) * (grid.columns + 2 * RING) * config.heads
+        maps = torch.arange(b * MAPS, dtype=torch.int32, device=device).view(b, 1, 1, MAPS) * rows_per_map
+        layout = layout.shifted(maps.repeat_interleave(config.temporal_points, -1))
+        x, y = references.unbind(-1)
+        return cls(x * grid.columns - 0.5, y * grid.rows - 0.5, layout)
 
 
 class SpatialCrossAttention(nn.Module):
@@ -178,23 +197,23 @@ class SpatialCrossAttention(nn.Module):
         nn.init.zeros_(self.output_proj.bias)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, query: Tensor, values: list[Tensor], view: "CameraView", path: str) -> Tensor:
+    def forward(self, query: Tensor, values: list[Tensor], context: "SpatialContext", path: str) -> Tensor:
         """query (b, n, d), values: projected maps (b, cameras, h, w, d) of every level -> (b, n, d)."""
         offset_x, offset_y, logits = (
             control.unflatten(-1, (self.config.heads, -1)) for control in self.deformable_attention.control(query)
         )
-        attention = logits.softmax(-1)
+        attention = softmax_of_few(logits)
         read = self._read_plain if path == "plain" else self._read_static
-        slots = read(values, view, offset_x, offset_y, attention)
+        slots = read(values, context, offset_x, offset_y, attention)
         return self.dropout(self.output_proj(slots.to(query.dtype))) + query
 
     def _read_plain(
-        self, values: list[Tensor], view: "CameraView", offset_x: Tensor, offset_y: Tensor, attention: Tensor
+        self, values: list[Tensor], context: "SpatialContext", offset_x: Tensor, offset_y: Tensor, attention: Tensor
     ) -> Tensor:
         b, n, heads = offset_x.shape[:3]
-        geometry, points = view.geometry, self.config.spatial_points
+        geometry, points = context.geometry, self.config.spatial_points
         repeats = points // geometry.grid.pillar_points
-        seen = geometry.visible & view.camera_valid[..., None]
+        seen = geometry.visible & context.camera_valid[..., None]
         total = offset_x.new_zeros(b, n, self.config.embed_dims)
         for camera in range(geometry.cameras):
             anchor_x, anchor_y = geometry.anchors_uv[camera].repeat(1, repeats, 1)[:, None].unbind(-1)
@@ -211,35 +230,56 @@ class SpatialCrossAttention(nn.Module):
         return total / seen.sum(1).clamp(min=1)[..., None]
 
     def _read_static(
-        self, values: list[Tensor], view: "CameraView", offset_x: Tensor, offset_y: Tensor, attention: Tensor
+        self, values: list[Tensor], context: "SpatialContext", offset_x: Tensor, offset_y: Tensor, attention: Tensor
     ) -> Tensor:
         b, n, heads = offset_x.shape[:3]
-        geometry, points = view.geometry, self.config.spatial_points
-        levels_hw = [(maps.shape[2], maps.shape[3]) for maps in values]
-        layout = table_layout(levels_hw, heads, offset_x.device, points)
-        repeats = points // geometry.grid.pillar_points * len(values)
-        anchor_x, anchor_y = geometry.pair_uv.repeat(1, repeats, 1)[:, None].unbind(-1)
-        x = (anchor_x * layout.width - 0.5) + offset_x[:, geometry.pair_cell]
-        y = (anchor_y * layout.height - 0.5) + offset_y[:, geometry.pair_cell]
-        share = attention[:, geometry.pair_cell] * view.pair_weights[:, :, None, None]
-        table = torch.cat([ringed(maps).flatten(2, 3) for maps in values], 2)
-        rows_per_image = table.shape[2] * heads
-        images = torch.arange(b, dtype=torch.int32, device=x.device)[:, None] * geometry.cameras + geometry.pair_camera
-        layout = layout.shifted((images * rows_per_image).to(torch.int32)[:, :, None, None])
-        table = table.view(b * geometry.cameras * rows_per_image, -1)
-        read = sample_table(table, x, y, share, layout).flatten(2)
-        return read.new_zeros(b, n, self.config.embed_dims).index_add(1, geometry.pair_cell, read)
+        cell = context.geometry.pair_cell
+        table = torch.cat([ringed(maps).flatten(2, 3) for maps in values], 2).view(-1, self.config.embed_dims // heads)
+        read = sample_table(
+            table,
+            context.x + offset_x[:, cell],
+            context.y + offset_y[:, cell],
+            attention[:, cell] * context.pair_weights,
+            context.layout,
+        ).flatten(2)
+        return read.new_zeros(b, n, self.config.embed_dims).index_add(1, cell, read)
 
 
 @dataclass(frozen=True)
-class CameraView:
-    """A rig's geometry with this batch's working cameras."""
+class SpatialContext:
+    """What the cross attention of all layers shares: a rig's geometry with this batch's working cameras."""
 
     geometry: RigGeometry
     camera_valid: Tensor
     """bool (b, cameras)"""
     pair_weights: Tensor
-    """float (b, p), see `RigGeometry.pair_weights`"""
+    """(b, p, 1, 1), see `RigGeometry.pair_weights`"""
+    x: Tensor
+    """(p, 1, levels * points): the anchor each point of a visible pair belongs to [cells of its level]"""
+    y: Tensor
+    layout: TableLayout
+
+    @classmethod
+    def build(
+        cls, config: BEVFormerConfig, geometry: RigGeometry, features: list[Tensor], camera_valid: Tensor
+    ) -> "SpatialContext":
+        """features: maps (b, cameras, d, h, w) of every level; only their sizes are used."""
+        b, points, device = camera_valid.shape[0], config.spatial_points, camera_valid.device
+        levels_hw = [(level.shape[-2], level.shape[-1]) for level in features]
+        layout = table_layout(levels_hw, config.heads, device, points)
+        rows_per_image = sum((h + 2 * RING) * (w + 2 * RING) for h, w in levels_hw) * config.heads
+        first_image = torch.arange(b, dtype=torch.int32, device=device)[:, None] * geometry.cameras
+        rows = ((first_image + geometry.pair_camera) * rows_per_image).to(torch.int32)
+        repeats = points // geometry.grid.pillar_points * len(features)
+        u, v = geometry.pair_uv.repeat(1, repeats, 1)[:, None].unbind(-1)
+        return cls(
+            geometry,
+            camera_valid,
+            geometry.pair_weights(camera_valid)[..., None, None],
+            u * layout.width - 0.5,
+            v * layout.height - 0.5,
+            layout.shifted(rows[..., None, None]),
+        )
 
 
 class FeedForward(nn.Module):
@@ -338,22 +378,24 @@ class BEVFormer(nn.Module):
         samples have one (all, if not given). camera_valid bool (b, cameras): cameras not to be left out. motion (b, 3),
         needed by the "affine" warp: see `warp_memory`. taps: filled with the layers' inner results, for comparisons.
         """
-        transformer = self.transformer
+        config, transformer = self.config, self.transformer
         b = can_bus.shape[0]
+        if camera_valid is None:
+            camera_valid = torch.ones(b, geometry.cameras, dtype=torch.bool, device=can_bus.device)
         ego = transformer.can_bus_mlp(can_bus.to(self.bev_embedding.weight.dtype))
         query = self.bev_embedding.weight[None] + ego[:, None]
         position = self.positional_encoding()
-        view = self._view(geometry, b, camera_valid, query.device)
+        spatial = SpatialContext.build(config, geometry, features, camera_valid)
         values = self._project_values(features)
-        temporal_maps, references, remembered = self._align(query, can_bus, geometry, memory, has_memory, motion)
+        maps, references = self._align(query, can_bus, geometry, memory, has_memory, motion)
+        temporal = TemporalContext.build(config, references)
         for index, layer in enumerate(transformer.encoder.layers):
-            own = torch.stack([query, query], 1)
-            maps = own if temporal_maps is None else torch.where(remembered, temporal_maps, own)
-            query = layer.attentions[0](query, position, maps, references, self.path)
+            layer_maps = self._layer_maps(maps, query, has_memory)
+            query = layer.attentions[0](query, position, layer_maps, temporal, self.path)
             if taps is not None:
                 taps[f"layer{index}.tsa"] = query
             query = layer.norms[0](query)
-            query = layer.attentions[1](query, values[index], view, self.path)
+            query = layer.attentions[1](query, values[index], spatial, self.path)
             if taps is not None:
                 taps[f"layer{index}.sca"] = query
             query = layer.norms[2](layer.ffns[0](layer.norms[1](query)))
@@ -361,10 +403,17 @@ class BEVFormer(nn.Module):
                 taps[f"layer{index}.out"] = query
         return query
 
-    def _view(self, geometry: RigGeometry, b: int, camera_valid: Tensor | None, device: torch.device) -> CameraView:
-        if camera_valid is None:
-            camera_valid = torch.ones(b, geometry.cameras, dtype=torch.bool, device=device)
-        return CameraView(geometry, camera_valid, geometry.pair_weights(camera_valid))
+    def _layer_maps(self, maps: Tensor | None, query: Tensor, has_memory: Tensor | None) -> Tensor:
+        """The two maps (b, 2, n, d) one layer's temporal attention reads.
+
+        Without a memory the official encoder reads its own input twice, layer by layer; with one, the memory and the
+        first layer's queries in all layers.
+        """
+        if maps is None:
+            return torch.stack([query, query], 1)
+        if has_memory is None or self.config.warp == "affine":
+            return maps
+        return torch.where(has_memory[:, None, None, None], maps, query[:, None])
 
     def _project_values(self, features: list[Tensor]) -> list[list[Tensor]]:
         """Image tokens with their embeddings, projected for all layers by one matrix product per level.
@@ -391,23 +440,27 @@ class BEVFormer(nn.Module):
         memory: Tensor | None,
         has_memory: Tensor | None,
         motion: Tensor | None,
-    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """The two temporal maps (b, 2, n, d), their reference points (b, n, 2, 2) and which samples have a memory."""
+    ) -> tuple[Tensor | None, Tensor]:
+        """The two temporal maps (b, 2, n, d), None if each layer reads its own input, and references (b, n, 2, 2)."""
         config = self.config
-        b = query.shape[0]
-        centres = geometry.centres[None, :, None].expand(b, -1, MAPS, -1)
-        if memory is None:
-            return None, centres, None
-        if has_memory is None:
-            has_memory = torch.ones(b, dtype=torch.bool, device=query.device)
+        references = geometry.centres[None, :, None].expand(query.shape[0], -1, MAPS, -1)
         if config.warp == "affine":
-            if motion is None:
-                raise ValueError("warp='affine' aligns the memory by `motion`; pass it, or use warp='official'")
-            aligned, references = warp_memory(memory, config.grid, motion), centres
-        else:
-            centre = config.rotate_centre_px or config.grid.origin_px
-            aligned = rotate_memory(memory, config.grid, torch.deg2rad(can_bus[:, 17]), centre)
-            shift = official_shift(can_bus, config.grid).to(centres.dtype) * has_memory[:, None]
-            current = shift if config.alias_shift else torch.zeros_like(shift)
-            references = centres + torch.stack([shift, current], 1)[:, None]
-        return torch.stack([aligned.to(query.dtype), query], 1), references, has_memory[:, None, None, None]
+            return torch.stack([self._warped(query, memory, has_memory, motion), query], 1), references
+        if memory is None:
+            return None, references
+        centre = config.rotate_centre_px or config.grid.origin_px
+        aligned = rotate_memory(memory, config.grid, torch.deg2rad(can_bus[:, 17]), centre)
+        shift = official_shift(can_bus, config.grid).to(references.dtype)
+        if has_memory is not None:
+            shift = shift * has_memory[:, None]
+        current = shift if config.alias_shift else torch.zeros_like(shift)
+        return torch.stack([aligned.to(query.dtype), query], 1), references + torch.stack([shift, current], 1)[:, None]
+
+    def _warped(self, query: Tensor, memory: Tensor | None, has_memory: Tensor | None, motion: Tensor | None) -> Tensor:
+        """The memory moved into the current frame; samples without one read the queries instead."""
+        if memory is None:
+            return query
+        if motion is None:
+            raise ValueError("warp='affine' aligns the memory by `motion`; pass it, or use warp='official'")
+        warped = warp_memory(memory, self.config.grid, motion).to(query.dtype)
+        return warped if has_memory is None else torch.where(has_memory[:, None, None], warped, query)

@@ -29,6 +29,12 @@ def sample_plain(values: Tensor, x: Tensor, y: Tensor, weights: Tensor) -> Tenso
     return sums.view(n, heads * channels, queries).transpose(1, 2)
 
 
+def softmax_of_few(logits: Tensor) -> Tensor:
+    """Softmax over a short last dimension; several times faster on CPUs than `Tensor.softmax`, which takes it row by row."""
+    powers = (logits - logits.detach().amax(-1, keepdim=True)).exp()
+    return powers / powers.sum(-1, keepdim=True)
+
+
 RING = 2
 """Width of the frame of zeros around a map in a sampling table: clamped positions read zeros and have no gradient."""
 
@@ -52,9 +58,7 @@ class TableLayout:
         return replace(self, start=self.start + rows)
 
 
-def table_layout(
-    levels_hw: list[tuple[int, int]], heads: int, device: torch.device, points: int = 1
-) -> TableLayout:
+def table_layout(levels_hw: list[tuple[int, int]], heads: int, device: torch.device, points: int = 1) -> TableLayout:
     """Layout of one image's ringed levels, one after the other, cells row-major, heads of a cell side by side.
 
     Shapes: (levels * points,) each level repeated for its points, but `start` (heads, levels * points).
