@@ -32,7 +32,7 @@ class SensorReceivedNoData(Exception):
 
 
 class SensorInterface:
-    """A barrier: `get_data` waits until every registered sensor has delivered the asked frame and drops other frames."""
+    """A barrier: `get_data` waits until every registered sensor has delivered the asked frame; others are dropped."""
 
     def __init__(self, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s

@@ -19,6 +19,8 @@ from agent.route import Command, Plan
 
 logger = logging.getLogger(__name__)
 
+VehicleControl = carla.VehicleControl
+
 IMU_ID, GNSS_ID, SPEED_ID = "IMU", "GPS", "SPEED"
 
 MAX_SPEED_MPS = 100.0
@@ -157,9 +159,9 @@ def default_dialect() -> Dialect:
     return Dialect.CARLA_0_9_16 if latitude > 0.0 else Dialect.CARLA_0_9_15
 
 
-def to_vehicle_control(control: Control) -> carla.VehicleControl:
+def to_vehicle_control(control: Control) -> VehicleControl:
     """CARLA's control; the steering sign is CARLA's already."""
-    return carla.VehicleControl(
+    return VehicleControl(
         throttle=float(control.throttle),
         steer=float(control.steer),
         brake=float(control.brake),

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,12 @@ from typing import Any
 if importlib.util.find_spec("agent") is None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import carla
-
 from agent import carla_io
 from agent.autonomous_agent import AutonomousAgent, Track
 from agent.config import ConfigError
 from agent.driver import Driver
 from agent.guard import Guard
+from agent.metric_log import MetricLog
 from agent.route import Plan
 
 logger = logging.getLogger(__name__)
@@ -32,16 +32,18 @@ class LeaderboardAgent(AutonomousAgent):
 
     driver: Driver | None = None  # destroy() also runs when setup() failed
     guard: Guard
+    _metrics: MetricLog | None = None
 
     def setup(self, path_to_conf_file: str) -> None:
         """Loads the agent configuration, the weights and the plan that set_global_plan left.
 
-        path_to_conf_file: a YAML file; Bench2Drive appends "+save_name" to it, which is ignored here.
+        path_to_conf_file: a YAML file; Bench2Drive appends "+save_name", once more with every route.
         Raises: ConfigError, CheckpointError.
         """
         self.track = Track.SENSORS
-        path = Path(str(path_to_conf_file).split("+")[0])
-        self.driver = Driver.load(path, self._read_plan(), carla_io.default_dialect())
+        path, *save_names = str(path_to_conf_file).split("+")
+        self._metrics = self._metric_log(save_names)
+        self.driver = Driver.load(Path(path), self._read_plan(), carla_io.default_dialect())
         self.guard = Guard(self.driver.config.guard)
 
     def sensors(self) -> list[dict[str, Any]]:
@@ -50,7 +52,7 @@ class LeaderboardAgent(AutonomousAgent):
             raise ConfigError("sensors() was called before setup(); the configuration fixes the cameras' resolution")
         return carla_io.sensor_specs(self.driver.config.rig)
 
-    def run_step(self, input_data: dict[str, Any], timestamp: float) -> carla.VehicleControl:
+    def run_step(self, input_data: dict[str, Any], timestamp: float) -> carla_io.VehicleControl:
         """The control for this tick; bad sensor data and errors of our own stop the car, not the evaluation."""
         if self.driver is None:
             raise ConfigError("run_step() was called before setup()")
@@ -60,6 +62,8 @@ class LeaderboardAgent(AutonomousAgent):
             if carla_io.raised_by_evaluator(error):  # its watchdog raises inside our frames: never swallow that
                 raise
             proposal = self.driver.report(error)  # strict mode raises again
+        if self._metrics is not None:
+            self._metrics.record()
         return carla_io.to_vehicle_control(self.guard.step(proposal, timestamp))
 
     def destroy(self) -> None:
@@ -67,6 +71,16 @@ class LeaderboardAgent(AutonomousAgent):
         if self.driver is not None:
             self.driver.close()
             self.driver = None
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+    def _metric_log(self, save_names: list[str]) -> MetricLog | None:
+        """Where Bench2Drive's evaluator wants the ego's true motion written; None under any other evaluator."""
+        folder, get_metric_info = os.environ.get("SAVE_PATH"), getattr(self, "get_metric_info", None)
+        if not folder or not save_names or get_metric_info is None:
+            return None
+        return MetricLog(Path(folder) / save_names[-1], get_metric_info)
 
     def _read_plan(self) -> Plan | None:
         """The plan, or None with a logged ConfigError if there is nothing to drive along."""

@@ -112,6 +112,7 @@ class RouteTracker:
         lengths_m = np.linalg.norm(np.diff(plan.points_m, axis=0), axis=1)
         self._starts_m = np.concatenate([[0.0], np.cumsum(lengths_m)])
         self._progress_m = 0.0
+        self._ended = False
 
     @property
     def progress_m(self) -> float:
@@ -134,14 +135,15 @@ class RouteTracker:
         local_m = pose.to_local(self._plan.points_m[last:])
         ahead = np.minimum(np.arange(ROUTE_POINTS), len(local_m) - 1)
         next_points_m = local_m[np.minimum([1, 2], len(local_m) - 1)]
-        end_distance_m = float(np.linalg.norm(local_m[-1]))
+        near_end = float(np.linalg.norm(local_m[-1])) < config.max_advance_m
+        self._ended |= near_end and self.length_m - self._progress_m <= config.end_m
         return RouteView(
             points_m=local_m[ahead],
             next_points_m=next_points_m,
             command=self._plan.commands[next_],
             last_command=self._plan.commands[last],
             distance_m=float(np.linalg.norm(next_points_m[0])),
-            at_end=self.length_m - self._progress_m <= config.end_m and end_distance_m < config.max_advance_m,
+            at_end=self._ended,
             off_route=distance_m > config.off_route_m + self._bend_m(last),
         )
 

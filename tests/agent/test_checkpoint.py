@@ -1,0 +1,96 @@
+"""Saving and loading: round trip, atomic replacement, newest valid one."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from agent import checkpoint
+from agent.checkpoint import CheckpointError, latest_valid, load_checkpoint, read_manifest, save_checkpoint
+
+STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7), "half": torch.ones(3).half()}
+CONFIG = {"model": {"width": 3, "names": ["a", "b"]}}
+
+
+def save(folder: Path, step: int = 1, **state: torch.Tensor) -> Path:
+    save_checkpoint(folder, CONFIG, {**STATE, **state}, step=step, created_by="tests")
+    return folder
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    config, state = load_checkpoint(save(tmp_path / "a", step=42))
+    assert config == CONFIG
+    assert state.keys() == STATE.keys()
+    assert all(torch.equal(state[name], tensor) and state[name].dtype == tensor.dtype for name, tensor in STATE.items())
+    manifest = read_manifest(tmp_path / "a")
+    assert (manifest["format"], manifest["step"], manifest["created_by"]) == (1, 42, "tests")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "config.yaml",
+        "manifest.json",
+        "model.safetensors",
+    ]
+
+
+def test_transposed_and_shared_tensors_are_saved_by_value(tmp_path: Path) -> None:
+    _, state = load_checkpoint(save(tmp_path / "a", t=STATE["layer.weight"].T))
+    assert torch.equal(state["t"], STATE["layer.weight"].T)
+
+
+def test_extra_files_are_kept_and_guarded(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a", CONFIG, STATE, step=0, created_by="t", extra_files={"agent.yaml": "device: cpu\n"})
+    load_checkpoint(tmp_path / "a")
+    (tmp_path / "a" / "agent.yaml").write_text("device: gpu\n")
+    with pytest.raises(CheckpointError, match=r"agent\.yaml: sha256|agent\.yaml: \d+ bytes"):
+        load_checkpoint(tmp_path / "a")
+
+
+def test_replacing_leaves_only_the_new_one(tmp_path: Path) -> None:
+    save(tmp_path / "a", step=1)
+    save(tmp_path / "a", step=2)
+    assert read_manifest(tmp_path / "a")["step"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "rename"])
+def test_a_failing_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    save(tmp_path / "a", step=1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if failing == "fsync":
+        monkeypatch.setattr(os, "fsync", full)
+    else:
+        real = Path.rename
+        monkeypatch.setattr(Path, "rename", lambda self, to: full() if ".partial" in self.name else real(self, to))
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path / "a", step=2)
+    monkeypatch.undo()
+    assert read_manifest(tmp_path / "a")["step"] == 1
+    load_checkpoint(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_weights_that_could_not_be_loaded_again_are_not_saved(tmp_path: Path) -> None:
+    save(tmp_path / "a", step=1)
+    with pytest.raises(CheckpointError, match="not finite"):
+        save(tmp_path / "a", step=2, bad=torch.tensor([1.0, float("inf")]))
+    assert read_manifest(tmp_path / "a")["step"] == 1
+
+
+def test_latest_valid_skips_what_does_not_load(tmp_path: Path) -> None:
+    assert latest_valid(tmp_path) is None
+    assert latest_valid(tmp_path / "none") is None
+    for step in (1, 2, 3):
+        save(tmp_path / f"step{step}", step=step)
+    (tmp_path / "step3" / "model.safetensors").write_bytes(b"broken")
+    (tmp_path / ".step9.1.partial").mkdir()
+    assert latest_valid(tmp_path) == tmp_path / "step2"
+
+
+def test_manifest_is_plain_json(tmp_path: Path) -> None:
+    manifest = json.loads((save(tmp_path / "a") / checkpoint.MANIFEST_FILE).read_text())
+    assert set(manifest) == {"format", "step", "config_sha256", "created_by", "files"}
+    assert set(manifest["files"]["model.safetensors"]) == {"sha256", "bytes"}

@@ -1,0 +1,126 @@
+"""The guard's state machine: any input gives a valid control, and each mode starts and ends as it should."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.guard import Control, Guard, GuardConfig, Mode, Proposal, Request, is_valid
+
+GO = Control(throttle=0.7, steer=0.2)
+GOOD = Proposal(control=GO, speed_mps=8.0)
+NOTHING = Proposal(control=None, speed_mps=8.0)
+
+anything = st.one_of(
+    st.floats(allow_nan=True, allow_infinity=True), st.integers(), st.none(), st.text(max_size=2), st.booleans()
+)
+controls = st.one_of(
+    st.none(),
+    st.builds(Control, throttle=anything, steer=anything, brake=anything, reverse=anything),  # type: ignore[arg-type]
+    st.builds(Control, throttle=st.floats(0, 1), steer=st.floats(-1, 1), brake=st.floats(0, 1), reverse=st.booleans()),
+)
+proposals = st.builds(
+    Proposal,
+    control=controls,
+    request=st.sampled_from(Request),
+    speed_mps=anything,  # type: ignore[arg-type]
+    speed_cap_mps=anything,  # type: ignore[arg-type]
+)
+
+
+@given(steps=st.lists(st.tuples(proposals, anything), max_size=60))
+def test_any_sequence_gives_valid_controls(steps: list[tuple[Proposal, float]]) -> None:
+    guard = Guard(GuardConfig())
+    for proposal, now_s in steps:
+        control = guard.step(proposal, now_s)
+        assert is_valid(control)
+        if guard.mode is not Mode.NOMINAL:
+            assert control.throttle == 0.0
+        if proposal.request is Request.EMERGENCY:
+            assert control.brake == 1.0
+
+
+@given(steps=st.lists(st.tuples(proposals, st.floats(0, 1e6)), max_size=40))
+def test_good_proposals_lead_back_to_nominal_from_everywhere(steps: list[tuple[Proposal, float]]) -> None:
+    guard = Guard(GuardConfig())
+    for proposal, now_s in steps:
+        guard.step(proposal, now_s)
+    for _ in range(GuardConfig().recovery_ticks):
+        control = guard.step(GOOD, math.nan)
+    assert guard.mode is Mode.NOMINAL
+    assert control == GO
+
+
+def run(guard: Guard, proposal: Proposal, ticks: int, start_s: float = 0.0) -> list[Mode]:
+    modes = []
+    for i in range(ticks):
+        guard.step(proposal, start_s + 0.05 * i)
+        modes.append(guard.mode)
+    return modes
+
+
+def test_missing_proposal_is_held_for_0_2_s_then_stopped() -> None:
+    guard = Guard(GuardConfig())
+    guard.step(GOOD, 0.0)
+    held = guard.step(NOTHING, 0.05)
+    assert (held.throttle, held.steer, held.brake) == (0.0, 0.2, 0.0)
+    assert run(guard, NOTHING, 6, 0.1) == [Mode.HOLD] * 3 + [Mode.STOP] * 3
+    assert guard.step(NOTHING, 0.5).brake == pytest.approx(0.3)
+
+
+def test_one_good_proposal_ends_hold_but_five_end_stop() -> None:
+    guard = Guard(GuardConfig())
+    run(guard, GOOD, 2)
+    run(guard, NOTHING, 2)
+    assert run(guard, GOOD, 1) == [Mode.NOMINAL]
+    run(guard, NOTHING, 10)
+    assert run(guard, GOOD, 5) == [Mode.STOP] * 4 + [Mode.NOMINAL]
+    run(guard, NOTHING, 10)
+    run(guard, GOOD, 4)
+    assert run(guard, NOTHING, 1) == [Mode.STOP]
+    assert run(guard, GOOD, 5) == [Mode.STOP] * 4 + [Mode.NOMINAL]
+
+
+def test_standing_clock_does_not_hold_for_ever() -> None:
+    guard = Guard(GuardConfig())
+    guard.step(GOOD, 3.0)
+    modes = []
+    for _ in range(6):
+        guard.step(NOTHING, 3.0)
+        modes.append(guard.mode)
+    assert modes[-1] is Mode.STOP
+
+
+def test_stop_that_does_not_stop_becomes_an_emergency() -> None:
+    guard = Guard(GuardConfig())
+    stop = Proposal(control=GO, request=Request.STOP, speed_mps=8.0)
+    modes = run(guard, stop, 210)
+    assert modes[0] is Mode.STOP
+    assert modes.count(Mode.STOP) in (200, 201)
+    assert modes[-1] is Mode.EMERGENCY
+    standing = Guard(GuardConfig())
+    assert set(run(standing, Proposal(control=GO, request=Request.STOP, speed_mps=0.0), 300)) == {Mode.STOP}
+
+
+def test_a_stopped_car_is_held_with_the_full_brake() -> None:
+    guard = Guard(GuardConfig())
+    assert guard.step(Proposal(control=GO, request=Request.STOP, speed_mps=5.0), 0.0).brake == pytest.approx(0.3)
+    assert guard.step(Proposal(control=GO, request=Request.STOP, speed_mps=0.1), 0.05).brake == 1.0
+
+
+def test_speed_cap_takes_the_throttle_and_then_brakes() -> None:
+    guard = Guard(GuardConfig())
+    assert guard.step(Proposal(control=GO, speed_mps=4.9, speed_cap_mps=5.0), 0.0) == GO
+    over = guard.step(Proposal(control=GO, speed_mps=5.5, speed_cap_mps=5.0), 0.05)
+    assert (over.throttle, over.brake, over.steer) == (0.0, 0.0, 0.2)
+    far_over = guard.step(Proposal(control=GO, speed_mps=6.5, speed_cap_mps=5.0), 0.1)
+    assert (far_over.throttle, far_over.brake) == (0.0, pytest.approx(0.3))
+    braking = Proposal(control=Control(brake=1.0), speed_mps=6.5, speed_cap_mps=5.0)
+    assert guard.step(braking, 0.15).brake == 1.0
+
+
+@pytest.mark.parametrize("setting", [{"hold_s": 2.0}, {"stop_brake": 0.0}, {"recovery_ticks": 0}])
+def test_impossible_limits_are_refused(setting: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        GuardConfig(**setting)  # type: ignore[arg-type]
