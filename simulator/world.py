@@ -112,6 +112,7 @@ class World:
         actor = self._place(type_id, world_pose, Box(centre, extent), attributes, uid)
         if parent:
             actor.parent, actor.relative_pose = parent, pose
+            self._attached.append(actor)
         if kind in _BODY_KINDS:
             self._add_body(actor, world_pose)
         return actor
