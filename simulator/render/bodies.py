@@ -40,8 +40,7 @@ class BodyModel:
 
     vertices: np.ndarray
     triangles: np.ndarray
-    colours: np.ndarray
-    materials: np.ndarray
+    surfaces: np.ndarray
     lamps: np.ndarray
 
 
@@ -307,7 +306,7 @@ GAIT_LENGTH_M = 1.5
 
 def _finish(mesh: MeshBuilder, lamps: np.ndarray) -> BodyModel:
     packed: TileMesh = mesh.pack(tile_m=1e6)
-    return BodyModel(packed.vertices, packed.triangles, packed.colours, packed.materials, lamps.astype(np.float32))
+    return BodyModel(packed.vertices, packed.triangles, packed.surfaces, lamps.astype(np.float32))
 
 
 _KINDS = (

@@ -31,14 +31,8 @@ class TileMesh:
     """(v, 3) float32, metres"""
     triangles: np.ndarray
     """(t, 3) int32 into vertices"""
-    colours: np.ndarray
-    """(t, 3) float32, linear RGB 0..1"""
-    normals: np.ndarray
-    """(t, 3) float32, unit"""
-    materials: np.ndarray
-    """(t,) uint8"""
-    styles: np.ndarray
-    """(t,) uint8, variant of the material"""
+    surfaces: np.ndarray
+    """(t, 8) float32: linear RGB 0..1, unit normal, material, variant of the material"""
     bounds: np.ndarray
     """(k, 6) float32, minimum and maximum corner per tile"""
     ranges: np.ndarray
@@ -217,10 +211,7 @@ class MeshBuilder:
         return TileMesh(
             vertices=packed,
             triangles=inverse.reshape(-1, 3).astype(np.int32),
-            colours=colours,
-            normals=normals,
-            materials=tags[:, 0].astype(np.uint8),
-            styles=tags[:, 2].astype(np.uint8),
+            surfaces=np.concatenate([colours, normals, tags[:, [0, 2]]], axis=1, dtype=np.float32),
             bounds=np.concatenate(
                 [np.minimum.reduceat(packed, vertex_first), np.maximum.reduceat(packed, vertex_first)], axis=1
             ),

@@ -40,9 +40,7 @@ class Bodies:
 
     vertices: np.ndarray
     triangles: np.ndarray
-    colours: np.ndarray
-    normals: np.ndarray
-    materials: np.ndarray
+    surfaces: np.ndarray
     bounds: np.ndarray
     ranges: np.ndarray
     limits: np.ndarray
@@ -63,8 +61,7 @@ class Wardrobe:
         bodies = list(models.values())
         self.vertices = np.concatenate([body.vertices for body in bodies])
         self.triangles = np.concatenate([body.triangles for body in bodies])
-        self.colours = np.concatenate([body.colours for body in bodies])
-        self.materials = np.concatenate([body.materials for body in bodies])
+        self.surfaces = np.concatenate([body.surfaces for body in bodies])
         self.lamps = [body.lamps for body in bodies]
         self.vertex_first = np.r_[0, np.cumsum([len(body.vertices) for body in bodies])].astype(np.int64)
         self.triangle_first = np.r_[0, np.cumsum([len(body.triangles) for body in bodies])].astype(np.int64)
@@ -110,22 +107,14 @@ class Wardrobe:
         triangle_end = np.cumsum(self.triangle_first[models + 1] - self.triangle_first[models])
         vertices = np.empty((int(vertex_end[-1]) if count else 0, 3), np.float32)
         triangles = np.empty((int(triangle_end[-1]) if count else 0, 3), np.int32)
-        colours, normals = np.empty((len(triangles), 3), np.float32), np.empty((len(triangles), 3), np.float32)
-        materials = np.empty(len(triangles), np.uint8)
+        surfaces = np.empty((len(triangles), 8), np.float32)
         bounds, ranges = np.empty((count, 6), np.float32), np.empty((count, 4), np.int32)
         if count:
-            source = (
-                self.vertices,
-                self.triangles,
-                self.colours,
-                self.materials,
-                self.vertex_first,
-                self.triangle_first,
-            )
-            target = (vertices, triangles, colours, normals, materials, bounds, ranges)
+            source = (self.vertices, self.triangles, self.surfaces, self.vertex_first, self.triangle_first)
+            target = (vertices, triangles, surfaces, bounds, ranges)
             _place(source, models, origins, frames, extents, palette, lit, target)
         return Bodies(
-            *(vertices, triangles, colours, normals, materials, bounds, ranges),
+            *(vertices, triangles, surfaces, bounds, ranges),
             limits=np.full(count, ACTOR_DISTANCE_M, np.float32),
             owners=np.arange(count, dtype=np.int32),
             lamps=np.concatenate([*lamps, np.zeros((0, 11), np.float32)]),
@@ -205,8 +194,8 @@ def _shadow_outlines(origins: np.ndarray, frames: np.ndarray, extents: np.ndarra
 @nb.njit(nogil=True, cache=True)
 def _place(source, models, origins, frames, extents, palette, lit, target):
     """Scale, turn and move the model of every actor into the target arrays."""
-    model_vertices, model_triangles, model_colours, model_materials, vertex_first, triangle_first = source
-    vertices, triangles, colours, normals, materials, bounds, ranges = target
+    model_vertices, model_triangles, model_surfaces, vertex_first, triangle_first = source
+    vertices, triangles, surfaces, bounds, ranges = target
     v, t = 0, 0
     for k in range(len(models)):
         m = models[k]
@@ -242,17 +231,13 @@ def _place(source, models, origins, frames, extents, palette, lit, target):
             )
             nx, ny, nz = uy * wz - uz * wy, uz * wx - ux * wz, ux * wy - uy * wx
             scale = 1.0 / max(math.sqrt(nx * nx + ny * ny + nz * nz), 1e-12)
-            normals[t, 0], normals[t, 1], normals[t, 2] = nx * scale, ny * scale, nz * scale
-            code = model_colours[i, 0]
-            materials[t] = model_materials[i]
-            if code < 0.0:
-                place = int(-code) - 1
-                for axis in range(3):
-                    colours[t, axis] = palette[k, place, axis]
-                if place > 0:
-                    materials[t] = EMISSIVE if lit[k, place] else PLAIN
-            else:
-                for axis in range(3):
-                    colours[t, axis] = model_colours[i, axis]
+            surfaces[t, 3], surfaces[t, 4], surfaces[t, 5] = nx * scale, ny * scale, nz * scale
+            code = model_surfaces[i, 0]
+            surfaces[t, 6], surfaces[t, 7] = model_surfaces[i, 6], 0.0
+            place = int(-code) - 1
+            for axis in range(3):
+                surfaces[t, axis] = palette[k, place, axis] if code < 0.0 else model_surfaces[i, axis]
+            if place > 0:
+                surfaces[t, 6] = EMISSIVE if lit[k, place] else PLAIN
             t += 1
         ranges[k, 1], ranges[k, 3] = v, t

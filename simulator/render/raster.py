@@ -22,7 +22,7 @@ SHADOW_DISTANCE_M = 90.0
 _BEHIND = 16
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, inverse_depth, ids):
     """Fill one triangle given by pixel positions and 1/depth, both sides."""
     height, width = ids.shape
@@ -62,7 +62,7 @@ def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, inverse_depth, ids):
             value += slope_x
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def _draw_range(vertices, triangles, v0, v1, t0, t1, first_id, eye, axis, focal, inverse_depth, ids, scratch, codes):
     """Transform a contiguous vertex range and fill its triangles that face the camera."""
     height, width = ids.shape
@@ -105,7 +105,7 @@ def _draw_range(vertices, triangles, v0, v1, t0, t1, first_id, eye, axis, focal,
         _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, first_id + t, inverse_depth, ids)
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def _fill_clipped(scratch, a, b, c, tri, focal, inverse_depth, ids):
     """Clip a triangle at the near plane and fill what is left, if it faces the camera."""
     height, width = ids.shape
@@ -134,7 +134,7 @@ def _fill_clipped(scratch, a, b, c, tri, focal, inverse_depth, ids):
         _fill(px[0], py[0], pi[0], px[k], py[k], pi[k], px[k + 1], py[k + 1], pi[k + 1], tri, inverse_depth, ids)
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def _visible(bounds, limit_m, eye, axis, tan_x, tan_y):
     """Whether a bounding box may show: nearer than the limit and not wholly outside one frustum plane."""
     cx, cy, cz = (
@@ -162,7 +162,7 @@ def _visible(bounds, limit_m, eye, axis, tan_x, tan_y):
     return True
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def draw_tiles(
     vertices, triangles, bounds, ranges, limits, owners, first_id, skip, eye, axis, focal, inverse_depth, ids
 ):
@@ -194,7 +194,7 @@ def draw_tiles(
     return tried
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def draw_shadows(polygons, normals, skip, eye, axis, focal, static_count, inverse_depth, ids):
     """Mark the static samples under convex ground polygons (n, corners, 3) with plane `normals` (n, 3).
 
@@ -255,7 +255,7 @@ def draw_shadows(polygons, normals, skip, eye, axis, focal, static_count, invers
                     ids[row, column] = tri | SHADOW_BIT
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def splat_lamps(lamps, skip, eye, axis, focal, samples, haze, halo, inverse_depth, image):
     """Blend round lamps (n, 11: x y z, nx ny nz, radius m, r g b 0..1, owner) over the finished image.
 

@@ -144,12 +144,8 @@ class Renderer:
         tiles, bodies, town = self._town.tiles, frame.bodies, self._town
         eye, axis = np.asarray(pose[:3], np.float64), axes(pose)
         image = np.empty((camera.height, camera.width, 4), np.uint8)
-        attributes = (
-            *(tiles.colours, tiles.normals, tiles.materials, tiles.styles),
-            *(bodies.colours, bodies.normals, bodies.materials),
-        )
         shade.shade_view(
-            *(ids, inverse, samples, attributes, self.triangle_count, eye, axis, camera.focal_px * samples),
+            *(ids, inverse, samples, tiles.surfaces, bodies.surfaces, eye, axis, camera.focal_px * samples),
             *(frame.light, self._noise, frame.ground, town.grid_origin_m, town.grid_cell_m, image),
         )
         halo = _DAY_HALO + (_NIGHT_HALO - _DAY_HALO) * frame.light[shade.NIGHT]

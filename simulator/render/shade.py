@@ -16,6 +16,9 @@ FOG_START, FOG_EXTINCTION, WETNESS, PUDDLES, NIGHT, CLOUDS, BRIGHTNESS = 18, 19,
 LIGHT_SIZE = 25
 """Places in the light vector that `light.py` fills."""
 
+FINE_PIXEL_M = 0.5
+"""Ground grain is drawn where a pixel covers less than this, so that it does not flicker."""
+
 SHADOW_DEPTH = 0.78
 """Share of the sun (or of the sky light, under clouds a part of it) that a cast shadow takes away."""
 
@@ -37,7 +40,7 @@ def noise_texture() -> np.ndarray:
     return (total / total.max()).astype(np.float32)
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
 def _noise(noise, u, v):
     """Bilinear look-up, one texel per unit."""
     iu, iv = math.floor(u), math.floor(v)
@@ -49,7 +52,7 @@ def _noise(noise, u, v):
     return a + (b - a) * fu
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
 def _hash01(a, b, c):
     """Pseudo-random number in 0..1 of three integers."""
     h = (a * 73856093) ^ (b * 19349663) ^ (c * 83492791)
@@ -57,7 +60,7 @@ def _hash01(a, b, c):
     return ((h ^ (h >> 16)) & 1023) / 1023.0
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
 def _grid_value(grid, origin, cell_m, channel, x, y):
     """Bilinear value 0..1 of a ground grid; the border value outside."""
     u = min(max((x - origin[0]) / cell_m - 0.5, 0.0), grid.shape[0] - 1.001)
@@ -69,7 +72,7 @@ def _grid_value(grid, origin, cell_m, channel, x, y):
     return (a + (b - a) * fu) * (1.0 / 255.0)
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
 def _sky(dx, dy, dz, light, noise):
     """Colour of the sky in a unit direction."""
     rise = min(1.0, max(0.0, dz))
@@ -96,7 +99,7 @@ def _sky(dx, dy, dz, light, noise):
     return r, g, b
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
 def _window(x, y, z, nx, ny, style, night):
     """Window look-up on a facade: (kind, shade); kind 0 wall, 1 dark glass, 2 lit glass."""
     if style == 0:
@@ -118,23 +121,24 @@ def _window(x, y, z, nx, ny, style, night):
     return 1, 0.6 + 0.8 * chance
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
 def _surface(x, y, z, distance, pixel_m, nx, ny, nz, r, g, b, material, style, light, noise):
     """Albedo with the material's texture; the last value is added light (lit windows)."""
     glow = 0.0
     if material == ASPHALT:
-        fade = 1.0 / (1.0 + 16.0 * pixel_m * pixel_m)
-        fine = (_noise(noise, x * 9.0, y * 9.0) - 0.5) * fade
-        coarse = _noise(noise, x * 0.9 + 31.0, y * 0.9) - 0.5
-        k = 1.0 + 0.35 * fine + 0.45 * coarse
+        k = 0.775 + 0.45 * _noise(noise, x * 0.9 + 31.0, y * 0.9)
+        if pixel_m < FINE_PIXEL_M:
+            k += 0.35 * (_noise(noise, x * 9.0, y * 9.0) - 0.5) * (1.0 - pixel_m / FINE_PIXEL_M)
         r, g, b = r * k, g * k, b * k
     elif material == MARKING:
         k = 0.82 + 0.3 * _noise(noise, x * 5.0, y * 5.0)
         r, g, b = r * k, g * k, b * k
     elif material == GRASS:
-        k = 0.55 + 0.5 * _noise(noise, x * 0.5, y * 0.5)
-        k += 0.4 * _noise(noise, x * 7.0, y * 7.0) / (1.0 + 9.0 * pixel_m * pixel_m)
-        r, g, b = r * k * (0.8 + 0.4 * _noise(noise, x * 0.21 + 9.0, y * 0.21)), g * k, b * k
+        hue = _noise(noise, x * 0.31, y * 0.31)
+        k = 0.75 + 0.5 * hue
+        if pixel_m < FINE_PIXEL_M:
+            k += 0.5 * (_noise(noise, x * 7.0, y * 7.0) - 0.5) * (1.0 - pixel_m / FINE_PIXEL_M)
+        r, g, b = r * k * (0.8 + 0.4 * hue), g * k, b * k
     elif material == CONCRETE:
         k = 0.85 + 0.3 * _noise(noise, x * 2.3, y * 2.3)
         if pixel_m < 0.06:
@@ -160,21 +164,12 @@ def _surface(x, y, z, distance, pixel_m, nx, ny, nz, r, g, b, material, style, l
     return r, g, b, glow
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
-def _shade_point(tri, depth, dx, dy, dz, eye, pixel, attributes, static_count, light, noise, ground, origin, cell_m):
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
+def _shade_point(
+    r, g, b, nx, ny, nz, material, style, still, shadowed,
+    depth, dx, dy, dz, eye, pixel, light, noise, ground, origin, cell_m,
+):  # fmt: skip
     """Colour of the surface point at `depth` along the direction (dx, dy, dz), whose forward part is 1."""
-    shadowed = (tri & SHADOW_BIT) != 0
-    tri = tri & (SHADOW_BIT - 1)
-    colours, normals, materials, styles, more_colours, more_normals, more_materials = attributes
-    if tri < static_count:
-        r, g, b = colours[tri, 0], colours[tri, 1], colours[tri, 2]
-        nx, ny, nz = normals[tri, 0], normals[tri, 1], normals[tri, 2]
-        material, style = materials[tri], styles[tri]
-    else:
-        k = tri - static_count
-        r, g, b = more_colours[k, 0], more_colours[k, 1], more_colours[k, 2]
-        nx, ny, nz = more_normals[k, 0], more_normals[k, 1], more_normals[k, 2]
-        material, style = more_materials[k], 0
     length = math.sqrt(dx * dx + dy * dy + dz * dz)
     distance = depth * length
     x, y, z = eye[0] + dx * depth, eye[1] + dy * depth, eye[2] + dz * depth
@@ -191,7 +186,7 @@ def _shade_point(tri, depth, dx, dy, dz, eye, pixel, attributes, static_count, l
         if material == FOLIAGE:
             sun = 0.35 + 0.65 * sun
         open_sky = 0.5 + 0.5 * nz
-        if nz > 0.3 and tri < static_count:
+        if nz > 0.3 and still:
             sun *= _grid_value(ground, origin, cell_m, 0, x, y) if material != FACADE else 1.0
         if shadowed:
             sun *= 1.0 - SHADOW_DEPTH
@@ -231,36 +226,52 @@ def _shade_point(tri, depth, dx, dy, dz, eye, pixel, attributes, static_count, l
     )
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def shade_view(
-    ids, inverse_depth, samples, attributes, static_count, eye, axis, focal, light, noise, ground, origin, cell_m, image
+    ids, inverse_depth, samples, still_surfaces, body_surfaces, eye, axis, focal, light, noise, ground, origin, cell_m, image
 ):
-    """Write the image (h, w, 4) from sample buffers (h * samples, w * samples); samples of one triangle share work."""
+    """Write the image (h, w, 4) from sample buffers (h * samples, w * samples); samples of one triangle share work.
+
+    Surfaces (n, 8) hold colour, normal, material and style per triangle; ids count on from the still to the bodies'.
+    """
     height, width = image.shape[:2]
+    rows, columns = ids.shape
     step = 1.0 / focal
     pixel = step * samples
-    brightness = light[BRIGHTNESS]
+    still_count = len(still_surfaces)
     for row in range(height):
         for column in range(width):
             red = green = blue = 0.0
             first = ids[row * samples, column * samples]
-            same = True
-            total = 0.0
-            for i in range(samples):
-                for j in range(samples):
-                    same = same and ids[row * samples + i, column * samples + j] == first
-                    total += inverse_depth[row * samples + i, column * samples + j]
-            parts = 1 if same else samples * samples
-            for part in range(parts):
-                if same:
-                    u = ((column + 0.5) * samples - 0.5 * ids.shape[1]) * step
-                    v = (0.5 * ids.shape[0] - (row + 0.5) * samples) * step
-                    tri, inverse = first, total / (samples * samples)
+            inverse = inverse_depth[row * samples, column * samples]
+            parts = 1
+            if samples == 2:
+                i, j = 2 * row, 2 * column
+                if ids[i, j + 1] != first or ids[i + 1, j] != first or ids[i + 1, j + 1] != first:
+                    parts = 4
                 else:
-                    i, j = row * samples + part // samples, column * samples + part % samples
-                    u = (j + 0.5 - 0.5 * ids.shape[1]) * step
-                    v = (0.5 * ids.shape[0] - i - 0.5) * step
+                    inverse = 0.25 * (
+                        inverse + inverse_depth[i, j + 1] + inverse_depth[i + 1, j] + inverse_depth[i + 1, j + 1]
+                    )
+            for part in range(parts):
+                share = 1.0
+                if parts == 1:
+                    tri = first
+                    u = ((column + 0.5) * samples - 0.5 * columns) * step
+                    v = (0.5 * rows - (row + 0.5) * samples) * step
+                else:
+                    i, j = 2 * row + part // 2, 2 * column + part % 2
                     tri, inverse = ids[i, j], inverse_depth[i, j]
+                    seen = False
+                    share = 0.0
+                    for other in range(4):
+                        if ids[2 * row + other // 2, 2 * column + other % 2] == tri:
+                            seen = seen or other < part
+                            share += 0.25
+                    if seen:
+                        continue
+                    u = (j + 0.5 - 0.5 * columns) * step
+                    v = (0.5 * rows - i - 0.5) * step
                 dx = axis[0, 0] + u * axis[1, 0] + v * axis[2, 0]
                 dy = axis[0, 1] + u * axis[1, 1] + v * axis[2, 1]
                 dz = axis[0, 2] + u * axis[1, 2] + v * axis[2, 2]
@@ -268,26 +279,26 @@ def shade_view(
                     scale = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
                     r, g, b = _sky(dx * scale, dy * scale, dz * scale, light, noise)
                 else:
+                    shadowed = (tri & SHADOW_BIT) != 0
+                    k = tri & (SHADOW_BIT - 1)
+                    still = k < still_count
+                    if still:
+                        r, g, b = still_surfaces[k, 0], still_surfaces[k, 1], still_surfaces[k, 2]
+                        nx, ny, nz = still_surfaces[k, 3], still_surfaces[k, 4], still_surfaces[k, 5]
+                        material, style = int(still_surfaces[k, 6]), int(still_surfaces[k, 7])
+                    else:
+                        k -= still_count
+                        r, g, b = body_surfaces[k, 0], body_surfaces[k, 1], body_surfaces[k, 2]
+                        nx, ny, nz = body_surfaces[k, 3], body_surfaces[k, 4], body_surfaces[k, 5]
+                        material, style = int(body_surfaces[k, 6]), int(body_surfaces[k, 7])
                     r, g, b = _shade_point(
-                        tri,
-                        1.0 / inverse,
-                        dx,
-                        dy,
-                        dz,
-                        eye,
-                        pixel,
-                        attributes,
-                        static_count,
-                        light,
-                        noise,
-                        ground,
-                        origin,
-                        cell_m,
-                    )
-                red += r
-                green += g
-                blue += b
-            scale = brightness / parts
+                        r, g, b, nx, ny, nz, material, style, still, shadowed,
+                        1.0 / inverse, dx, dy, dz, eye, pixel, light, noise, ground, origin, cell_m,
+                    )  # fmt: skip
+                red += share * r
+                green += share * g
+                blue += share * b
+            scale = light[BRIGHTNESS]
             image[row, column, 0] = np.uint8(255.0 * math.sqrt(min(1.0, max(0.0, blue * scale))))
             image[row, column, 1] = np.uint8(255.0 * math.sqrt(min(1.0, max(0.0, green * scale))))
             image[row, column, 2] = np.uint8(255.0 * math.sqrt(min(1.0, max(0.0, red * scale))))

@@ -18,7 +18,7 @@ from simulator.render.lanes import DRIVABLE, sample_sections
 from simulator.render.mesh import MeshBuilder, TileMesh
 from simulator.render.signals import SignalLamps, add_signals
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raise it whenever the meshes or their file layout change."""
 
 _LOG = logging.getLogger(__name__)
