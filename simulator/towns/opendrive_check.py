@@ -12,6 +12,8 @@ SHORTEST_GEOMETRY_M = 1e-6
 """Shorter pieces of a plan view are dropped; some of CARLA's towns contain them."""
 SHORTEST_ROAD_M = 0.01
 """Shorter roads (Town03 has one of 0.2 micrometres) are stretched: planners divide by the distance of their ends."""
+SHORTEST_SECTION_M = 0.005
+"""Shorter lane sections (Town03 and Town05 have many) are stretched too."""
 LARGEST_COORDINATE_M = 1e6
 LONGEST_NETWORK_M = 2e6
 
@@ -110,20 +112,54 @@ def _check_links(root: ET.Element) -> None:
 
 
 def _repair(road: ET.Element) -> bool:
-    """Drop pieces of no length, stretch a road of no length; whether anything was changed."""
-    pieces = road.findall("planView/geometry")
+    """Drop geometry of no length, stretch roads and lane sections of no length; whether anything was changed."""
+    dropped, stretched = _drop_tiny_pieces(road), _stretch_road(road)
+    return _stretch_sections(road) or dropped or stretched
+
+
+def _drop_tiny_pieces(road: ET.Element) -> bool:
     plan = road.find("planView")
     assert plan is not None
+    pieces = plan.findall("geometry")
     tiny = [piece for piece in pieces if float(piece.get("length", "")) < SHORTEST_GEOMETRY_M]
     if len(tiny) == len(pieces):
         tiny.remove(pieces[-1])
     for piece in tiny:
         plan.remove(piece)
-    kept = [piece for piece in pieces if piece not in tiny]
-    if kept[0] is not pieces[0]:
-        kept[0].set("s", "0")  # CARLA's map code crashes where no piece begins at 0
-    short = float(road.get("length", "")) < SHORTEST_ROAD_M
-    if short:
-        road.set("length", str(SHORTEST_ROAD_M))
-        kept[-1].set("length", str(SHORTEST_ROAD_M - float(kept[-1].get("s", "0"))))
-    return bool(tiny) or short
+    if pieces[0] in tiny:
+        plan[0].set("s", "0")  # CARLA's map code crashes where no piece begins at 0
+    return bool(tiny)
+
+
+def _stretch_road(road: ET.Element) -> bool:
+    """Make a tiny road a straight line, longer at both ends: its neighbours begin where it began and ended."""
+    plan = road.find("planView")
+    assert plan is not None
+    if float(road.get("length", "")) >= SHORTEST_ROAD_M:
+        return False
+    first, *others = plan.findall("geometry")
+    for piece in others:
+        plan.remove(piece)
+    heading_rad, back_m = float(first.get("hdg", "")), SHORTEST_ROAD_M / 2.0
+    first.set("x", repr(float(first.get("x", "")) - back_m * math.cos(heading_rad)))
+    first.set("y", repr(float(first.get("y", "")) - back_m * math.sin(heading_rad)))
+    for element in (road, first):
+        element.set("length", str(SHORTEST_ROAD_M))
+    return True
+
+
+def _stretch_sections(road: ET.Element) -> bool:
+    """Move the borders between lane sections apart, by millimetres."""
+    sections = sorted(road.iterfind("lanes/laneSection"), key=lambda section: float(section.get("s", "")))
+    old = [float(section.get("s", "")) for section in sections]
+    new, end_m = list(old), float(road.get("length", ""))
+    for i in range(1, len(new)):
+        new[i] = max(new[i], new[i - 1] + SHORTEST_SECTION_M)
+    for i in range(len(new) - 1, 0, -1):
+        new[i] = min(new[i], end_m - SHORTEST_SECTION_M)
+        end_m = new[i]
+    if new == old or new != sorted(new):
+        return False
+    for section, s_m in zip(sections, new, strict=True):
+        section.set("s", repr(s_m))
+    return True
