@@ -17,7 +17,7 @@ from eval.planner import PlannerError
 from eval.progress import print_table
 from eval.results import ResultsError, read_records
 from eval.routes import RouteFileError, write_routes
-from eval.runner import InputError, RunConfig, run
+from eval.runner import EXIT_INCOMPLETE, EXIT_INTERRUPTED, InputError, JobError, RunConfig, run
 from eval.server import EmbeddedServer, EmbeddedServerConfig, ServerError, connect
 
 EXIT_BAD_INPUT = 2
@@ -109,8 +109,11 @@ def main() -> int:
     except INPUT_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except JobError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_INCOMPLETE
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -196,7 +196,9 @@ def _paint_cameras(picture: Image.Image, draw: ImageDraw.ImageDraw, moment: Mome
                 picture.paste(Image.fromarray(np.ascontiguousarray(image)).resize(CAMERA_PX), (x, y))
             title = name.removeprefix("CAM_").replace("_", " ")
             title = title if image is not None else f"{title}: no picture"
-            draw.text((x + 8, y + 14), title, font=_font(12), fill=TEXT, anchor="lm", stroke_width=2, stroke_fill=(0, 0, 0))
+            draw.text(
+                (x + 8, y + 14), title, font=_font(12), fill=TEXT, anchor="lm", stroke_width=2, stroke_fill=(0, 0, 0)
+            )
 
 
 def _paint_bev(picture: Image.Image, draw: ImageDraw.ImageDraw, moment: Moment) -> None:

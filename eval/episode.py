@@ -45,6 +45,9 @@ WARM_UP_TICKS = 10
 STREAMING_DISTANCE_M = 650.0
 SPECTATOR_HEIGHT_M = 70.0
 WATCHDOG_SLACK_S = 5.0
+EMBEDDED_TIMEOUT_S = 120.0
+CARLA_TIMEOUT_S = 300.0
+"""The leaderboard's."""
 FAILURE_SIMULATION = "Simulation crashed"
 FAILURE_AGENT = "Agent crashed"
 FAILURE_SETUP = "Agent couldn't be set up"
@@ -76,7 +79,7 @@ class EpisodeConfig:
     """Index of the worker, to spread pinned workers over the cores."""
     reload: bool = False
     """Reload the world even if the town is already there."""
-    timeout_s: float = 120.0
+    timeout_s: float = EMBEDDED_TIMEOUT_S
     """For a call to the server, or a tick."""
     agent_timeout_s: float = 300.0
     """For the agent's setup or one of its steps."""

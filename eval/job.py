@@ -19,8 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from eval.agents import AgentLoadError, CameraRecorder, ReplayedCameras, black_cameras, load_agent
-from eval.episode import FAILURE_AGENT, FAILURE_SIMULATION, Episode, EpisodeConfig, EpisodeError, InputFilter, Tick
+from eval.episode import (
+    CARLA_TIMEOUT_S,
+    EMBEDDED_TIMEOUT_S,
+    FAILURE_AGENT,
+    FAILURE_SIMULATION,
+    Episode,
+    EpisodeConfig,
+    EpisodeError,
+    InputFilter,
+    Tick,
+)
 from eval.planner import PlannerError
+from eval.recorder import RouteRecorder
 from eval.results import RouteRecord, write_json_atomically
 from eval.routes import Route, RouteFileError, read_routes, select_routes
 from eval.scoring import Scoring
@@ -60,6 +71,7 @@ class Job:
     replay: str | None = None
     """Recording shown to the agent with cameras `other-episode`."""
     record_cameras: bool = False
+    film: bool = False
     view: bool = False
     max_game_s: float | None = None
 
@@ -111,7 +123,7 @@ def run_job(job: Job) -> RouteRecord:
             worker=job.worker,
             max_game_s=job.max_game_s,
             reload=job.server is not None,
-            timeout_s=EpisodeConfig.timeout_s if job.server is None else 300.0,
+            timeout_s=EMBEDDED_TIMEOUT_S if job.server is None else CARLA_TIMEOUT_S,
         )
         client = connect(*address, config.timeout_s)
         episodes: list[Episode] = []
@@ -120,6 +132,8 @@ def run_job(job: Job) -> RouteRecord:
         hooks: list[Any] = [_StatusWriter(job), trace]
         recorder = CameraRecorder(recording_path(Path(job.folder), job.route_id)) if job.record_cameras else None
         hooks += [recorder] if recorder else []
+        story = RouteRecorder(Path(job.folder), job.route_id, film=job.film)
+        hooks.append(story)
         if job.view:
             hooks.append(_viewer())
         episode = Episode(
@@ -135,6 +149,7 @@ def run_job(job: Job) -> RouteRecord:
         episodes.append(episode)
         record = _run(episode)
         watchdog.close()
+        story.close()
         trace.save(Path(job.folder) / "traces" / f"route_{job.route_id}.npz")
         if recorder:
             recorder.close()

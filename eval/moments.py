@@ -1,7 +1,7 @@
 """What happened on a route, decision by decision: seen by an observer, kept in a file, read back for reports.
 
 `Observer` is a tick hook of `Episode`. It turns every decision into a `Moment` and hands it to its sinks: a trace file,
-a video, a live view. Positions are in CARLA's frame (x, y right-handed seen from below: y points right of x).
+a video, a live view. Positions are in CARLA's frame (x forward, y to the right of x).
 """
 
 from __future__ import annotations

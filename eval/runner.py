@@ -39,12 +39,17 @@ STALL_S = 600.0
 POLL_S = 0.1
 TERMINATE_S = 5.0
 EXIT_OK, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 0, 1, 130
+EXIT_UNEXPECTED = 1  # of a job: Python ended it with a traceback
 DEFAULT_AGENT = "agent/entry.py"
 DEFAULT_WEIGHTS = Path("weights/raw_clone/agent.yaml")
 
 
 class InputError(ValueError):
     """Arguments that cannot be run; one line with the remedy."""
+
+
+class JobError(RuntimeError):
+    """The evaluation itself failed on a route; the log has the traceback."""
 
 
 class Interrupted(Exception):
@@ -87,6 +92,8 @@ class RunConfig:
     """Folder of a run made with --record-cameras; each route is shown the route before it in the file."""
     record_cameras: bool = False
     """Keep the camera images of every route in the results folder."""
+    film: bool = False
+    """Film every route: six cameras, bird's-eye view, action."""
     view: bool = False
     """Show the drive live."""
     max_game_s: float | None = None
@@ -253,6 +260,7 @@ def _make_job(config: RunConfig, out: Path, routes: Sequence[Route], route: Rout
         cameras=config.cameras,
         replay=replay,
         record_cameras=config.record_cameras,
+        film=config.film,
         view=config.view,
         max_game_s=config.max_game_s,
     )
@@ -296,6 +304,9 @@ def _outcome(item: _Running, route: Route, config: RunConfig) -> RouteRecord:
     code = item.process.returncode
     if "bad_input" in outcome or code == EXIT_BAD_INPUT:
         raise InputError(outcome.get("bad_input") or _last_line(item.job.path("log")))
+    if code == EXIT_UNEXPECTED:  # an error of the evaluation itself must not pass for a verdict
+        log = item.job.path("log")
+        raise JobError(f"route {route.id}: the evaluation failed: {_last_line(log)} (see {log})")
     if "record" in outcome:
         return _with_provenance(RouteRecord.from_json(outcome["record"]), item, config)
     agent_died = code in (EXIT_AGENT_FROZEN, -signal.SIGKILL)  # the kernel kills what eats the memory: not retried

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,7 +23,9 @@ HOLD_END_FRAMES = 10
 class VideoFile:
     """An MP4 file being written; it gets its name when it is complete."""
 
-    def __init__(self, path: Path, size_px: tuple[int, int], frames_per_s: int = FRAMES_PER_S, threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, size_px: tuple[int, int], frames_per_s: int = FRAMES_PER_S, threads: int = 1
+    ) -> None:
         """`size_px`: width and height, both even. The folder must exist."""
         if size_px[0] % 2 or size_px[1] % 2:
             raise ValueError(f"video size must be even for yuv420p, got {size_px[0]} x {size_px[1]}")
@@ -59,18 +62,13 @@ class VideoFile:
 
 
 class Film:
-    """A sink that paints every decision into one film, route after route."""
+    """A sink that paints every decision of a route into a film."""
 
     def __init__(self, path: Path) -> None:
         self._painter = FramePainter()
         self._path = path
         self._file: VideoFile | None = None
         self._last: np.ndarray | None = None
-
-    @property
-    def frames(self) -> int:
-        """Number of frames so far."""
-        return self._file.frames if self._file else 0
 
     def __call__(self, moment: Moment) -> None:
         if not moment.decides:
@@ -81,13 +79,43 @@ class Film:
         self._file.write(image)
         self._last = image
 
-    def end_route(self) -> None:
-        """Keep the last picture for a moment before the next route."""
-        if self._file is not None and self._last is not None:
-            for _ in range(HOLD_END_FRAMES):
-                self._file.write(self._last)
-
     def close(self) -> None:
-        """Finish the film."""
-        if self._file is not None:
-            self._file.close()
+        """Let the last picture stay for a moment and finish the film; safe to call twice."""
+        if self._file is None or self._last is None:
+            return
+        for _ in range(HOLD_END_FRAMES):
+            self._file.write(self._last)
+        self._file.close()
+        self._last = None
+
+
+def join_films(films: Sequence[Path], path: Path) -> int:
+    """Put films of the same size one after another without encoding them again; the number of frames joined.
+
+    Raises: ValueError if there is none.
+    """
+    if not films:
+        raise ValueError(f"{path}: no films to join")
+    partial = path.with_name(path.name + ".partial")
+    frames = 0
+    with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as joined:
+        stream: av.VideoStream | None = None
+        offset = 0
+        for film in films:
+            with av.open(str(film)) as source:
+                template = source.streams.video[0]
+                if stream is None:
+                    stream = joined.add_stream_from_template(template)
+                length = 0
+                for packet in source.demux(template):
+                    if packet.dts is None:
+                        continue
+                    length = max(length, packet.pts + packet.duration)
+                    packet.pts += offset
+                    packet.dts += offset
+                    packet.stream = stream
+                    joined.mux(packet)
+                    frames += 1
+                offset += length
+    os.replace(partial, path)
+    return frames

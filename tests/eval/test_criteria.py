@@ -160,7 +160,11 @@ def test_collisions_are_counted_once() -> None:
         collisions.update(ego(tick, x_m, speed_mps), [contact] if contact else [])
         return len(collisions.events)
 
-    car, other_car, wall = (Contact(0, 7, "vehicle.audi.tt"), Contact(0, 8, "vehicle.mini"), Contact(0, 0, "static.wall"))
+    car, other_car, wall = (
+        Contact(0, 7, "vehicle.audi.tt"),
+        Contact(0, 8, "vehicle.mini"),
+        Contact(0, 0, "static.wall"),
+    )
     hit(0.0, None)
     assert hit(0.0, car) == 1
     assert hit(1.0, other_car) == 1  # within 5 m of the last
@@ -202,7 +206,9 @@ def test_what_was_hit_decides_the_kind(type_id: str, kind: Infraction | None) ->
 def light_at(x_m: float) -> SignalBox:
     """A light whose trigger volume lies across the lane at x; local x is across the lane, as CARLA has it."""
     pose = carla.Transform(carla.Location(x_m, 8.0, 0.0), carla.Rotation(yaw=-90.0))
-    return SignalBox(5, pose, carla.BoundingBox(carla.Location(8.0 - LANE_Y_M, 0.0, 1.0), carla.Vector3D(1.5, 1.0, 1.0)))
+    return SignalBox(
+        5, pose, carla.BoundingBox(carla.Location(8.0 - LANE_Y_M, 0.0, 1.0), carla.Vector3D(1.5, 1.0, 1.0))
+    )
 
 
 def run_light(straight_map: carla.Map, state: carla.TrafficLightState, stop_x_m: float) -> RunningRedLight:

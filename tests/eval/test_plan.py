@@ -45,7 +45,9 @@ def test_keeps_the_points_the_leaderboard_keeps(runs, leaderboard: list[int], be
     assert sparse_indices(plan, BENCH2DRIVE_SPACING_M) == bench2drive
 
 
-RUNS = st.lists(st.tuples(st.sampled_from([o for o in RoadOption if o > 0]), st.integers(1, 60)), min_size=1, max_size=6)
+RUNS = st.lists(
+    st.tuples(st.sampled_from([o for o in RoadOption if o > 0]), st.integers(1, 60)), min_size=1, max_size=6
+)
 
 
 @given(runs=RUNS, spacing_m=st.sampled_from([50.0, 200.0]))

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval import routes
-from eval.routes import Route, RouteFileError, ScenarioBlock, Weather, parse_routes, read_routes, select_routes, write_routes
+from eval.routes import (
+    Route,
+    RouteFileError,
+    ScenarioBlock,
+    Weather,
+    parse_routes,
+    read_routes,
+    select_routes,
+    write_routes,
+)
 
 POSITIONS = '<position x="0" y="1" z="0"/><position x="10" y="1" z="0"/>'
 

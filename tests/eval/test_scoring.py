@@ -28,7 +28,9 @@ OFFENCES = st.lists(st.builds(Offence, st.sampled_from(list(Infraction)), st.flo
         (Infraction.YIELD_TO_EMERGENCY_VEHICLE, 0.7, 0.714, 0.343, 0.455),
     ],
 )
-def test_table_of_penalties(kind: Infraction, once_20: float, once_21: float, thrice_20: float, thrice_21: float) -> None:
+def test_table_of_penalties(
+    kind: Infraction, once_20: float, once_21: float, thrice_20: float, thrice_21: float
+) -> None:
     for scoring, once, thrice in (
         (Scoring.LEADERBOARD_20, once_20, thrice_20),
         (Scoring.BENCH2DRIVE, once_20, thrice_20),
