@@ -17,7 +17,7 @@ from agent.guard import Control, GuardConfig, Proposal, Request
 from agent.inputs import InputBuilder, InputConfig, Situation, model_input
 from agent.localization import Estimate
 from agent.model.driving_model import DrivingModel, DrivingModelConfig, ModelInput, ModelState
-from agent.observation import Observation, SensorFault
+from agent.observation import IMAGE_HEIGHT_PX, IMAGE_WIDTH_PX, Observation, SensorFault
 from agent.route import Plan, RouteView
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Driver:
     """Drives one route. Make a new one for every route."""
 
     def __init__(self, config: AgentConfig, model: DrivingModel, plan: Plan | None, default_dialect: Dialect) -> None:
-        """plan: None means there is nothing to drive along; the car then stays where it is.
+        """plan: None means there is nothing to drive along (whoever read it has said why); the car then stays.
 
         Raises: ConfigError for a plan whose world and GPS coordinates contradict each other.
         """
@@ -111,6 +111,11 @@ class Driver:
     def inputs(self) -> InputBuilder | None:
         """Localisation, route and cameras of this route; None without a usable plan."""
         return self._inputs
+
+    @property
+    def model(self) -> "DrivingModel":
+        """The network, for viewers that decode what it believes."""
+        return self._model
 
     def act(self, observation: Observation) -> Proposal:
         """What to do this tick. Decides every second tick and repeats the decision in between."""
@@ -213,7 +218,14 @@ def load_model(folder: Path, device: str) -> DrivingModel:
     config, state = load_checkpoint(folder)
     if "model" not in config:
         raise ConfigError(f"{folder / 'config.yaml'}: has no section `model`; save the checkpoint again")
-    model = DrivingModel.build(parse(DrivingModelConfig, config["model"], "config.yaml: model"))
+    model_config = parse(DrivingModelConfig, config["model"], "config.yaml: model")
+    image_size = (model_config.encoder.image_width, model_config.encoder.image_height)
+    if image_size != (IMAGE_WIDTH_PX, IMAGE_HEIGHT_PX):
+        raise ConfigError(
+            f"{folder}: the encoder wants images of {image_size[0]} x {image_size[1]}, this agent feeds "
+            f"{IMAGE_WIDTH_PX} x {IMAGE_HEIGHT_PX}; train it for these"
+        )
+    model = DrivingModel.build(model_config)
     check_state(model.state_dict(), state, str(folder))
     model.load_state_dict(state)
     return model.eval().requires_grad_(False).to(device)
@@ -240,8 +252,10 @@ def _request(situation: Situation) -> tuple[Request, str]:
 
 def _input_builder(config: InputConfig, plan: Plan | None, default_dialect: Dialect) -> InputBuilder | None:
     """None, and a line in the log, for a plan that leads nowhere."""
-    points = 0 if plan is None else len(plan.without_duplicates(config.route.duplicate_m).points_m)
-    if plan is None or points < 2:
+    if plan is None:
+        return None
+    points = len(plan.without_duplicates(config.route.duplicate_m).points_m)
+    if points < 2:
         error = ConfigError(f"global plan: {points} distinct points, at least two are needed; the car will not start")
         logger.error("%s: %s", type(error).__name__, error)
         return None

@@ -48,8 +48,6 @@ class Situation:
     cameras: CameraView
     estimate: Estimate
     route: RouteView
-    gap: bool
-    """The clock jumped: memories of the network are stale."""
     faults: tuple[SensorFault, ...]
 
 
@@ -67,6 +65,7 @@ class InputBuilder:
         self._clock_s: float | None = None
         self._odometry = start
         self._decision_odometry: Pose | None = None
+        self._stale = False
 
     @property
     def dialect(self) -> Dialect:
@@ -83,7 +82,7 @@ class InputBuilder:
         elapsed_s, gap_s = self._elapsed(observation.now_s)
         if gap_s > GAP_S:
             self._localizer.widen(gap_s)
-            self._decision_odometry = None
+            self._decision_odometry, self._stale = None, True
         estimate = self._localizer.update(observation, elapsed_s)
         moved_m = self._odometry.to_local(np.array([[estimate.odometry.x_m, estimate.odometry.y_m]]))[0]
         travelled_m = float(np.linalg.norm(moved_m))
@@ -91,23 +90,27 @@ class InputBuilder:
         cameras = self._cameras.update(observation, elapsed_s, travelled_m)
         route = self._tracker.update(estimate.pose, travelled_m)
         faults = observation.faults + estimate.faults + cameras.faults
-        return Situation(self._clock_s or 0.0, cameras, estimate, route, gap_s > GAP_S, faults)
+        return Situation(self._clock_s or 0.0, cameras, estimate, route, faults)
 
     def network_arrays(self, situation: Situation, *, first: bool) -> dict[str, np.ndarray]:
-        """The fields of ModelInput as arrays without the batch dimension; marks this tick as a decision."""
+        """The fields of ModelInput as arrays without the batch dimension; marks this tick as a decision.
+
+        first: the network's memory is empty; it is told so as well after a gap in time.
+        """
         motion = np.zeros(3, np.float32)
         odometry = situation.estimate.odometry
         if self._decision_odometry is not None:
             motion[:2] = self._decision_odometry.to_local(np.array([[odometry.x_m, odometry.y_m]]))[0]
             motion[2] = wrap_rad(odometry.yaw_rad - self._decision_odometry.yaw_rad)
-        self._decision_odometry = odometry
+        first = first or self._stale
+        self._decision_odometry, self._stale = odometry, False
         return {
             "images": situation.cameras.images.copy(),
             "camera_valid": situation.cameras.valid,
             "ego_motion": motion,
             "route": situation.route.points_m.astype(np.float32),
             "vector": route_vector(situation.route, situation.estimate.speed_mps),
-            "first": np.array(first or situation.gap),
+            "first": np.array(first),
         }
 
     def _elapsed(self, now_s: float | None) -> tuple[float, float]:

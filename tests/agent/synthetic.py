@@ -1,7 +1,7 @@
 """A car on a plane with the leaderboard's sensors, in CARLA's own frame and units: drives agents without a server."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import torch
 from agent.actions import ACTIONS
 from agent.checkpoint import save_checkpoint
 from agent.config import to_plain
-from agent.model.driving_model import DrivingModel, DrivingModelConfig
+from agent.model.driving_model import DrivingModel, DrivingModelConfig, NeckConfig, small_encoder
+from agent.model.policy import PolicyConfig
+from agent.model.rssm import RssmConfig
 
 TICK_S = 0.05
 REAR_AXLE_M = 1.42
@@ -33,10 +35,23 @@ class RoadOption(IntEnum):
     CHANGELANERIGHT = 6
 
 
+def tiny_model_config() -> DrivingModelConfig:
+    """The whole network with the least of everything."""
+    encoder = replace(small_encoder(), backbone_width=4, bev_rows=8, bev_columns=8, embed_dims=16, heads=2, ffn_dims=16)
+    return DrivingModelConfig(
+        encoder=encoder,
+        neck=NeckConfig(width=8, embed=16),
+        rssm=RssmConfig(deter=16, groups=4, classes=4, hidden=16),
+        policy=PolicyConfig(hidden=16, layers=1),
+        mask_hidden=8,
+        latent_mask_hidden=8,
+    )
+
+
 def save_agent(folder: Path, *, action: int | None = None, yaml_text: str = "device: cpu\nstrict: true\n") -> Path:
     """Writes a checkpoint of a randomly initialised model with agent.yaml; it always takes `action` if one is given."""
     torch.manual_seed(0)
-    model = DrivingModel.build(DrivingModelConfig())
+    model = DrivingModel.build(tiny_model_config())
     if action is not None:
         last = [module for module in model.policy.net.modules() if isinstance(module, torch.nn.Linear)][-1]
         with torch.no_grad():
