@@ -1,4 +1,4 @@
-"""`python -m eval run | routes | score`."""
+"""`python -m eval run | demo | report | routes | score`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Annotated
 import tyro
 
 from eval.agents import AgentLoadError
+from eval.demo import DemoConfig, demo
 from eval.generate import RouteGenerationError, generate_routes
 from eval.planner import PlannerError
 from eval.progress import print_table
+from eval.report import write_report
 from eval.results import ResultsError, read_records
 from eval.routes import RouteFileError, write_routes
 from eval.runner import EXIT_INCOMPLETE, EXIT_INTERRUPTED, InputError, JobError, RunConfig, run
@@ -62,6 +64,14 @@ class ScoreConfig:
     """Print mean scores as JSON instead."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Write the HTML report of a finished run again."""
+
+    run: tyro.conf.Positional[Path]
+    """A run's folder."""
+
+
 def _run(config: Annotated[RunConfig, tyro.conf.arg(name="")]) -> int:
     """Drive routes with an agent and score them."""
     return run(config)
@@ -100,11 +110,22 @@ def _score(config: Annotated[ScoreConfig, tyro.conf.arg(name="")]) -> int:
     return 0
 
 
+def _demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")]) -> int:
+    """Drive a few scored routes; write results.json, report.html and demo.mp4."""
+    return demo(config)
+
+
+def _report(config: Annotated[ReportConfig, tyro.conf.arg(name="")]) -> int:
+    """Write the HTML report of a finished run again."""
+    print(f"written to {write_report(config.run)}")
+    return 0
+
+
 def main() -> int:
     """Run the command line; bad input is one line and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        commands = {"run": _run, "routes": _routes, "score": _score}
+        commands = {"run": _run, "demo": _demo, "report": _report, "routes": _routes, "score": _score}
         return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m eval")
     except INPUT_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
