@@ -21,18 +21,16 @@ class FPN(nn.Module):
     """Top-down pyramid over backbone maps, with stride-2 convolutions for levels beyond the last map."""
 
     def __init__(self, channels_in: tuple[int, ...], channels_out: int, levels: int) -> None:
-        """channels_in: of each backbone map, finest first. levels: maps returned, at least as many as come in.
-
-        Raises: ValueError if levels is smaller than the number of maps.
+        """channels_in: of each backbone map, finest first. levels: maps returned; with fewer than come in, the coarser
+        maps only feed the finer ones.
         """
         super().__init__()
-        if levels < len(channels_in):
-            raise ValueError(f"FPN needs at least {len(channels_in)} levels for as many maps, got {levels}")
+        if levels < 1:
+            raise ValueError(f"FPN needs at least 1 level, got {levels}")
+        direct = min(levels, len(channels_in))
         self.lateral_convs = nn.ModuleList(ConvModule(channels, channels_out, 1) for channels in channels_in)
-        self.fpn_convs = nn.ModuleList(ConvModule(channels_out, channels_out, 3) for _ in channels_in)
-        self.fpn_convs.extend(
-            ConvModule(channels_out, channels_out, 3, stride=2) for _ in range(levels - len(channels_in))
-        )
+        self.fpn_convs = nn.ModuleList(ConvModule(channels_out, channels_out, 3) for _ in range(direct))
+        self.fpn_convs.extend(ConvModule(channels_out, channels_out, 3, stride=2) for _ in range(levels - direct))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """maps: (n, c, h, w) finest first -> `levels` maps (n, channels_out, h, w) finest first."""

@@ -24,8 +24,8 @@ class EncoderConfig:
     backbone_width: int = 32
     backbone_stages: tuple[int, ...] = (3, 4)
     """Backbone stages fed to the pyramid: 3 is stride 16, 4 is stride 32."""
-    levels: int = 2
-    """Pyramid levels read by the cross attention."""
+    levels: int = 1
+    """Pyramid levels read by the cross attention, the finest ones."""
     image_height: int = 128
     image_width: int = 224
     bev_rows: int = 32
