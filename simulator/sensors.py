@@ -12,7 +12,7 @@ import numpy as np
 
 from simulator import noise, wire
 from simulator.actors import Actor, Kind
-from simulator.render import Camera, Renderer, SceneActor, Scene
+from simulator.render import NO_ACTOR, Camera, Renderer, Scene, SceneActor
 from simulator.rpc import CallError
 from simulator.streams import StreamHub
 from simulator.world import Collision, World
@@ -21,8 +21,7 @@ log = logging.getLogger(__name__)
 
 MAX_IMAGE_SIDE_PX: Final = 4096
 TICK_SLACK_S: Final = 1e-4
-BRAKE_LIGHT: Final = 8
-"""Bit of VehicleLightState."""
+_WARM_UP_CAMERA: Final = Camera(64, 64, 90.0)
 _DRAWN_KINDS: Final = (Kind.VEHICLE, Kind.WALKER, Kind.PROP)
 _MEASURED: Final = (
     "sensor.camera.rgb",
@@ -59,6 +58,12 @@ class SensorSuite:
         if self._renderer is not None:
             self._renderer.close()
 
+    def prepare(self) -> None:
+        """Get ready to draw: meshes and, once per machine, compiled code. A client would not wait for it."""
+        if self._render and self._renderer is None:
+            self._renderer = Renderer(self._world.town.name, self._world.town.opendrive, threads=self._threads)
+            self._renderer.render([(_WARM_UP_CAMERA, self._world.town.spawn_points[0])], Scene())
+
     def measure(self, frame: int, elapsed_s: float, weather: list[float], *, draw: bool) -> None:
         """Send this step's measurements of every sensor that is due and listened to."""
         due = [s for s in self._sensors if s.is_due(elapsed_s) and self._hub.has_listener(s.actor.stream_id)]
@@ -78,42 +83,35 @@ class SensorSuite:
         self._hub.publish(sensor.actor.stream_id, header, *body)
 
     def _draw(self, cameras: list[_Camera], frame: int, elapsed_s: float, weather: list[float]) -> None:
-        if self._renderer is None:
-            town = self._world.town
-            self._renderer = Renderer(town.name, town.opendrive, threads=self._threads)
-        world = self._world
-        images: list[np.ndarray | None] = [None] * len(cameras)
-        # Cameras on one body share a scene without that body: it would hide the view from inside.
-        for parent in sorted({camera.actor.parent for camera in cameras}):
-            chosen = [index for index, camera in enumerate(cameras) if camera.actor.parent == parent]
-            scene = self._scene(weather, hidden=parent)
-            views = [(cameras[index].camera, world.actors.pose(cameras[index].actor)) for index in chosen]
-            for index, image in zip(chosen, self._renderer.render(views, scene), strict=True):
-                images[index] = image
-        for camera, image in zip(cameras, images, strict=True):
-            assert image is not None
-            head = wire.CAMERA_HEADER.pack(camera.camera.width, camera.camera.height, camera.camera.fov_deg)
-            self._send(camera, frame, elapsed_s, head, memoryview(image).cast("B"))
-
-    def _scene(self, weather: list[float], hidden: int) -> Scene:
+        self.prepare()
+        assert self._renderer is not None
         table = self._world.actors
-        drawn = [
+        drawn = [actor for actor in table if actor.kind in _DRAWN_KINDS]
+        scene = self._scene(drawn, weather)
+        for parent in sorted({camera.actor.parent for camera in cameras}):
+            mounted = [camera for camera in cameras if camera.actor.parent == parent]
+            views = [(camera.camera, table.pose(camera.actor)) for camera in mounted]
+            # A camera does not see the body that carries it: it often sits inside.
+            hidden = next((index for index, actor in enumerate(drawn) if actor.id == parent), NO_ACTOR)
+            for camera, image in zip(mounted, self._renderer.render(views, scene, skip=hidden), strict=True):
+                size = wire.CAMERA_HEADER.pack(camera.camera.width, camera.camera.height, camera.camera.fov_deg)
+                self._send(camera, frame, elapsed_s, size, memoryview(image).cast("B"))
+
+    def _scene(self, drawn: list[Actor], weather: list[float]) -> Scene:
+        table = self._world.actors
+        actors = [
             SceneActor(
-                type_id=actor.type_id,
-                pose=table.pose(actor),
-                extent=actor.box.extent,
-                colour=_colour(actor.attribute("color")),
-                braking=actor.kind is Kind.VEHICLE and _is_braking(actor),
+                actor.type_id,
+                table.pose(actor),
+                actor.box.extent,
+                _colour(actor.attribute("color")),
+                braking=actor.kind is Kind.VEHICLE and actor.vehicle_control.brake > 0.0,
+                lights=actor.lights,
             )
-            for actor in table
-            if actor.kind in _DRAWN_KINDS and actor.id != hidden
+            for actor in drawn
         ]
         lights = {light.place.opendrive_id: int(light.state) for light in self._world.lights.by_id.values()}
-        return Scene(weather=tuple(weather), actors=drawn, traffic_light_states=lights)
-
-
-def _is_braking(actor: Actor) -> bool:
-    return actor.vehicle_control.brake > 0.0 or bool(actor.lights & BRAKE_LIGHT)
+        return Scene(weather, actors, lights)
 
 
 def _colour(text: str) -> tuple[int, int, int] | None:
@@ -157,7 +155,7 @@ class _Camera(_Sensor):
         fov_deg = self.number("fov", 90.0)
         if not (0 < width <= MAX_IMAGE_SIDE_PX and 0 < height <= MAX_IMAGE_SIDE_PX):
             raise CallError(f"image_size {width}x{height}: sides must lie in 1..{MAX_IMAGE_SIDE_PX} pixels")
-        if not 1.0 <= fov_deg <= 170.0:  # noqa: PLR2004 - beyond that a flat image has no useful meaning
+        if not 1.0 <= fov_deg <= 170.0:
             raise CallError(f"fov {fov_deg}: must lie in 1..170 degrees")
         self.camera = Camera(width, height, fov_deg)
 

@@ -100,6 +100,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 async def serve(config: ServerConfig, ready: Callable[[str, int], None]) -> None:
     """Serve until SIGINT or SIGTERM; `ready(host, port)` is called when clients can connect."""
+    parent = os.getppid()
     rpc_socket, stream_socket = bind_pair(config.host, config.port)
     port = rpc_socket.getsockname()[1]
     loop = asyncio.get_running_loop()
@@ -118,7 +119,7 @@ async def serve(config: ServerConfig, ready: Callable[[str, int], None]) -> None
     ready(config.host, port)
     tasks = [asyncio.create_task(_run_clock(session))]
     if config.die_with_parent:
-        tasks.append(asyncio.create_task(_watch_parent(stop)))
+        tasks.append(asyncio.create_task(_watch_parent(parent, stop)))
     stopped = asyncio.create_task(stop.wait())
     # A crash of the clock must end the process, not leave a server that never ticks.
     done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -147,8 +148,7 @@ async def _run_clock(session: Session) -> None:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
 
-async def _watch_parent(stop: asyncio.Event) -> None:
-    parent = os.getppid()
+async def _watch_parent(parent: int, stop: asyncio.Event) -> None:
     while os.getppid() == parent:
         await asyncio.sleep(PARENT_POLL_S)
     log.warning("parent process %s is gone, ending", parent)

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from simulator import wire
+from simulator import dynamics, wire
 from simulator.actors import Kind
 from simulator.rpc import CallError
 from simulator.sensors import SensorSuite
@@ -80,6 +80,9 @@ class Session:
         self.sensors = SensorSuite(world, self.hub, render=self.config.render, threads=self.config.threads)
 
     def start(self) -> None:
+        """Make the first step, with everything compiled and loaded that later steps need."""
+        dynamics.warm_up()
+        self.sensors.prepare()
         self.tick()
         self.after_reply()
 
@@ -168,6 +171,7 @@ class Session:
             self.hub.close(actor.stream_id)
         self.sensors.close()
         self._enter(world)
+        self.sensors.prepare()
         self.tick()
         self.after_reply()
 
