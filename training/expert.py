@@ -115,10 +115,10 @@ def wrap(angle_rad: float) -> float:
 
 def throttle_accel_mps2(throttle: float, speed_mps: float) -> float:
     """Acceleration of the reference car. Source: PDM-Lite's fit, linearised; coasting 0.5 m/s2 below throttle 0.3."""
-    if throttle >= 0.7:
+    if throttle > 0.5:
         return 3.2 - 0.11 * speed_mps
     soft = max(0.25 - 0.24 * speed_mps, -1.5)
-    return soft if throttle >= 0.3 else soft - 0.5
+    return soft if throttle > 0.15 else soft - 0.5
 
 
 def nearest_index(

@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 MAGIC = b"R2DSEG01"
 SUFFIX = ".segment"
 JPEG_QUALITY = 90
-MAX_RECORD_BYTES = 16 * 2**20
 _FOOTER = struct.Struct("<QQI8s")
 _WORDS_SHAPE = (128, 128)
 
@@ -84,7 +83,7 @@ class PackedStep:
 
 def decode_step(data: bytes) -> PackedStep:
     """The step in a record, images and words untouched."""
-    record = msgpack.unpackb(data, max_buffer_size=MAX_RECORD_BYTES)
+    record = msgpack.unpackb(data)
     arrays = {name: np.frombuffer(raw, "<f4").reshape(shape) for name, (shape, raw) in record["arrays"].items()}
     return PackedStep(tuple(record["images"]), record["words"], arrays, record["scalars"])
 

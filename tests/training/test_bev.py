@@ -1,0 +1,134 @@
+"""BEV words: geometry against plain formulas, on a real map and on open ground."""
+
+import math
+import time
+
+import carla
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulator.towns.generate import generate
+from training import bev
+
+OPEN_GROUND = bev.StaticMap(bits=np.zeros((8, 8), np.uint8), origin_m=np.array([-1000.0, -1000.0]))
+NO_ROUTE = bev.Corridor(np.array([[900.0, 900.0, 0.0]]), np.ones(1), np.ones(1))
+MAX_PAINT_S = 3e-4
+
+
+@pytest.fixture(scope="module")
+def town() -> carla.Map:
+    return carla.Map("Gen02", generate(2))
+
+
+def paint_box(pose, box, channel=bev.VEHICLE) -> np.ndarray:
+    dynamic = bev.DynamicBoxes(np.array([box]), np.array([channel]))
+    return bev.paint(OPEN_GROUND, pose, (2.4, 0.9), NO_ROUTE, 0, dynamic)
+
+
+def mask(words: np.ndarray, channel: int) -> np.ndarray:
+    return bev.unpack(words, [channel])[0]
+
+
+def test_channel_list_is_complete() -> None:
+    assert bev.STOP_SIGN + len(bev.HISTORY_S) == bev.CHANNELS == 43
+    assert bev.VEHICLE == 7 and bev.GREEN == 27 and bev.YELLOW == 31 and bev.RED == 35 and bev.STOP_SIGN == 39
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    x=st.floats(-500, 500), y=st.floats(-500, 500), yaw=st.floats(-math.pi, math.pi),
+    ahead=st.floats(-15, 40), left=st.floats(-28, 28), turn=st.floats(-math.pi, math.pi),
+)
+def test_a_box_is_painted_where_it_stands(x, y, yaw, ahead, left, turn) -> None:
+    """Centre of the painted pixels and their area agree with the box, wherever the ego stands."""
+    box = (
+        x + ahead * math.cos(yaw) - left * math.sin(yaw),
+        y + ahead * math.sin(yaw) + left * math.cos(yaw),
+        yaw + turn,
+        2.0,
+        1.0,
+    )
+    rows, columns = np.nonzero(mask(paint_box((x, y, yaw), box), bev.VEHICLE))
+    assert len(rows)
+    assert (bev.EGO_ROW_PX - rows.mean() - 0.5) / bev.PIXELS_PER_M == pytest.approx(ahead, abs=0.3)
+    assert (bev.SIZE_PX / 2 - columns.mean() - 0.5) / bev.PIXELS_PER_M == pytest.approx(left, abs=0.3)
+    assert len(rows) / bev.PIXELS_PER_M**2 == pytest.approx(8.0, rel=0.3)
+
+
+def test_boxes_outside_the_view_paint_nothing() -> None:
+    for ahead, left in ((60.0, 0.0), (-30.0, 0.0), (0.0, 40.0), (0.0, -40.0)):
+        assert not mask(paint_box((0.0, 0.0, 0.0), (ahead, left, 0.3, 2.0, 1.0)), bev.VEHICLE).any()
+
+
+def test_small_bodies_are_enlarged() -> None:
+    words = paint_box((0.0, 0.0, 0.0), (10.0, 0.0, 0.0, 0.1, 0.1), bev.WALKER)
+    assert mask(words, bev.WALKER).sum() >= 4
+
+
+def test_ego_is_constant_and_only_there() -> None:
+    first = mask(paint_box((0.0, 0.0, 0.0), (10.0, 0.0, 0.0, 2.0, 1.0)), bev.EGO)
+    second = mask(paint_box((33.3, -7.0, 2.0), (10.0, 0.0, 0.0, 2.0, 1.0)), bev.EGO)
+    np.testing.assert_array_equal(first, second)
+    assert first[bev.EGO_ROW_PX - 1, 64] == 1 and first.sum() / 4 == pytest.approx(4.8 * 1.8, rel=0.3)
+
+
+def test_static_map_agrees_with_the_carla_map(town: carla.Map) -> None:
+    """Road pixels are where carla.Map finds a driving lane, at 400 random places near lanes."""
+    static = bev.build_static_map(town)
+    generator = np.random.default_rng(0)
+    waypoints = town.generate_waypoints(7.0)
+    agree = 0
+    for _ in range(400):
+        location = waypoints[generator.integers(len(waypoints))].transform.location
+        x, y = location.x + generator.normal() * 4.0, location.y + generator.normal() * 4.0
+        found = town.get_waypoint(carla.Location(x, y, 0.0), False, carla.LaneType.Driving) is not None
+        column = int((x - static.origin_m[0]) * bev.MAP_PIXELS_PER_M)
+        row = int((-y - static.origin_m[1]) * bev.MAP_PIXELS_PER_M)
+        agree += found == bool(static.bits[row, column] & 1)
+    assert agree / 400 > 0.95
+
+
+def test_corridor_lies_on_the_road_and_painting_is_fast(town: carla.Map) -> None:
+    static = bev.build_static_map(town)
+    waypoint = next(w for w in town.generate_waypoints(10.0) if not w.is_junction)
+    waypoints = [waypoint]
+    while len(waypoints) < 60:
+        waypoints.append(waypoints[-1].next(1.0)[0])
+    corridor = bev.build_corridor(waypoints)
+    pose = tuple(corridor.points[5])
+    boxes = np.tile(np.array([[pose[0] + 8.0, pose[1], 0.0, 2.4, 1.0]]), (80, 1))
+    dynamic = bev.DynamicBoxes(boxes, np.tile(np.arange(bev.VEHICLE, bev.VEHICLE + 4), 20))
+    words = bev.paint(static, pose, (2.4, 0.9), corridor, 5, dynamic)
+    route, lanes, road = (mask(words, channel) for channel in (bev.ROUTE, bev.EGO_LANES, bev.ROAD))
+    assert route.sum() > 100
+    assert (route & lanes).sum() / route.sum() > 0.9
+    assert (lanes & road).sum() / lanes.sum() > 0.9
+    durations = []
+    for _ in range(30):
+        start = time.process_time()
+        bev.paint(static, pose, (2.4, 0.9), corridor, 5, dynamic)
+        durations.append(time.process_time() - start)
+    assert np.median(durations) < MAX_PAINT_S
+
+
+def test_pooling_keeps_every_bit() -> None:
+    words = np.random.default_rng(0).integers(0, 2**43, (128, 128), dtype=np.uint64)
+    pooled = bev.pool(words, 2)
+    for channel in (0, 17, 42):
+        full = mask(words, channel).reshape(64, 2, 64, 2).max((1, 3))
+        np.testing.assert_array_equal(mask(pooled, channel), full)
+    with pytest.raises(ValueError, match="cannot pool"):
+        bev.pool(words, 3)
+
+
+def test_crop_is_in_the_ego_frame() -> None:
+    words = paint_box((0.0, 0.0, 0.0), (10.0, 5.0, 0.0, 1.0, 1.0))
+    view = mask(bev.crop(words, (0.0, 20.0), (-10.0, 10.0)), bev.VEHICLE)
+    rows, columns = np.nonzero(view)
+    assert view.shape == (40, 40)
+    assert rows.mean() == pytest.approx(19.5, abs=1.0), "10 m ahead of 20"
+    assert columns.mean() == pytest.approx(9.5, abs=1.0), "5 m to the left"
+    with pytest.raises(ValueError, match="crop"):
+        bev.crop(words, (0.0, 60.0), (-10.0, 10.0))
