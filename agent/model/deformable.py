@@ -141,7 +141,7 @@ class _SampleTable(torch.autograd.Function):
         dots = torch.sparse_csr_tensor(
             starts,
             rows.flatten(),
-            torch.empty_like(shares).flatten(),
+            torch.zeros_like(shares).flatten(),
             (gradient.shape[0], table.shape[0]),
             check_invariants=False,
         )
