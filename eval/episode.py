@@ -115,7 +115,7 @@ class Episode:
     criteria: Criteria
     traffic: Traffic
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - independent parts, most of them by keyword
         self,
         client: carla.Client,
         route: Route,

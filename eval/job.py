@@ -29,6 +29,7 @@ from eval.episode import (
     EpisodeError,
     InputFilter,
     Tick,
+    TickHook,
 )
 from eval.planner import PlannerError
 from eval.recorder import RouteRecorder
@@ -111,7 +112,7 @@ def run_job(job: Job) -> RouteRecord:
     """
     started_s = time.monotonic()
     route = select_routes(read_routes(Path(job.routes)), ids=[job.route_id])[0]
-    with _server(job, route) as pending:
+    with _server(job, route) as pending, contextlib.ExitStack() as recorders:
         agent_class = load_agent(job.agent)  # while the server starts
         address = pending()
         config = EpisodeConfig(
@@ -128,14 +129,7 @@ def run_job(job: Job) -> RouteRecord:
         client = connect(*address, config.timeout_s)
         episodes: list[Episode] = []
         watchdog = Watchdog(lambda message: _save_frozen(job, episodes[0], message) if episodes else None)
-        trace = TraceRecorder()
-        hooks: list[Any] = [_StatusWriter(job), trace]
-        recorder = CameraRecorder(recording_path(Path(job.folder), job.route_id)) if job.record_cameras else None
-        hooks += [recorder] if recorder else []
-        story = RouteRecorder(Path(job.folder), job.route_id, film=job.film)
-        hooks.append(story)
-        if job.view:
-            hooks.append(_viewer())
+        recorders.callback(watchdog.close)
         episode = Episode(
             client,
             route,
@@ -143,16 +137,11 @@ def run_job(job: Job) -> RouteRecord:
             config,
             address=address,
             input_filter=_input_filter(job),
-            hooks=hooks,
+            hooks=_hooks(job, recorders),
             watchdog=watchdog,
         )
         episodes.append(episode)
         record = _run(episode)
-        watchdog.close()
-        story.close()
-        trace.save(Path(job.folder) / "traces" / f"route_{job.route_id}.npz")
-        if recorder:
-            recorder.close()
         server_version = client.get_server_version()
     provenance = {
         "server": "embedded" if job.server is None else job.server,
@@ -166,6 +155,23 @@ def run_job(job: Job) -> RouteRecord:
             "provenance": {**record.provenance, **provenance},
         }
     )
+
+
+def _hooks(job: Job, recorders: contextlib.ExitStack) -> list[TickHook]:
+    """What follows the drive; files are finished when `recorders` closes."""
+    folder = Path(job.folder)
+    trace = TraceRecorder()
+    recorders.callback(trace.save, folder / "traces" / f"route_{job.route_id}.npz")
+    story = RouteRecorder(folder, job.route_id, film=job.film)
+    recorders.callback(story.close)
+    hooks: list[TickHook] = [_StatusWriter(job), trace, story]
+    if job.record_cameras:
+        cameras = CameraRecorder(recording_path(folder, job.route_id))
+        recorders.callback(cameras.close)
+        hooks.append(cameras)
+    if job.view:
+        hooks.append(_viewer())
+    return hooks
 
 
 def recording_path(folder: Path, route_id: str) -> Path:

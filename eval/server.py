@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import carla
 
 WORKER_THREADS = 16
 """Client threads: with too few of them waiting sensor callbacks can starve the state message (time-outs)."""
+CONNECT_S = 5.0
 _LISTENING = "listening on "
 _BAD_INPUT = 2
 
@@ -105,6 +107,10 @@ class EmbeddedServer:
 
 def connect(host: str, port: int, timeout_s: float) -> carla.Client:
     """A client of a running server whose version fits the installed wheel. Raises: ServerError."""
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_S).close()  # a closed port would cost the whole time-out
+    except OSError as error:
+        raise ServerError(f"no CARLA server listens at {host}:{port} ({error.strerror or error})") from error
     client = carla.Client(host, port, worker_threads=WORKER_THREADS)
     client.set_timeout(timeout_s)
     try:

@@ -285,4 +285,4 @@ def test_criteria_survive_any_sequence_of_poses(straight_map: carla.Map, poses) 
         assert completion <= criteria.completion.percent <= 100.0
         completion = criteria.completion.percent
     criteria.finish()
-    assert all(0.0 <= event.percentage for event in criteria.events())
+    assert all(event.percentage >= 0.0 for event in criteria.events())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import carla
 import pytest
 from hypothesis import given
@@ -58,7 +60,7 @@ def test_sparse_plan_keeps_ends_and_every_lane_change(runs, spacing_m: float) ->
     assert kept == sorted(set(kept))
     changes = {index for index, (_, option) in enumerate(plan) if option in LANE_CHANGES}
     assert changes <= set(kept)
-    assert all(after - before <= spacing_m + 2 for before, after in zip(kept[:-1], kept[1:], strict=True))
+    assert all(after - before <= spacing_m + 2 for before, after in pairwise(kept))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -114,10 +115,8 @@ def test_missing_and_oversized_files_are_refused(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_give_routes_or_a_route_file_error(data: bytes) -> None:
-    try:
+    with contextlib.suppress(RouteFileError):
         parse_routes(data, name="x")
-    except RouteFileError:
-        pass
 
 
 def test_unmatched_filters_say_what_there_is() -> None:
