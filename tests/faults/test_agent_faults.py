@@ -362,7 +362,7 @@ def test_A12_unknown_road_option_follows_the_lane(driving_agent: Path, caplog: p
 
 
 def test_A13_network_output_nan_resets_holds_and_stops(route: Route, monkeypatch: pytest.MonkeyPatch) -> None:
-    bias = [m for m in route.driver._model.policy.modules() if isinstance(m, torch.nn.Linear)][-1].bias
+    bias = [m for m in route.driver.model.policy.modules() if isinstance(m, torch.nn.Linear)][-1].bias
     good = bias.clone()
     route.run(route.drive.frame % 2)  # the next tick decides
     bias.fill_(math.nan)
