@@ -279,9 +279,11 @@ def load_datasets(
     for segment in read_segments(folders):
         validation = is_validation(str(segment.metadata["episode"]), validation_share)
         parts[validation].append(load_episode(segment, encoder, sampling))
-    if not parts[1] and len(parts[0]) > 1:
-        parts[1].append(parts[0].pop())
-    return WindowDataset(parts[0], length), WindowDataset(parts[1] or parts[0], length)
+    training, validation = parts
+    for empty, full in ((training, validation), (validation, training)):  # very little data: take what there is
+        if not empty and full:
+            empty.append(full[-1] if len(full) == 1 else full.pop())
+    return WindowDataset(training, length), WindowDataset(validation, length)
 
 
 def stream(

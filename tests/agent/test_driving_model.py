@@ -140,4 +140,4 @@ def test_overfits_a_tiny_batch() -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.1 * losses[0], losses
+    assert losses[-1] < 0.2 * losses[0], losses
