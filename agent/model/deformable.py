@@ -4,6 +4,7 @@ Pixel positions follow `grid_sample(align_corners=False)`: the centre of cell i 
 w cells wide is the position u * w - 0.5. Outside the map there is nothing (zeros), each corner on its own.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -35,6 +36,8 @@ def softmax_of_few(logits: Tensor) -> Tensor:
     return powers / powers.sum(-1, keepdim=True)
 
 
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+
 RING = 2
 """Width of the frame of zeros around a map in a sampling table: clamped positions read zeros and have no gradient."""
 
@@ -63,7 +66,9 @@ def table_layout(levels_hw: list[tuple[int, int]], heads: int, device: torch.dev
 
     Shapes: (levels * points,) each level repeated for its points, but `start` (heads, levels * points).
     """
-    heights, widths = (torch.tensor(sizes, device=device).repeat_interleave(points) for sizes in zip(*levels_hw))
+    heights, widths = (
+        torch.tensor(sizes, device=device).repeat_interleave(points) for sizes in zip(*levels_hw, strict=False)
+    )
     areas = [(height + 2 * RING) * (width + 2 * RING) for height, width in levels_hw]
     before = torch.tensor([0, *accumulate(areas[:-1])], device=device).repeat_interleave(points)
     stride_y = (widths + 2 * RING) * heads
@@ -105,7 +110,9 @@ def _corner_rows(x: Tensor, y: Tensor, layout: TableLayout) -> tuple[Tensor, Ten
     x, y = torch.clamp(x, limit, layout.width), torch.clamp(y, limit, layout.height)
     with torch.no_grad():
         left, low = x.floor(), y.floor()
-        first = (low * layout.stride_y + left * layout.stride_x).to(torch.int32) + layout.start
+        # A position that is not a number reads some cell; its fractions, and so the sum, are not numbers either.
+        column, row = left.nan_to_num(nan=0.0), low.nan_to_num(nan=0.0)
+        first = (row * layout.stride_y + column * layout.stride_x).to(torch.int32) + layout.start
         above = layout.stride_y
         corners = [first, first + layout.stride_x, first + above, first + (above + layout.stride_x)]
     return torch.stack(corners, -2), x - left, y - low

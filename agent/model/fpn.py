@@ -38,7 +38,7 @@ class FPN(nn.Module):
         for fine in range(len(laterals) - 2, -1, -1):
             size = laterals[fine].shape[-2:]
             laterals[fine] = laterals[fine] + functional.interpolate(laterals[fine + 1], size=size, mode="nearest")
-        outputs = [conv(x) for conv, x in zip(self.fpn_convs, laterals)]
+        outputs = [conv(x) for conv, x in zip(self.fpn_convs, laterals, strict=False)]
         for extra, conv in enumerate(self.fpn_convs[len(maps) :]):
             # The official network puts a ReLU in front of every extra level but the first one.
             outputs.append(conv(outputs[-1] if extra == 0 else functional.relu(outputs[-1])))
