@@ -66,7 +66,10 @@ def demo(config: DemoConfig) -> int:
     _check(config)
     _clear(config.out)
     embedded = config.server is None
-    print(f"Looking for {config.routes} routes in {TOWN if embedded else 'the town of ' + str(config.server)} ...", flush=True)
+    print(
+        f"Looking for {config.routes} routes in {TOWN if embedded else 'the town of ' + str(config.server)} ...",
+        flush=True,
+    )
     route_file = config.out / "routes.xml"
     write_routes(_routes(config), route_file)
     run_config = RunConfig(

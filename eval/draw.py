@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from agent.actions import ACTIONS, BRAKE, REVERSE, STEER, THROTTLE
-from eval.scoring import Infraction
 from eval.moments import BevView, Moment, Point, RouteMap, Step, to_ego
+from eval.scoring import Infraction
 
 SIZE_PX = (1280, 720)
 CAMERAS = (
@@ -241,7 +241,7 @@ def _mask_picture(bev: BevView) -> Image.Image:
     """The masks over each other in their colours, most important last."""
     size_px = BEV_PX[0] // MASK_BLEND, BEV_PX[1] // MASK_BLEND
     canvas = np.full((size_px[1], size_px[0], 3), PANEL, dtype=np.float32)
-    for name, mask in zip(bev.names, bev.masks):
+    for name, mask in zip(bev.names, bev.masks, strict=True):
         small = Image.fromarray((np.clip(mask[::-1], 0.0, 1.0) * 255.0).astype(np.uint8))
         alpha = np.asarray(small.resize(size_px, Image.Resampling.BILINEAR), dtype=np.float32)[..., None] / 255.0
         alpha = np.clip(alpha * 1.4 - 0.2, 0.0, 1.0)  # half-believed things fade, likely ones become solid

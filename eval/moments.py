@@ -137,7 +137,7 @@ class Moment:
     cameras: Mapping[str, np.ndarray]
     """Sensor id to (height, width, 3) uint8 RGB."""
     route_ego_m: np.ndarray
-    """(n, 2) route polyline in the ego frame, x forward, y left: the agent's own view of the sparse plan if it has one."""
+    """(n, 2) route polyline in the ego frame, x forward, y left: the agent's own view of it if there is one."""
     bev: BevView | None
     others: tuple[OtherCar, ...]
     incidents: tuple[Incident, ...]
@@ -159,6 +159,7 @@ class Observer:
         self._seen: set[tuple[Infraction, int]] = set()
         self._incidents: list[Incident] = []
         self._outside_until_s = -math.inf
+        self._outside_percent = 0.0
 
     def __call__(self, episode: Episode, tick: Tick) -> None:
         """Called by the episode after every tick."""
@@ -179,10 +180,7 @@ class Observer:
         driver: Driver | None = getattr(episode.agent, "driver", None)
         decision: Decision | None = getattr(driver, "last_decision", None)
         step = self._step(episode, tick, decision, fresh)
-        if decision is not None:
-            route_ego_m = decision.inputs.route[0].cpu().numpy()
-        else:
-            route_ego_m = to_ego(self._map.plan, step)
+        route_ego_m = decision.inputs.route[0].cpu().numpy() if decision else to_ego(self._map.plan, step)
         return Moment(
             route=self._map,
             step=step,
@@ -223,7 +221,7 @@ class Observer:
         )
 
     def _fresh_incidents(self, episode: Episode, tick: Tick) -> list[Incident]:
-        """Infractions not seen before. Leaving the lanes counts at its start; minimum speed is no incident."""
+        """Infractions not seen before. Leaving the lanes counts once metres are charged; minimum speed is no incident."""
         fresh = []
         for event in episode.criteria.events():
             if event.kind in (Infraction.MIN_SPEED, Infraction.OUTSIDE_ROUTE_LANES):
@@ -231,10 +229,13 @@ class Observer:
             if (event.kind, event.frame) not in self._seen:
                 self._seen.add((event.kind, event.frame))
                 fresh.append(_incident(event))
-        if episode.criteria.outside_lanes.outside:
+        lanes = episode.criteria.outside_lanes
+        account = lanes.events[-1].percentage if lanes.events else 0.0
+        if lanes.outside and account > self._outside_percent:
             if tick.ego.time_s > self._outside_until_s + OUTSIDE_GAP_S:
                 fresh.append(Incident(Infraction.OUTSIDE_ROUTE_LANES.value, "Agent left the lanes of its route"))
             self._outside_until_s = tick.ego.time_s
+        self._outside_percent = account
         return fresh
 
     def _next_light(self, distance_m: float) -> tuple[str, float]:
@@ -245,7 +246,7 @@ class Observer:
 
 
 class TraceFile:
-    """A sink that writes `NAME.jsonl` (see `read_trace`) and a picture of every incident, of the start and of the end."""
+    """A sink that writes `NAME.jsonl` (see `read_trace`) and pictures of the start, of every incident and of the end."""
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -351,7 +352,7 @@ def route_map(episode: Episode) -> RouteMap:
         route_id=episode.route.id,
         town=episode.route.town,
         length_m=round(episode.plan.length_m, 2),
-        plan=tuple([*dense[:-1:2], dense[-1]]),
+        plan=(*dense[:-1:2], dense[-1]),
         sparse=tuple(dense[index] for index in sparse_indices(plan, spacing_m)),
         lanes=lanes_near(episode.carla_map, dense),
     )
@@ -396,19 +397,18 @@ def jpeg(image: np.ndarray, width_px: int = PICTURE_WIDTH_PX) -> bytes:
 
 def _route_lights(episode: Episode) -> list[tuple[float, carla.TrafficLight]]:
     """Lights whose stop line lies on the route: distance along the route and the light, in driving order."""
-    track = episode.criteria.track
-    route = np.array([point[:2] for point in track.locations])
+    plan, travelled_m = episode.plan.world, episode.criteria.track.travelled_m
+    route = np.array([_xy(transform.location) for transform, _ in plan])
     found = []
-    for light in episode.world.get_actors().filter("traffic.traffic_light*"):
+    for actor in episode.world.get_actors().filter("traffic.traffic_light*"):
+        light: Any = actor
         box = SignalBox(light.id, light.get_transform(), light.trigger_volume)
         for waypoint in stop_line(episode.carla_map, box)[1]:
             distances_m = np.linalg.norm(route - _xy(waypoint.transform.location), axis=1)
             index = int(distances_m.argmin())
-            if distances_m[index] > LIGHT_ROUTE_M or index + 1 >= len(route):
-                continue
-            ahead, heading = route[index + 1] - route[index], waypoint.transform.get_forward_vector()
-            if ahead[0] * heading.x + ahead[1] * heading.y > 0.0:
-                found.append((track.travelled_m[index], light))
+            along, heading = plan[index][0].get_forward_vector(), waypoint.transform.get_forward_vector()
+            if distances_m[index] <= LIGHT_ROUTE_M and along.x * heading.x + along.y * heading.y > 0.0:
+                found.append((travelled_m[index], light))
                 break
     return sorted(found, key=lambda item: item[0])
 
@@ -425,7 +425,7 @@ def _top_actions(decision: Decision) -> tuple[tuple[int, float], ...]:
     if decision.action is None:
         return ()
     best = decision.logits.softmax(0).topk(TOP_ACTIONS)
-    return tuple((int(index), round(float(p), 4)) for p, index in zip(best.values, best.indices))
+    return tuple((int(index), round(float(p), 4)) for p, index in zip(best.values, best.indices, strict=True))
 
 
 def _other(vehicle: carla.Vehicle) -> OtherCar:

@@ -1,7 +1,8 @@
-"""SVG drawings of a route for the report: its map, and speed and controls over time. Colours come from the page's CSS."""
+"""SVG drawings of a route for the report: map, speed and controls over time. Colours come from the page's CSS."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -127,7 +128,7 @@ class _Plot:
         """Steps down to zero: a value holds until the next one."""
         placed = [(self.x(t), self.y(v)) for t, v in samples]
         zero = self.y(0.0)
-        path = "".join(f"V{y:.1f}H{following:.1f}" for (_, y), (following, _) in zip(placed[:-1], placed[1:]))
+        path = "".join(f"V{y:.1f}H{following:.1f}" for (_, y), (following, _) in itertools.pairwise(placed))
         return f'<path class="{css}" d="M{placed[0][0]:.1f} {zero:.1f}{path}V{zero:.1f}Z"/>'
 
     def lights(self, steps: Sequence[Step]) -> list[str]:
@@ -149,8 +150,8 @@ class _Plot:
         """Times in which the guard drove."""
         _, top, _, bottom = self._box
         return [
-            f'<rect class="guard" x="{self.x(start_s):.1f}" y="{top:.1f}" width="{self.x(end_s) - self.x(start_s):.1f}" '
-            f'height="{bottom - top:.1f}"><title>guard: {escape(mode)}, {start_s:.1f} to {end_s:.1f} s</title></rect>'
+            f'<rect class="guard" x="{self.x(start_s):.1f}" y="{top:.1f}" height="{bottom - top:.1f}" '
+            f'width="{self.x(end_s) - self.x(start_s):.1f}"><title>guard: {escape(mode)}, {start_s:.1f} to {end_s:.1f} s</title></rect>'
             for mode, start_s, end_s in _runs(steps, lambda step: step.guard)
             if mode not in ("", "nominal")
         ]
@@ -204,6 +205,10 @@ def _widen(low: list[float], size: list[float]) -> None:
             size[axis] += missing
 
 
+def _tick(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+
+
 def _number_mark(number: int, x: float, y: float, radius: float) -> str:
     return (
         f'<g class="mark"><circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.2f}"/>'
@@ -224,7 +229,8 @@ def _scale_bar(low: Sequence[float], size: Sequence[float], unit: float) -> str:
     x, y = low[0] + 3.0 * unit, low[1] + size[1] - 3.0 * unit
     return (
         f'<path class="scale" d="M{x:.1f} {y:.1f}h{length_m:.0f}" stroke-width="{0.5 * unit:.2f}"/>'
-        f'<text class="scale-text" x="{x:.1f}" y="{y - 1.2 * unit:.1f}" font-size="{2.8 * unit:.2f}">{length_m:.0f} m</text>'
+        f'<text class="scale-text" x="{x:.1f}" y="{y - 1.2 * unit:.1f}" font-size="{2.8 * unit:.2f}">'
+        f"{length_m:.0f} m</text>"
     )
 
 

@@ -47,13 +47,13 @@ def write_report(run: Path, *, title: str = "Driving report", film: str = "") ->
 
     `film`: name of a film in the same folder to link to. Raises: ResultsError for a folder without records.
     """
-    records = read_records(run / "results.jsonl")
+    records = sorted(read_records(run / "results.jsonl"), key=lambda record: _natural(record.route_id))
     if not records:
         raise ResultsError(f"{run}: holds no route records; give the folder of a run")
     path = run / "report.html"
     aside = path.with_name(path.name + ".partial")
     aside.write_text(report_html(records, _traces(run, records), title=title, film=film), encoding="utf-8")
-    os.replace(aside, path)
+    aside.replace(path)
     return path
 
 
@@ -125,8 +125,8 @@ def _summary(records: Sequence[RouteRecord]) -> str:
         "<caption>Scores and infractions per route, in the leaderboard's terms</caption>"
         '<thead><tr><th scope="col">route</th><th scope="col" class="words">town</th>'
         '<th scope="col" class="words">verdict</th><th scope="col">driving score</th><th scope="col">completion %</th>'
-        f'<th scope="col">penalty</th><th scope="col">length m</th>{heads}<th scope="col">outside lanes m</th></tr></thead>'
-        f"<tbody>{rows}</tbody>"
+        f'<th scope="col">penalty</th><th scope="col">length m</th>{heads}<th scope="col">outside lanes m</th>'
+        f"</tr></thead><tbody>{rows}</tbody>"
         f"<tfoot>{_mean_row(records)}</tfoot></table></div></section>"
     )
 
@@ -156,8 +156,8 @@ def _mean_row(records: Sequence[RouteRecord]) -> str:
     return (
         '<tr><th scope="row">mean</th><td></td><td></td>'
         f"<td>{mean([s.score_composed for s in scores]):.1f}</td><td>{mean([s.score_route for s in scores]):.1f}</td>"
-        f"<td>{mean([s.score_penalty for s in scores]):.3f}</td><td>{mean([r.route_length_m for r in records]):.0f}</td>"
-        f"{counts}<td>{outside_m:.1f}</td></tr>"
+        f"<td>{mean([s.score_penalty for s in scores]):.3f}</td>"
+        f"<td>{mean([r.route_length_m for r in records]):.0f}</td>{counts}<td>{outside_m:.1f}</td></tr>"
     )
 
 
@@ -201,7 +201,8 @@ def _story(record: RouteRecord, steps: Sequence[Step]) -> str:
     if speeds:
         sentences.append(f"Against the surrounding traffic its speed was {sum(speeds) / len(speeds):.0f} % on average")
     sentences.append(
-        f"Driving score {scores.score_composed:.1f} = completion {scores.score_route:.1f} x penalty {scores.score_penalty:.3f}"
+        f"Driving score {scores.score_composed:.1f} = completion {scores.score_route:.1f} x penalty "
+        f"{scores.score_penalty:.3f}"
     )
     return ". ".join(sentences) + "."
 
@@ -260,7 +261,9 @@ def _facts(records: Sequence[RouteRecord]) -> str:
         '<p class="note">The town is generated and drawn by the embedded server. Scores from it compare agents with '
         "each other; they are not comparable with results published for CARLA's own towns.</p>"
     )
-    return f'<section class="card"><h2>How this was measured</h2><p></p><dl>{rows}</dl>{note if embedded else ""}</section>'
+    return (
+        f'<section class="card facts"><h2>How this was measured</h2><dl>{rows}</dl>{note if embedded else ""}</section>'
+    )
 
 
 def _speed_of_simulation(records: Sequence[RouteRecord]) -> str:
@@ -289,6 +292,11 @@ def _value(value: Any) -> str:
 
 def _anchor(record: RouteRecord) -> str:
     return "route-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in record.route_id)
+
+
+def _natural(route_id: str) -> tuple[int, int, str]:
+    """Sort key: numbers by value, before other names."""
+    return (0, int(route_id), "") if route_id.isdecimal() else (1, 0, route_id)
 
 
 def _counted(names: Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -36,7 +35,7 @@ class VideoFile:
         stream.width, stream.height = size_px
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, frames_per_s)
-        stream.codec_context.thread_count = threads
+        stream.codec_context.thread_count = 1  # beside the simulator and the network
         self._stream = stream
         self._open = True
         self.frames = 0
@@ -56,7 +55,7 @@ class VideoFile:
         self._container.mux(self._stream.encode(None))
         self._container.close()
         if self.frames:
-            os.replace(self._partial, self._path)
+            self._partial.replace(self._path)
         else:
             self._partial.unlink()
 
@@ -117,5 +116,5 @@ def join_films(films: Sequence[Path], path: Path) -> int:
                     joined.mux(packet)
                     frames += 1
                 offset += length
-    os.replace(partial, path)
+    partial.replace(path)
     return frames
