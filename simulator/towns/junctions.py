@@ -25,6 +25,8 @@ POST_BEFORE_EXIT_M = 2.5
 POST_FROM_KERB_M = 0.9
 NEAREST_POST_M = 11.0
 """Nearest light along a kerb without a corner, from the stop line: still low enough in the picture to be seen."""
+WIDEST_VIEW = math.tan(math.radians(27.0))
+"""Such a light stays within this bearing for the driver of the innermost lane."""
 SIGN_BEFORE_LINE_M = 0.4
 MIN_OF_EACH_KIND = 2
 """Junctions with lights, and junctions with stop signs, that every town has."""
@@ -231,8 +233,10 @@ def _light(crossing: Crossing, a: int, connectors: dict[int, list[Connector]], i
             c for group in connectors.values() for c in group if c.has_kerb and c.outgoing == crossing.arms[ahead]
         )
         length_m = carrier.road.curve.length_m
-        straight_kerb = carrier.incoming == crossing.arms[a]
-        s_m = min(length_m - POST_BEFORE_EXIT_M, NEAREST_POST_M) if straight_kerb else length_m - POST_BEFORE_EXIT_M
+        s_m = length_m - POST_BEFORE_EXIT_M
+        if carrier.incoming == crossing.arms[a]:
+            aside_m = crossing.arms[a].inbound_side.asphalt_m + POST_FROM_KERB_M
+            s_m = min(s_m, max(NEAREST_POST_M, aside_m / WIDEST_VIEW))
     else:
         carrier = next(c for c in connectors[(a + 1) % 4] if c.has_kerb)
         s_m = carrier.road.curve.length_m / 2.0

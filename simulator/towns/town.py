@@ -170,7 +170,10 @@ def _read(path: Path) -> str:
 
 def _derive(name: str, data: bytes, target: Path) -> None:
     """Derive a town's data in a process of its own: CARLA's map code crashes on some malformed files."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TownError(f"{name}: the cache folder {target.parent} cannot be made ({error.strerror})") from error
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".deriving-") as folder:
         result = Path(folder) / "town.npz"
         command = [sys.executable, "-m", "simulator.towns.derive", str(result)]
