@@ -13,7 +13,7 @@ import math
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,26 @@ from torch import Tensor
 from agent import config as configs
 from agent.actions import ACTIONS, BRAKE, STEER, THROTTLE
 from agent.checkpoint import check_state, latest_valid, load_checkpoint, read_manifest, save_checkpoint
-from agent.model.driving_model import AUXILIARY, AUXILIARY_SCALE, MASKS, DrivingModel, DrivingModelConfig, ModelOutput
+from agent.model.driving_model import (
+    AUXILIARY,
+    AUXILIARY_SCALE,
+    MASKS,
+    DrivingModel,
+    DrivingModelConfig,
+    ModelInput,
+    ModelOutput,
+    ModelState,
+)
 from agent.model.rssm import kl_loss
-from training.dataset import Batch, NoiseConfig, SamplingConfig, WindowDataset, load_datasets, stream
+from training.dataset import (
+    Batch,
+    LatentCache,
+    NoiseConfig,
+    SamplingConfig,
+    WindowDataset,
+    load_datasets,
+    stream,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -135,13 +152,14 @@ class _Trainer:
         """Share of the time budget used."""
         return min(self.elapsed_s / (60.0 * self.config.minutes), 1.0)
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch, cache: LatentCache) -> dict[str, float]:
         """One update. Raises: NonFiniteLossError before any weight changes."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.update, self.progress)
+        inputs, state = with_past(self.model, batch, cache)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
-            output = self.model(batch.inputs, self.model.initial(self.config.batch))
+            output = self.model(inputs, state)
         terms = losses(self.config.loss, batch, output, self.config.model.rssm.free_nats)
         if not bool(torch.isfinite(terms["total"])):
             raise NonFiniteLossError(f"update {self.update}: loss is {terms['total'].item()}")
@@ -151,6 +169,7 @@ class _Trainer:
         if not bool(torch.isfinite(norm)):
             raise NonFiniteLossError(f"update {self.update}: the gradient's norm is {norm.item()}")
         self.optimizer.step()
+        cache.store(batch.windows, output.belief.state)
         self.update += 1
         self._average()
         return {name: value.item() for name, value in terms.items()} | {"grad_norm": norm.item()}
@@ -163,6 +182,14 @@ class _Trainer:
             mean.lerp_(value, 1.0 - decay)
         for mean, value in zip(self.average.buffers(), self.model.buffers()):
             mean.copy_(value)
+
+
+def with_past(model: DrivingModel, batch: Batch, cache: LatentCache) -> tuple[ModelInput, ModelState]:
+    """The batch's inputs and the state before them: cached latents where there are some, never a BEV memory."""
+    latent, unknown = cache.before(batch.windows)
+    first = batch.inputs.first.clone()
+    first[:, 0] = unknown
+    return replace(batch.inputs, first=first), replace(model.initial(len(first)), latent=latent)
 
 
 def _groups(model: DrivingModel, weight_decay: float) -> list[dict[str, Any]]:
@@ -336,9 +363,10 @@ def _loop(
     evaluated_s = saved_s = trainer.elapsed_s
     last_s = time.monotonic()
     batches = stream(train, config.batch, config.noise, generator)
+    cache = LatentCache(train, config.model.rssm)
     try:
         while trainer.progress < 1.0:
-            report = trainer.step(next(batches))
+            report = trainer.step(next(batches), cache)
             now_s = time.monotonic()
             trainer.elapsed_s += now_s - last_s
             report["seconds"] = now_s - last_s

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agent.actions import ACTIONS, BRAKE, STEER, THROTTLE
 from agent.model.driving_model import AUXILIARY_SCALE, MASKS, ModelInput
 from agent.model.image_encoder import EncoderConfig
+from agent.model.rssm import LatentState, RssmConfig
 from training import bev
 from training.replay import Segment, decode_jpeg, read_segments
 
@@ -79,6 +81,8 @@ class SamplingConfig:
 class Batch:
     """Windows with their labels; leading axes (b, t)."""
 
+    windows: tuple[tuple[int, int], ...]
+    """(episode, first step) of each window."""
     inputs: ModelInput
     label: Tensor
     """(b, t, 39) soft label."""
@@ -203,6 +207,7 @@ class WindowDataset:
         parts = list(pool.map(lambda item: self._window(*item[0], noise, item[1]), zip(windows, seeds)))
         stack = lambda name: torch.from_numpy(np.stack([part[name] for part in parts]))  # noqa: E731
         return Batch(
+            windows=tuple(windows),
             inputs=ModelInput(
                 images=stack("images"),
                 camera_valid=stack("camera_valid"),
@@ -284,6 +289,39 @@ def load_datasets(
         if not empty and full:
             empty.append(full[-1] if len(full) == 1 else full.pop())
     return WindowDataset(training, length), WindowDataset(validation, length)
+
+
+class LatentCache:
+    """The latest latent state of every recorded step, so that windows start with a past instead of from nothing.
+
+    Without it the recurrent state would be trained on a few steps and driven for thousands. The states are as old as
+    their window's last visit. Source: latent carry-over of DreamerV3's later recipe.
+    """
+
+    def __init__(self, dataset: WindowDataset, config: RssmConfig) -> None:
+        self._config = config
+        lengths = [len(episode.jpegs) for episode in dataset.episodes]
+        self._starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        self._firsts = [episode.first for episode in dataset.episodes]
+        self._deter = torch.zeros(sum(lengths), config.deter, dtype=torch.float16)
+        self._index = torch.zeros(sum(lengths), config.groups, dtype=torch.uint8)
+        self._known = torch.zeros(sum(lengths), dtype=torch.bool)
+
+    def before(self, windows: Sequence[tuple[int, int]]) -> tuple[LatentState, Tensor]:
+        """Latent states before the windows' first steps, and which windows have none (b,)."""
+        rows = torch.tensor([max(int(self._starts[e]) + start - 1, 0) for e, start in windows])
+        inside = torch.tensor([start > 0 and not self._firsts[e][start] for e, start in windows])
+        stoch = F.one_hot(self._index[rows].long(), self._config.classes).float().flatten(-2)
+        return LatentState(self._deter[rows].float(), stoch), ~(inside & self._known[rows])
+
+    def store(self, windows: Sequence[tuple[int, int]], state: LatentState) -> None:
+        """Remember the states (b, t) of the windows' steps."""
+        steps = state.deter.shape[1]
+        rows = torch.tensor([[int(self._starts[e]) + start + t for t in range(steps)] for e, start in windows])
+        self._deter[rows] = state.deter.detach().half()
+        index = state.stoch.detach().unflatten(-1, (self._config.groups, self._config.classes)).argmax(-1)
+        self._index[rows] = index.to(torch.uint8)
+        self._known[rows] = True
 
 
 def stream(

@@ -167,7 +167,7 @@ def test_learns_a_tiny_task() -> None:
     from concurrent.futures import ThreadPoolExecutor
     from tempfile import TemporaryDirectory
 
-    from training.dataset import WindowDataset, load_episode
+    from training.dataset import LatentCache, WindowDataset, load_episode
     from training.replay import read_segments
 
     with TemporaryDirectory() as name:
@@ -175,6 +175,9 @@ def test_learns_a_tiny_task() -> None:
     dataset = WindowDataset([load_episode(segments[0], ENCODER, SamplingConfig())], 2)
     with ThreadPoolExecutor(1) as pool:
         batch = dataset.batch([(0, 0), (0, 2)], NoiseConfig(camera_loss=0.0), np.random.default_rng(0), pool)
-    reports = [trainer.step(batch) for _ in range(15)]
+    cache = LatentCache(dataset, MODEL.rssm)
+    assert cache.before([(0, 0), (0, 2)])[1].tolist() == [True, True]
+    reports = [trainer.step(batch, cache) for _ in range(15)]
+    assert cache.before([(0, 0), (0, 2)])[1].tolist() == [True, False], "an episode's first step has no past"
     assert reports[-1]["action"] < 0.3 * reports[0]["action"]
     assert reports[-1]["masks"] < reports[0]["masks"]
