@@ -86,8 +86,7 @@ class Driver:
         self.last_decision: Decision | None = None
         self.last_situation: Situation | None = None
         self._device = next(model.parameters()).device
-        self.model = model
-        """The network, for viewers."""
+        self._model = model
         self._state = model.initial(1)
         self._first = True
         self._previous_action: int | None = None
@@ -114,9 +113,9 @@ class Driver:
         return self._inputs
 
     @property
-    def model(self) -> "DrivingModel":
+    def model(self) -> DrivingModel:
         """The network, for viewers that decode what it believes."""
-        return self.model
+        return self._model
 
     def act(self, observation: Observation) -> Proposal:
         """What to do this tick. Decides every second tick and repeats the decision in between."""
@@ -152,7 +151,7 @@ class Driver:
 
     def reset_memory(self) -> None:
         """Forgets what the network has seen."""
-        self._state = self.model.initial(1)
+        self._state = self._model.initial(1)
         self._first = True
         self._previous_action = None
 
@@ -165,7 +164,7 @@ class Driver:
         assert self._inputs is not None
         arrays = self._inputs.network_arrays(situation, first=self._first)
         inputs = model_input(arrays, self._device)
-        logits, state = self.model.act(inputs, self._state, self._previous_one_hot())
+        logits, state = self._model.act(inputs, self._state, self._previous_one_hot())
         logits = logits[0].float().cpu()
         usable = logits.shape == (len(ACTIONS),) and bool(torch.isfinite(logits).all())
         action = self._choose(logits) if usable else None
@@ -185,7 +184,7 @@ class Driver:
         return int(torch.multinomial(logits.softmax(0), 1, generator=self._generator))
 
     def _previous_one_hot(self) -> torch.Tensor | None:
-        if not self.model.config.rssm.action_input:
+        if not self._model.config.rssm.action_input:
             return None
         one_hot = torch.zeros(1, len(ACTIONS), device=self._device)
         if self._previous_action is not None:
