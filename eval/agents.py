@@ -109,7 +109,7 @@ class CameraRecorder:
     def __call__(self, episode: Episode, tick: Tick) -> None:
         if (episode.ticks - 1) % RECORD_EVERY_TICKS == 0:
             images = {key: _encode(value) for key, (_, value) in tick.data.items() if _is_image(value)}
-            self._file.write(msgpack.packb(images))
+            self._file.write(msgpack.Packer().pack(images))
 
     def close(self) -> None:
         """Finish the file."""

@@ -115,6 +115,13 @@ class SignalBox:
     transform: carla.Transform
     trigger: carla.BoundingBox
 
+    @property
+    def centre(self) -> carla.Location:
+        """Centre of the trigger volume in the world."""
+        local = self.trigger.location
+        centre = self.transform.transform(carla.Location(local.x, local.y, local.z))  # changes what it is given
+        return carla.Location(centre.x, centre.y, centre.z)
+
 
 class RouteTrack:
     """The dense route as plain numbers, with the leaderboard's rule for having passed a point."""
@@ -348,7 +355,7 @@ class RunningStopSign:
 
     def __init__(self, carla_map: carla.Map, signs: Sequence[SignalBox]) -> None:
         self._map = carla_map
-        self._signs = [(sign, sign.transform.transform(carla.Location(sign.trigger.location))) for sign in signs]
+        self._signs = [(sign, sign.centre) for sign in signs]
         self._target: tuple[SignalBox, carla.Location] | None = None
         self._stopped = False
         self._last_failed: int | None = None
@@ -649,7 +656,7 @@ def make_criteria(
 
 def stop_line(carla_map: carla.Map, light: SignalBox) -> tuple[carla.Location, list[carla.Waypoint]]:
     """Centre of a light's trigger volume and the last waypoint before the junction of every lane under it."""
-    centre = light.transform.transform(carla.Location(light.trigger.location))
+    centre = light.centre
     yaw_rad = math.radians(light.transform.rotation.yaw)
     reach_m = 0.9 * light.trigger.extent.x  # short of the full width, not to touch the lanes beside
     under: list[carla.Waypoint] = []

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import carla
 
@@ -258,7 +258,7 @@ class Episode:
         settings.fixed_delta_seconds = TICK_S
         settings.deterministic_ragdolls = True
         settings.spectator_as_ego = False
-        settings.tile_stream_distance = STREAMING_DISTANCE_M
+        settings.tile_stream_distance = STREAMING_DISTANCE_M  # pyright: ignore[reportAttributeAccessIssue] - stub says bool
         settings.actor_active_distance = STREAMING_DISTANCE_M
         world.apply_settings(settings)
         self.world = world
@@ -275,14 +275,14 @@ class Episode:
         ego = self.world.try_spawn_actor(blueprint, carla.Transform(location, first.rotation))
         if ego is None:
             raise EpisodeError(FAILURE_SIMULATION, f"no room for the ego at {location}")
-        self.ego = ego
+        self.ego = cast("carla.Vehicle", ego)
         self._owned.append(ego)
         self.world.tick(self.config.timeout_s)
         traffic = TrafficConfig(self.config.traffic, self.config.seed, hybrid_physics=not self.config.embedded)
         self.traffic = Traffic(self._client, self.world, location, traffic, self._core)
         self.traffic.start_driving()
         actors = self.world.get_actors()
-        lights = {actor.id: actor for actor in actors.filter("traffic.traffic_light*")}
+        lights = {actor.id: cast("carla.TrafficLight", actor) for actor in actors.filter("traffic.traffic_light*")}
         self.criteria = make_criteria(
             CriteriaConfig.for_scoring(self.config.scoring),
             self.plan.world,
@@ -326,7 +326,7 @@ class Episode:
             with pinned(self._core):
                 self.world.tick(self.config.timeout_s)
         blueprint = self.world.get_blueprint_library().find("sensor.other.collision")
-        sensor = self.world.spawn_actor(blueprint, carla.Transform(), attach_to=self.ego)
+        sensor = cast("carla.Sensor", self.world.spawn_actor(blueprint, carla.Transform(), attach_to=self.ego))
         sensor.listen(self._on_collision)
         self._collision_sensor = sensor
 
@@ -377,7 +377,7 @@ class Episode:
         self._weather.update(ego.location)
         over = self.criteria.update(ego, self._arrived_contacts(ego.frame), self.traffic.speeds_mps())
         if not self.config.embedded:
-            above = ego.location + carla.Location(z=SPECTATOR_HEIGHT_M)
+            above = carla.Location(ego.location.x, ego.location.y, ego.location.z + SPECTATOR_HEIGHT_M)
             self.world.get_spectator().set_transform(carla.Transform(above, carla.Rotation(pitch=-90.0)))
         events = self.criteria.events()
         tick = Tick(ego, data, control, events[self._seen_events :])
@@ -440,7 +440,7 @@ def _remove_leftovers(client: carla.Client, world: carla.World) -> None:
 
 
 def _signal_box(actor: carla.Actor) -> SignalBox:
-    return SignalBox(actor.id, actor.get_transform(), actor.trigger_volume)
+    return SignalBox(actor.id, actor.get_transform(), cast("carla.TrafficSign", actor).trigger_volume)
 
 
 def _median_ms(values: list[float]) -> float:

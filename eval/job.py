@@ -114,7 +114,7 @@ def run_job(job: Job) -> RouteRecord:
     route = select_routes(read_routes(Path(job.routes)), ids=[job.route_id])[0]
     with _server(job, route) as pending, contextlib.ExitStack() as recorders:
         agent_class = load_agent(job.agent)  # while the server starts
-        address = pending()
+        host, port = pending()
         config = EpisodeConfig(
             scoring=Scoring(job.scoring),
             traffic=job.traffic,
@@ -126,7 +126,7 @@ def run_job(job: Job) -> RouteRecord:
             reload=job.server is not None,
             timeout_s=EMBEDDED_TIMEOUT_S if job.server is None else CARLA_TIMEOUT_S,
         )
-        client = connect(*address, config.timeout_s)
+        client = connect(host, port, config.timeout_s)
         episodes: list[Episode] = []
         watchdog = Watchdog(lambda message: _save_frozen(job, episodes[0], message) if episodes else None)
         recorders.callback(watchdog.close)
@@ -135,7 +135,7 @@ def run_job(job: Job) -> RouteRecord:
             route,
             agent_class,
             config,
-            address=address,
+            address=(host, port),
             input_filter=_input_filter(job),
             hooks=_hooks(job, recorders),
             watchdog=watchdog,
@@ -249,10 +249,10 @@ def _input_filter(job: Job) -> InputFilter | None:
     return None
 
 
-def _viewer() -> Any:
+def _viewer(job: Job) -> Any:
     from eval.view import LiveView  # an optional part, loaded when asked for
 
-    return LiveView()
+    return LiveView(Path(job.folder), job.worker)
 
 
 def _save_frozen(job: Job, episode: Episode, message: str) -> None:

@@ -224,8 +224,12 @@ class ResultsFolder:
     def append(self, record: RouteRecord) -> None:
         """Add one record durably."""
         self.records[record.route_id] = record
-        with self._lines.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record.to_json()) + "\n")
+        with self._lines.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a crash cut the last line off
+                    file.write(b"\n")
+            file.write(json.dumps(record.to_json()).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 

@@ -31,6 +31,7 @@ from eval.results import (
 from eval.routes import Route, file_sha256, read_routes, select_routes
 from eval.scoring import Scoring
 from eval.server import connect, parse_address
+from eval.view import how_to_watch
 from eval.watchdog import EXIT_AGENT_FROZEN
 
 MAX_TRIES = 3
@@ -196,6 +197,8 @@ def _announce(config: RunConfig, routes: Sequence[Route], pending: Sequence[Rout
         print(f"{blocks} scenario blocks of the route file are ignored: only route, weather and traffic are used")
     if len(pending) < len(routes):
         print(f"{len(routes) - len(pending)} routes are already in {out} and are kept")
+    if config.view:
+        print(how_to_watch(out))
     sys.stdout.flush()
 
 

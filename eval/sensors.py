@@ -9,7 +9,7 @@ import math
 import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import carla
 import numpy as np
@@ -138,7 +138,8 @@ class SensorRig:
         blueprint = library.find(spec["type"])
         for key, value in sensor_attributes(spec).items():
             blueprint.set_attribute(key, value)
-        sensor = self._world.spawn_actor(blueprint, sensor_transform(spec), attach_to=self._ego)
+        actor = self._world.spawn_actor(blueprint, sensor_transform(spec), attach_to=self._ego)
+        sensor = cast("carla.Sensor", actor)
         sensor.listen(self._receiver(str(spec["id"]), _PARSERS[spec["type"]]))
         return sensor
 

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import carla
 
@@ -115,7 +116,7 @@ class Traffic:
         answers = self._client.apply_batch_sync(commands, False)
         ids = [answer.actor_id for answer in answers if not answer.error]
         self._world.tick()
-        self.vehicles = list(self._world.get_actors(ids))
+        self.vehicles = [cast("carla.Vehicle", actor) for actor in self._world.get_actors(ids)]
 
 
 def choose_spawn_points(

@@ -1,0 +1,115 @@
+"""Results on disk: durable lines, the leaderboard's layout, foreign and broken input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eval.criteria import Event
+from eval.results import (
+    STATUS_SIMULATION_CRASHED,
+    ResultsError,
+    ResultsFolder,
+    RouteRecord,
+    global_record,
+    infraction_count,
+    judge,
+    leaderboard_json,
+    read_records,
+)
+from eval.scoring import Infraction, Scoring
+
+OUTSIDE = "Agent went outside its route lanes for about 29.773 meters (13.43% of the completed route)"
+
+
+def event(kind: Infraction, message: str = "text", percentage: float = 0.0) -> Event:
+    return Event(kind, 10, 0.5, (1.0, 2.0, 3.0), message, percentage)
+
+
+def record(route_id: str, completion: float, *events: Event, failure: str | None = None) -> RouteRecord:
+    return RouteRecord(
+        route_id=route_id,
+        town="Gen03",
+        scoring=Scoring.BENCH2DRIVE,
+        **judge(completion, events, Scoring.BENCH2DRIVE, failure),
+        route_length_m=500.0,
+        duration_game_s=60.0,
+        duration_system_s=30.0,
+        ticks=1200,
+        seed=1,
+        traffic=15,
+        provenance={"tries": 1},
+    )
+
+
+PERFECT = record("1", 100.0)
+RED = record("2", 100.0, event(Infraction.RED_LIGHT))
+OUT = record("3", 40.0, event(Infraction.OUTSIDE_ROUTE_LANES, OUTSIDE, 13.43), failure="Agent got blocked")
+
+
+def test_status_follows_the_leaderboard() -> None:
+    assert PERFECT.status == "Perfect" and PERFECT.success
+    assert RED.status == "Completed" and not RED.success
+    assert OUT.status == "Failed - Agent got blocked"
+    assert (OUT.scores.score_route, OUT.scores.score_penalty) == (40.0, pytest.approx(0.8657))
+    assert OUT.scores.score_composed == pytest.approx(34.628)
+
+
+def test_leaderboard_layout() -> None:
+    data = json.loads(json.dumps(leaderboard_json([PERFECT, RED, OUT], 4)))
+    summary = data["_checkpoint"]["global_record"]
+    assert data["_checkpoint"]["progress"] == [3, 4]
+    assert (data["entry_status"], data["eligible"]) == ("Started", False)
+    assert summary["scores_mean"]["score_composed"] == pytest.approx((100.0 + 70.0 + 34.628) / 4)
+    assert summary["infractions"]["red_light"] == pytest.approx(1 / 1.2, abs=1e-3)  # 1.2 km driven
+    assert summary["infractions"]["outside_route_lanes"] == pytest.approx(0.03)
+    assert summary["meta"]["exceptions"] == [["RouteScenario_3_rep0", 2, "Failed - Agent got blocked"]]
+    assert len(data["values"]) == len(data["labels"]) == 15
+    assert data["values"][0] == str(summary["scores_mean"]["score_composed"])
+    assert set(data["_checkpoint"]["records"][0]["infractions"]) == {kind.value for kind in Infraction}
+    assert leaderboard_json([PERFECT], 1)["entry_status"] == "Finished"
+    crashed = record("9", 0.0, failure=STATUS_SIMULATION_CRASHED.removeprefix("Failed - "))
+    assert leaderboard_json([crashed], 1)["entry_status"] == "Crashed"
+
+
+def test_layout_is_that_of_published_results(shared_dir: Path) -> None:
+    published = json.loads((shared_dir / "results" / "VAD.json").read_text())["_checkpoint"]["records"][0]
+    ours = RED.to_leaderboard(0)
+    for key in ("infractions", "scores", "meta"):
+        assert set(ours[key]) == set(published[key])
+    assert set(ours) - set(published) == {"index"}  # which the merging tool of Bench2Drive removes
+
+
+def test_metres_outside_are_read_from_the_message() -> None:
+    assert infraction_count(OUT, Infraction.OUTSIDE_ROUTE_LANES) == pytest.approx(0.029773)
+    assert global_record([PERFECT], 1)["status"] == "Perfect"
+
+
+def test_records_survive_the_disk_and_bad_lines_are_skipped(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", "key")
+    folder.append(PERFECT)
+    folder.append(RED)
+    lines = tmp_path / "run" / "results.jsonl"
+    with lines.open("a") as file:
+        file.write('{"format": 1, "route_id": "4"}\nnot json\n{"format": 99}\n{"cut')
+    folder = ResultsFolder(tmp_path / "run", "key")
+    folder.append(OUT)  # after a line that was cut off
+    assert [as_on_disk(r) for r in read_records(lines)] == [as_on_disk(r) for r in (PERFECT, RED, OUT)]
+    folder.write_summary(["2", "1"])
+    data = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [r["route_id"] for r in data["_checkpoint"]["records"]] == ["RouteScenario_2_rep0", "RouteScenario_1_rep0"]
+
+
+def as_on_disk(route_record: RouteRecord) -> dict:
+    return json.loads(json.dumps(route_record.to_json()))
+
+
+def test_other_settings_do_not_mix(tmp_path: Path) -> None:
+    ResultsFolder(tmp_path, "one").append(PERFECT)
+    with pytest.raises(ResultsError, match="other settings"):
+        ResultsFolder(tmp_path, "two")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="cannot be created"):
+        ResultsFolder(tmp_path / "file" / "below", "one")
