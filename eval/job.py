@@ -170,7 +170,7 @@ def _hooks(job: Job, recorders: contextlib.ExitStack) -> list[TickHook]:
         recorders.callback(cameras.close)
         hooks.append(cameras)
     if job.view:
-        hooks.append(_viewer())
+        hooks.append(_viewer(job))
     return hooks
 
 

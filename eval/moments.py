@@ -221,7 +221,7 @@ class Observer:
         )
 
     def _fresh_incidents(self, episode: Episode, tick: Tick) -> list[Incident]:
-        """Infractions not seen before. Leaving the lanes counts once metres are charged; minimum speed is no incident."""
+        """Infractions not seen before. Leaving the lanes counts when metres are charged; minimum speed never."""
         fresh = []
         for event in episode.criteria.events():
             if event.kind in (Infraction.MIN_SPEED, Infraction.OUTSIDE_ROUTE_LANES):
@@ -246,7 +246,7 @@ class Observer:
 
 
 class TraceFile:
-    """A sink that writes `NAME.jsonl` (see `read_trace`) and pictures of the start, of every incident and of the end."""
+    """A sink that writes `NAME.jsonl` (see `read_trace`) and pictures of start, incidents and end."""
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)

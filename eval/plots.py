@@ -151,7 +151,8 @@ class _Plot:
         _, top, _, bottom = self._box
         return [
             f'<rect class="guard" x="{self.x(start_s):.1f}" y="{top:.1f}" height="{bottom - top:.1f}" '
-            f'width="{self.x(end_s) - self.x(start_s):.1f}"><title>guard: {escape(mode)}, {start_s:.1f} to {end_s:.1f} s</title></rect>'
+            f'width="{self.x(end_s) - self.x(start_s):.1f}"><title>guard: {escape(mode)}, '
+            f"{start_s:.1f} to {end_s:.1f} s</title></rect>"
             for mode, start_s, end_s in _runs(steps, lambda step: step.guard)
             if mode not in ("", "nominal")
         ]
