@@ -99,7 +99,7 @@ def _lamp_quad(
     front = 1.0 if x > 0 else -1.0
     quad = np.array([(x, y + a * half_y, z + b * half_z) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))])
     _add_outward(mesh, quad, (code, 0.0, 0.0), EMISSIVE)
-    return (x + 0.01 * front, y, z, front, 0.0, 0.0, 0.11, code)
+    return (x + 0.01 * front, y, z, front, 0.0, 0.0, 0.08, code)
 
 
 def _lamps(mesh: MeshBuilder, rear_z: float, front_z: float, y: float, *, third_z: float | None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ MAXIMUM_CHORD_M = 20.0
 SECTION_MARGIN_M = 1e-3
 """Sections are sampled a little inside their ends, where `carla.Map` still answers with this section."""
 
+OVERLAP_M = 0.03
+
 DRIVABLE = frozenset({"driving", "bidirectional", "entry", "exit", "onRamp", "offRamp", "parking", "stop", "special1"})
+PAVED = DRIVABLE | {"shoulder"}
 RAISED = frozenset({"sidewalk", "median", "curb"})
 
 
@@ -50,9 +54,8 @@ class Section:
         return self.junction_id >= 0
 
 
-def sample_sections(carla_map: carla.Map, opendrive: str) -> list[Section]:
-    """All lane sections of the town with at least one lane of positive width."""
-    root = ET.fromstring(opendrive)
+def sample_sections(carla_map: carla.Map, root: ET.Element) -> list[Section]:
+    """All lane sections with at least one lane of positive width; `root` is the parsed OpenDRIVE text."""
     sections = []
     for road in root.findall("road"):
         lanes = road.find("lanes")
@@ -96,7 +99,7 @@ def _sample_section(
         road_id=road_id,
         junction_id=int(road.get("junction", -1)),
         s_m=stations[kept],
-        boundaries=boundaries[:, kept],
+        boundaries=_overlap(boundaries[:, kept]),
         lane_ids=lane_ids,
         lane_types=tuple(lanes[i].get("type", "none") for i in lane_ids),
         marks=tuple(_road_marks(lanes.get(i), start_s_m, end_s_m) for i in owners),
@@ -127,8 +130,17 @@ def _chain(edges: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
     """Boundaries from the centre outwards; neighbours' views of the same boundary are averaged."""
     if not edges:
         return []
-    inner = [(a[1] + b[0]) / 2.0 for a, b in zip(edges, edges[1:], strict=False)]
+    inner = [(a[1] + b[0]) / 2.0 for a, b in itertools.pairwise(edges)]
     return [edges[0][0], *inner, edges[-1][1]]
+
+
+def _overlap(boundaries: np.ndarray) -> np.ndarray:
+    """Boundaries moved outwards at both ends, so that no gap shows to the next section."""
+    ends = boundaries.copy()
+    for end, inner in ((0, 1), (-1, -2)):
+        along = boundaries[:, end] - boundaries[:, inner]
+        ends[:, end] += along * (OVERLAP_M / np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-6))
+    return ends
 
 
 def _simplify(boundaries: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def light_vector(weather: Weather) -> np.ndarray:
     sky_rgb = sky_rgb * day + night_rgb * (1.0 - day)
 
     horizon = np.array([0.55, 0.64, 0.76]) * (1.0 - clouds) + np.array([0.52, 0.54, 0.57]) * clouds
-    horizon = horizon * (1.0 - 0.3 * rain)
+    horizon = horizon * (1.0 - 0.45 * rain)
     horizon = horizon * (1.0 - low_sun * 0.6 * (1.0 - clouds)) + warm * 0.45 * low_sun * (1.0 - clouds) * day
     zenith = np.array([0.10, 0.24, 0.60]) * (1.0 - clouds) + np.array([0.36, 0.38, 0.42]) * clouds
     zenith = zenith * (1.0 - 0.4 * rain)

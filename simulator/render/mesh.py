@@ -69,8 +69,10 @@ class MeshBuilder:
         indices = np.asarray(triangles, np.int64).reshape(-1, 3)
         self._vertices.append(np.asarray(vertices, np.float64).reshape(-1, 3))
         self._triangles.append(indices + self._count)
-        self._colours.append(np.broadcast_to(np.asarray(colour, np.float32), (len(indices), 3)))
-        self._tags.append(np.broadcast_to(np.array([material, layer, style], np.int64), (len(indices), 3)))
+        colours, tags = np.empty((len(indices), 3), np.float32), np.empty((len(indices), 3), np.int64)
+        colours[:], tags[:] = colour, (material, layer, style)
+        self._colours.append(colours)
+        self._tags.append(tags)
         self._count += len(self._vertices[-1])
 
     def quads(self, corners: np.ndarray, colour: Colour | np.ndarray, material: int, *, layer: int = FAR) -> None:
@@ -141,19 +143,13 @@ class MeshBuilder:
         roof: tuple[Colour, int] | None = None,
     ) -> None:
         """Add an upright box around `centre` (x, y, z of the bottom face) with full sizes; `roof` colours the top."""
-        half_x, half_y, height = size[0] / 2.0, size[1] / 2.0, size[2]
-        corners = np.array(
-            [(x, y, z) for z in (0.0, height) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))], np.float64
-        )
-        corners[:, :2] *= (half_x, half_y)
-        corners = turn(corners, yaw_rad) + np.asarray(centre, np.float64)
-        faces = [(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7)]
-        if not open_bottom:
-            faces.append((0, 1, 2, 3))
-        self.convex(corners, _split(faces), colour, material, layer=layer, style=style)
-        roof_colour, roof_material = roof or (colour, material)
-        top = corners[4:] if np.cross(corners[5] - corners[4], corners[6] - corners[4])[2] > 0 else corners[7:3:-1]
-        self.add(top, [(0, 1, 2), (0, 2, 3)], roof_colour, roof_material, layer=layer)
+        corners = turn(_BOX_CORNERS * (size[0] / 2.0, size[1] / 2.0, size[2]), yaw_rad) + np.asarray(centre, np.float64)
+        faces = _BOX_SIDES if open_bottom else _BOX_SIDES + _BOX_BOTTOM
+        if roof is None:
+            self.add(corners, faces + _BOX_TOP, colour, material, layer=layer, style=style)
+        else:
+            self.add(corners, faces, colour, material, layer=layer, style=style)
+            self.add(corners, _BOX_TOP, roof[0], roof[1], layer=layer)
 
     def cylinder(
         self,
@@ -231,3 +227,8 @@ def turn(points: np.ndarray, yaw_rad: float) -> np.ndarray:
 
 def _split(faces: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
     return [t for a, b, c, d in faces for t in ((a, b, c), (a, c, d))]
+
+
+_BOX_CORNERS = np.array([(x, y, z) for z in (0, 1) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))], np.float64)
+_BOX_SIDES = _split([(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7)])
+_BOX_TOP, _BOX_BOTTOM = _split([(4, 5, 6, 7)]), _split([(0, 3, 2, 1)])

@@ -22,7 +22,8 @@ SUPERSAMPLED_PIXELS = 600 * 400
 """Images up to this size are drawn with 2 x 2 samples per pixel; larger ones are usually reduced by their reader."""
 
 SIGNAL_RGB = ((1.0, 0.03, 0.02), (1.0, 0.62, 0.03), (0.03, 1.0, 0.32))
-SIGNAL_DISTANCE_M = 160.0
+LAMP_DISTANCE_M = 160.0
+STREET_LAMP_RADIUS_M, STREET_LAMP_RGB = 0.16, (1.0, 0.85, 0.6)
 _DAY_HALO, _NIGHT_HALO = 0.22, 0.55
 
 
@@ -33,7 +34,8 @@ class _Frame:
     bodies: Bodies
     light: np.ndarray
     ground: np.ndarray
-    signal_lamps: np.ndarray
+    lamps: np.ndarray
+    """(n, 11) sprites of traffic lights, street lamps and actors"""
 
 
 class Renderer:
@@ -107,12 +109,12 @@ class Renderer:
         weather = Weather(*scene.weather)
         self._cast_shadows(light.snapped_sun(weather))
         sun = light.sun_direction(weather.sun_azimuth_angle, weather.sun_altitude_angle)
-        return _Frame(
-            bodies=self._wardrobe.place(scene.actors, sun),
-            light=light.light_vector(weather),
-            ground=self._ground,
-            signal_lamps=self._lit_signals(scene),
-        )
+        bodies = self._wardrobe.place(scene.actors, sun)
+        vector = light.light_vector(weather)
+        lamps = [self._lit_signals(scene), bodies.lamps]
+        if vector[shade.NIGHT] > 0.0:
+            lamps.append(self._street_lamps(vector[shade.NIGHT]))
+        return _Frame(bodies=bodies, light=vector, ground=self._ground, lamps=np.concatenate(lamps))
 
     def _cast_shadows(self, sun_deg: tuple[float, float]) -> None:
         if sun_deg != self._ground_sun:
@@ -136,6 +138,15 @@ class Renderer:
         table = [lamps.positions[shining], lamps.normals[shining], radius, colours, owner]
         return np.concatenate(table, axis=1).astype(np.float32)
 
+    def _street_lamps(self, night: float) -> np.ndarray:
+        lamps = np.zeros((len(self._town.street_lamps), 11), np.float32)
+        lamps[:, :3] = self._town.street_lamps
+        lamps[:, 5] = -1.0
+        lamps[:, 6] = STREET_LAMP_RADIUS_M
+        lamps[:, 7:10] = np.array(STREET_LAMP_RGB) * night
+        lamps[:, 10] = NO_ACTOR
+        return lamps
+
     # --- one view -------------------------------------------------------------------------------------------------
 
     def _draw(self, camera: Camera, pose: Sequence[float], frame: _Frame, skip: int) -> np.ndarray:
@@ -149,10 +160,9 @@ class Renderer:
             *(frame.light, self._noise, frame.ground, town.grid_origin_m, town.grid_cell_m, image),
         )
         halo = _DAY_HALO + (_NIGHT_HALO - _DAY_HALO) * frame.light[shade.NIGHT]
-        for lamps in (frame.signal_lamps, bodies.lamps):
-            near = np.abs(lamps[:, :2] - eye[:2]).max(axis=1) < SIGNAL_DISTANCE_M
-            haze = frame.light[shade.FOG_EXTINCTION]
-            splat_lamps(lamps[near], skip, eye, axis, camera.focal_px, samples, haze, halo, inverse, image)
+        near = np.abs(frame.lamps[:, :2] - eye[:2]).max(axis=1) < LAMP_DISTANCE_M
+        haze = frame.light[shade.FOG_EXTINCTION]
+        splat_lamps(frame.lamps[near], skip, eye, axis, camera.focal_px, samples, haze, halo, inverse, image)
         self._free_buffers.setdefault(ids.shape, []).append((inverse, ids))
         return image
 

@@ -1,4 +1,4 @@
-"""Meshes of everything that lies on the ground along the lanes: surfaces, kerbs, markings, junction fill, crosswalks."""
+"""Meshes of what lies on the ground along the lanes: surfaces, kerbs, markings, junction fill, crosswalks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from simulator.render.lanes import DRIVABLE, RAISED, RoadMark, Section
+from simulator.render.lanes import DRIVABLE, PAVED, RAISED, RoadMark, Section
 from simulator.render.mesh import ASPHALT, CONCRETE, GRASS, MARKING, MIDDLE, MeshBuilder
+from simulator.render.terrain import runs
 
 KERB_M = 0.13
 MARK_LIFT_M = 0.02
@@ -22,7 +23,9 @@ DASH_M, GAP_M = 3.0, 4.0
 ZEBRA_STRIPE_M, ZEBRA_GAP_M = 0.5, 0.5
 STALL_M = 6.0
 FILL_CELL_M = 0.5
+FILL_MARGIN_M, FILL_SINK_M = 6.0, 0.05
 FILL_CLOSING_CELLS = 3
+FILL_RECTANGLE_CELLS = 12
 FILL_MAXIMUM_M2 = 500.0
 """Holes between junction lanes up to this size are paved; larger ones (roundabout islands) stay green."""
 
@@ -64,12 +67,12 @@ def _add_raised(mesh: MeshBuilder, section: Section, k: int, covered: cKDTree | 
     a, b = section.boundaries[k], section.boundaries[k + 1]
     if section.in_junction and covered is not None:
         distance, _ = covered.query(((a + b) / 2.0)[:, :2])
-        runs = _runs(distance > 1.0)
+        stretches = runs(distance > 1.0)
     else:
-        runs = [(0, len(a))]
+        stretches = [(0, len(a))]
     lift = np.array([0.0, 0.0, KERB_M])
     sidewalk = section.lane_types[k] == "sidewalk"
-    for first, end in runs:
+    for first, end in stretches:
         low_a, low_b = a[first:end], b[first:end]
         top_a, top_b = low_a + lift, low_b + lift
         mesh.strip(top_a, top_b, SIDEWALK_COLOUR if sidewalk else MEDIAN_COLOUR, CONCRETE if sidewalk else GRASS)
@@ -79,13 +82,6 @@ def _add_raised(mesh: MeshBuilder, section: Section, k: int, covered: cKDTree | 
             mesh.strip(top, low, KERB_COLOUR, CONCRETE, layer=MIDDLE, toward=2.0 * low - other)
             lip = top + (other - low) * (0.15 / max(float(np.linalg.norm((other - low)[0])), 0.15))
             mesh.strip(top + [0, 0, 0.004], lip + [0, 0, 0.004], KERB_COLOUR, CONCRETE, layer=MIDDLE)
-
-
-def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
-    """(first, end) of the stretches of at least two consecutive True entries."""
-    padded = np.r_[False, mask, False].astype(int)
-    starts, ends = np.flatnonzero(np.diff(padded) == 1), np.flatnonzero(np.diff(padded) == -1)
-    return [(int(a), int(b)) for a, b in zip(starts, ends, strict=True) if b - a >= 2]
 
 
 # --- markings -----------------------------------------------------------------------------------------------------
@@ -219,55 +215,69 @@ def surface_points(sections: Iterable[Section], kinds: frozenset[str], step_m: f
     return np.concatenate(clouds)
 
 
-def add_junction_fill(mesh: MeshBuilder, sections: Sequence[Section]) -> None:
-    """Pave the holes that the turning lanes of a junction enclose."""
+def junction_fill(sections: Sequence[Section]) -> np.ndarray:
+    """Quads (n, 4, 3) that pave the holes which the turning lanes of each junction enclose."""
     by_junction: dict[int, list[Section]] = defaultdict(list)
     for section in sections:
         if section.in_junction:
             by_junction[section.junction_id].append(section)
-    outside = surface_points([s for s in sections if not s.in_junction], DRIVABLE | {"shoulder"}, FILL_CELL_M)
+    outside = [surface_points([s], PAVED, FILL_CELL_M) for s in sections if not s.in_junction]
+    boxes = np.array([(*c.min(axis=0), *c.max(axis=0)) for c in outside if len(c)]).reshape(-1, 6)
+    outside = [cloud for cloud in outside if len(cloud)]
+    quads = [np.zeros((0, 4, 3))]
     for members in by_junction.values():
-        inside = surface_points(members, DRIVABLE | {"shoulder"}, FILL_CELL_M * 0.7)
-        if len(inside):
-            _fill(mesh, inside, outside)
+        inside = surface_points(members, PAVED, FILL_CELL_M * 0.7)
+        if len(inside) == 0:
+            continue
+        low, high = inside.min(axis=0) - FILL_MARGIN_M, inside.max(axis=0) + FILL_MARGIN_M
+        near = np.flatnonzero((boxes[:, :3] < high).all(axis=1) & (boxes[:, 3:] > low).all(axis=1))
+        points = np.concatenate([inside, *(outside[k] for k in near)])
+        quads.append(_fill(points[((points > low) & (points < high)).all(axis=1)]))
+    return np.concatenate(quads)
 
 
-def _fill(mesh: MeshBuilder, inside: np.ndarray, outside: np.ndarray) -> None:
-    low, high = inside.min(axis=0) - 6.0, inside.max(axis=0) + 6.0
-    near = outside[((outside > low) & (outside < high)).all(axis=1)]
-    points = np.concatenate([inside, near])
-    shape = tuple(np.ceil((high - low)[:2] / FILL_CELL_M).astype(int) + 1)
+def add_junction_fill(mesh: MeshBuilder, quads: np.ndarray) -> None:
+    """Asphalt over the quads of `junction_fill`."""
+    mesh.quads(quads, ASPHALT_COLOUR, ASPHALT)
+
+
+def _fill(points: np.ndarray) -> np.ndarray:
+    """Quads under everything that the lanes sampled by `points` (n, 3) cover or enclose."""
+    low = points.min(axis=0) - 4.0 * FILL_CELL_M
+    shape = tuple(((points.max(axis=0) - low)[:2] / FILL_CELL_M).astype(int) + 5)
     cells = ((points[:, :2] - low[:2]) / FILL_CELL_M).astype(int)
     painted = np.zeros(shape, bool)
     painted[cells[:, 0], cells[:, 1]] = True
     closed = ndimage.binary_closing(painted, iterations=FILL_CLOSING_CELLS)
-    holes = ndimage.binary_fill_holes(closed) & ~painted
-    labels, count = ndimage.label(holes)
-    if count == 0:
-        return
-    sizes = ndimage.sum_labels(holes, labels, np.arange(count + 1)) * FILL_CELL_M**2
-    wanted = holes & (sizes <= FILL_MAXIMUM_M2)[labels]
-    wanted = ndimage.binary_dilation(wanted, iterations=1)
-    rectangles = _rectangles(wanted)
+    labels, count = ndimage.label(ndimage.binary_fill_holes(closed) & ~closed)
+    sizes = ndimage.sum_labels(labels > 0, labels, np.arange(count + 1)) * FILL_CELL_M**2
+    islands = (labels > 0) & (sizes > FILL_MAXIMUM_M2)[labels]
+    wanted = ndimage.binary_fill_holes(closed) & ~islands
+    rectangles = _rectangles(ndimage.binary_erosion(wanted, iterations=1))
     if not rectangles:
-        return
-    tree = cKDTree(points[:, :2])
+        return np.zeros((0, 4, 3))
     corners = np.array([[(i0, j0), (i1, j0), (i1, j1), (i0, j1)] for i0, j0, i1, j1 in rectangles], float)
-    xy = low[:2] + corners * FILL_CELL_M
-    _, nearest = tree.query(xy.reshape(-1, 2), k=min(4, len(points)))
-    z = points[nearest.reshape(len(nearest), -1), 2].mean(axis=1).reshape(xy.shape[:2]) - MARK_LIFT_M
-    mesh.quads(np.concatenate([xy, z[..., None]], axis=2), ASPHALT_COLOUR, ASPHALT)
+    xy = low[:2] + corners.reshape(-1, 4, 2) * FILL_CELL_M
+    distance, nearest = cKDTree(points[:, :2]).query(xy.reshape(-1, 2), k=min(6, len(points)))
+    weight = 1.0 / (distance.reshape(len(nearest), -1) + 0.3) ** 2
+    z = (points[nearest.reshape(len(nearest), -1), 2] * weight).sum(axis=1) / weight.sum(axis=1) - FILL_SINK_M
+    return np.concatenate([xy, z.reshape(-1, 4, 1)], axis=2)
 
 
 def _rectangles(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """Cover a mask with rectangles (i0, j0, i1, j1): runs along j, merged while neighbouring rows are the same."""
+    """Cover a mask with rectangles (i0, j0, i1, j1): runs along j, merged while neighbouring rows are the same.
+
+    Sides stay within `FILL_RECTANGLE_CELLS`, so that the pavement follows slopes.
+    """
     done, open_runs = [], {}
+    columns = np.arange(mask.shape[1])
     for i in range(mask.shape[0] + 1):
-        row = np.r_[False, mask[i] if i < mask.shape[0] else np.zeros(mask.shape[1], bool), False].astype(int)
-        edges = np.diff(row)
-        runs = {(int(a), int(b)) for a, b in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True)}
+        row = mask[i] if i < mask.shape[0] else np.zeros(mask.shape[1], bool)
+        starts = row & (np.r_[False, ~row[:-1]] | (columns % FILL_RECTANGLE_CELLS == 0) | (columns == 0))
+        ends = row & (np.r_[~row[1:], True] | (columns % FILL_RECTANGLE_CELLS == FILL_RECTANGLE_CELLS - 1))
+        runs = {(int(a), int(b) + 1) for a, b in zip(np.flatnonzero(starts), np.flatnonzero(ends), strict=True)}
         for run, start in list(open_runs.items()):
-            if run not in runs:
+            if run not in runs or i - start >= FILL_RECTANGLE_CELLS:
                 done.append((start, run[0], i, run[1]))
                 del open_runs[run]
         for run in runs:

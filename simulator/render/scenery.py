@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from simulator.render.lanes import Section
 from simulator.render.mesh import CONCRETE, FACADE, FOLIAGE, MIDDLE, PLAIN, MeshBuilder
@@ -14,9 +15,10 @@ from simulator.render.terrain import CELL_M, Land
 
 BUILDING_CLEARANCE_M = 2.0
 TREE_CLEARANCE_M = 1.6
-LAMP_SPACING_M = 32.0
+LAMP_SPACING_M = 24.0
+LAMP_CLEARANCE_M = 0.45
 LAMP_HEIGHT_M = 7.0
-LAMP_POOL_M = 8.0
+LAMP_POOL_M = 10.0
 
 WALLS = (
     (0.42, 0.33, 0.25), (0.34, 0.17, 0.12), (0.48, 0.45, 0.40), (0.26, 0.27, 0.29), (0.55, 0.50, 0.38),
@@ -102,17 +104,27 @@ def frontages(sections: Sequence[Section]) -> list[Frontage]:
     """Both outer edges of every section outside junctions."""
     found = []
     for section in sections:
-        if section.in_junction:
-            continue
-        for edge, inner in (
-            (section.boundaries[0], section.boundaries[1]),
-            (section.boundaries[-1], section.boundaries[-2]),
-        ):
-            out = (edge - inner)[:, :2]
-            out = out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
-            steps = np.linalg.norm(np.diff(edge[:, :2], axis=0), axis=1)
-            found.append(Frontage(edge, out, np.r_[0.0, np.cumsum(steps)]))
+        if not section.in_junction:
+            found += [_frontage(section, 0, 1), _frontage(section, -1, -2)]
     return found
+
+
+def kerbs(sections: Sequence[Section]) -> list[Frontage]:
+    """The edges beside the outermost lanes that are not sidewalks, outside junctions."""
+    found = []
+    for section in sections:
+        paved = [k for k, kind in enumerate(section.lane_types) if kind != "sidewalk"]
+        if paved and not section.in_junction:
+            found += [_frontage(section, paved[0], paved[0] + 1), _frontage(section, paved[-1] + 1, paved[-1])]
+    return found
+
+
+def _frontage(section: Section, edge: int, inner: int) -> Frontage:
+    points = section.boundaries[edge]
+    out = (points - section.boundaries[inner])[:, :2]
+    out = out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
+    steps = np.linalg.norm(np.diff(points[:, :2], axis=0), axis=1)
+    return Frontage(points, out, np.r_[0.0, np.cumsum(steps)])
 
 
 # --- buildings ----------------------------------------------------------------------------------------------------
@@ -148,6 +160,8 @@ def _add_building(
     rng: np.random.Generator,
 ) -> bool:
     depth, width = size
+    if obstacles.land.clearance_at(centre[0], centre[1]) < min(depth, width) / 2.0 + BUILDING_CLEARANCE_M:
+        return False
     footprint = _rectangle(centre, out, depth + 2.0, width + 2.0)
     if not obstacles.fits(footprint, BUILDING_CLEARANCE_M):
         return False
@@ -251,17 +265,20 @@ def _add_tree(mesh: MeshBuilder, xy: np.ndarray, z: float, conifer: bool, rng: n
     mesh.convex(vertices + (*xy, z + trunk), faces, shades, FOLIAGE)
 
 
-def add_street_lamps(mesh: MeshBuilder, edges: Sequence[Frontage], obstacles: Obstacles) -> np.ndarray:
-    """Lamp posts with an arm over the road; returns the lamps' positions (n, 3)."""
+def add_street_lamps(mesh: MeshBuilder, edges: Sequence[Frontage], roadway: cKDTree) -> np.ndarray:
+    """Lamp posts on the kerbs with an arm over the road; returns the lamps' positions (n, 3).
+
+    `roadway` holds points (x, y) of everything vehicles may use.
+    """
     lamps: list[np.ndarray] = []
     for edge in edges:
         count = int(edge.along_m[-1] // LAMP_SPACING_M)
         for i in range(count):
             point, out = edge.at((i + 0.5) * edge.along_m[-1] / count)
             foot = point[:2] + out * 0.6
-            if float(obstacles.land.clearance_at(foot[0], foot[1])) < 0.5:
+            if roadway.query(foot)[0] < LAMP_CLEARANCE_M:
                 continue
-            if lamps and np.linalg.norm(np.array(lamps)[:, :2] - foot, axis=1).min() < LAMP_SPACING_M * 0.6:
+            if lamps and np.linalg.norm(np.array(lamps)[:, :2] - foot, axis=1).min() < LAMP_SPACING_M * 0.5:
                 continue
             mesh.cylinder((*foot, point[2] - 0.4), 0.08, LAMP_HEIGHT_M + 0.4, POLE, PLAIN, sides=4)
             arm = foot - out * 1.2

@@ -16,6 +16,9 @@ FOG_START, FOG_EXTINCTION, WETNESS, PUDDLES, NIGHT, CLOUDS, BRIGHTNESS = 18, 19,
 LIGHT_SIZE = 25
 """Places in the light vector that `light.py` fills."""
 
+STREET_RGB = (1.25, 0.98, 0.62)
+"""Light on the ground under a street lamp."""
+
 FINE_PIXEL_M = 0.5
 """Ground grain is drawn where a pixel covers less than this, so that it does not flicker."""
 
@@ -178,7 +181,7 @@ def _shade_point(
         r, g, b, glow = _surface(
             x, y, z, distance, distance * pixel / slant, nx, ny, nz, r, g, b, material, style, light, noise
         )
-        flat = nz > 0.7 and (material == ASPHALT or material == MARKING or material == CONCRETE)
+        flat = nz > 0.7 and material in (ASPHALT, MARKING, CONCRETE)
         if flat or material == GRASS:
             dark = 1.0 - 0.45 * light[WETNESS]
             r, g, b = r * dark, g * dark, b * dark
@@ -194,11 +197,13 @@ def _shade_point(
         lamp = 0.0
         if light[NIGHT] > 0.0:
             lamp = light[NIGHT] * _grid_value(ground, origin, cell_m, 1, x, y) * (0.45 + 0.55 * abs(nz))
-        lit_r = light[SUN_RGB] * sun + light[GROUND_RGB] * (1 - open_sky) + light[SKY_RGB] * open_sky + 0.50 * lamp
+        lit_r = (
+            light[SUN_RGB] * sun + light[GROUND_RGB] * (1 - open_sky) + light[SKY_RGB] * open_sky + STREET_RGB[0] * lamp
+        )
         lit_g = light[SUN_RGB + 1] * sun + light[GROUND_RGB + 1] * (1 - open_sky) + light[SKY_RGB + 1] * open_sky
         lit_b = light[SUN_RGB + 2] * sun + light[GROUND_RGB + 2] * (1 - open_sky) + light[SKY_RGB + 2] * open_sky
-        lit_g += 0.38 * lamp
-        lit_b += 0.24 * lamp
+        lit_g += STREET_RGB[1] * lamp
+        lit_b += STREET_RGB[2] * lamp
         r = r * (lit_r + glow)
         g = g * (lit_g + glow)
         b = b * (lit_b + glow)
@@ -209,7 +214,7 @@ def _shade_point(
             if light[PUDDLES] > 0.0:
                 pool = (_noise(noise, x * 0.45 + 7.0, y * 0.45 + 3.0) - 1.0 + 0.9 * light[PUDDLES]) * 6.0
                 film = max(film, min(1.0, max(0.0, pool)))
-            mirror = film * (0.03 + 0.75 * (1.0 - cosine) ** 4)
+            mirror = film * (0.02 + 0.6 * (1.0 - cosine) ** 5)
         elif material == PAINT:
             mirror = 0.04 + 0.4 * (1.0 - cosine) ** 4
         elif material == GLASS:
@@ -228,7 +233,20 @@ def _shade_point(
 
 @nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def shade_view(
-    ids, inverse_depth, samples, still_surfaces, body_surfaces, eye, axis, focal, light, noise, ground, origin, cell_m, image
+    ids,
+    inverse_depth,
+    samples,
+    still_surfaces,
+    body_surfaces,
+    eye,
+    axis,
+    focal,
+    light,
+    noise,
+    ground,
+    origin,
+    cell_m,
+    image,
 ):
     """Write the image (h, w, 4) from sample buffers (h * samples, w * samples); samples of one triangle share work.
 

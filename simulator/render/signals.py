@@ -68,12 +68,12 @@ class _Approach:
 def add_signals(
     mesh: MeshBuilder,
     carla_map: carla.Map,
-    opendrive: str,
+    root: ET.Element,
     land: Land,
     crosswalks: Sequence[np.ndarray],
 ) -> SignalLamps:
-    """Add all signals; returns the traffic lights' lamps."""
-    roads = {int(road.get("id", -1)): road for road in ET.fromstring(opendrive).findall("road")}
+    """Add all signals; `root` is the parsed OpenDRIVE text. Returns the traffic lights' lamps."""
+    roads = {int(road.get("id", -1)): road for road in root.findall("road")}
     entries: dict[tuple[str, str], list[carla.Landmark]] = defaultdict(list)
     for landmark in carla_map.get_all_landmarks():
         entries[landmark.type, str(landmark.id)].append(landmark)

@@ -19,7 +19,7 @@ HORIZON_M = 900.0
 SINK_M = 0.12
 """Terrain stays at least this far below every lane."""
 
-VERGE_M, VERGE_DROP_M = 1.6, 0.55
+VERGE_M, VERGE_DROP_M, VERGE_CLEARANCE_M = 1.6, 0.55, 0.6
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,14 @@ def add_verges(mesh: MeshBuilder, sections: Sequence[Section], land: Land, colou
             out[:, 2] = 0.0
             out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-6)
             probe = edge + 1.5 * out
-            if (land.clearance_at(probe[:, 0], probe[:, 1]) < 0.6).all():
-                continue
-            mesh.strip(edge - [0, 0, 0.01], edge + out * VERGE_M - [0, 0, VERGE_DROP_M], colour, GRASS)
+            clear = land.clearance_at(probe[:, 0], probe[:, 1]) > VERGE_CLEARANCE_M
+            for first, end in runs(clear):
+                top, foot = edge[first:end] - [0, 0, 0.03], (edge + out * VERGE_M)[first:end] - [0, 0, VERGE_DROP_M]
+                mesh.strip(top, foot, colour, GRASS)
+
+
+def runs(mask: np.ndarray) -> list[tuple[int, int]]:
+    """(first, end) of the stretches of at least two consecutive True entries."""
+    padded = np.r_[False, mask, False].astype(int)
+    starts, ends = np.flatnonzero(np.diff(padded) == 1), np.flatnonzero(np.diff(padded) == -1)
+    return [(int(a), int(b)) for a, b in zip(starts, ends, strict=True) if b - a >= 2]

@@ -6,19 +6,21 @@ import hashlib
 import logging
 import os
 import tempfile
+import xml.etree.ElementTree as ET
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import carla
 import numpy as np
+from scipy.spatial import cKDTree
 
 from simulator.render import roads, scenery, terrain
-from simulator.render.lanes import DRIVABLE, sample_sections
+from simulator.render.lanes import DRIVABLE, PAVED, sample_sections
 from simulator.render.mesh import MeshBuilder, TileMesh
 from simulator.render.signals import SignalLamps, add_signals
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 6
 """Raise it whenever the meshes or their file layout change."""
 
 _LOG = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ class TownMesh:
     """(nx, ny) float32, heights that cast shadows"""
     street_light: np.ndarray
     """(nx, ny) uint8"""
+    street_lamps: np.ndarray
+    """(k, 3) positions"""
 
 
 def cache_folder() -> Path:
@@ -66,27 +70,31 @@ def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
     """All static geometry of a town; `seed` chooses how its buildings and plants look."""
     rng = np.random.default_rng(seed)
     style = scenery.TownStyle.draw(rng)
-    sections = sample_sections(carla_map, opendrive)
+    root = ET.fromstring(opendrive)
+    sections = sample_sections(carla_map, root)
     if not sections:
         raise ValueError("the OpenDRIVE text has no lane that carla.Map can sample; check that it is a road network")
     every_kind = frozenset(kind for section in sections for kind in section.lane_types)
-    land = terrain.survey(roads.surface_points(sections, every_kind, 0.8))
+    fill = roads.junction_fill(sections)
+    covered = [roads.surface_points(sections, every_kind, 0.8), fill.reshape(-1, 3), fill.mean(axis=1)]
+    land = terrain.survey(np.concatenate(covered))
     inside = roads.surface_points([s for s in sections if s.in_junction], DRIVABLE, 0.8)
     crosswalks = roads.crosswalk_polygons(carla_map)
 
     mesh = MeshBuilder()
     roads.add_surfaces(mesh, sections, roads.point_index(inside))
     roads.add_markings(mesh, sections)
-    roads.add_junction_fill(mesh, sections)
+    roads.add_junction_fill(mesh, fill)
     roads.add_crosswalks(mesh, crosswalks)
-    lamps = add_signals(mesh, carla_map, opendrive, land, crosswalks)
+    lamps = add_signals(mesh, carla_map, root, land, crosswalks)
     terrain.add_terrain(mesh, land, style.grass)
     terrain.add_verges(mesh, sections, land, style.grass)
     edges = scenery.frontages(sections)
     obstacles = scenery.Obstacles(land)
     scenery.add_buildings(mesh, edges, obstacles, style, rng)
     scenery.add_trees(mesh, edges, obstacles, style, rng)
-    street_lamps = scenery.add_street_lamps(mesh, edges, obstacles)
+    roadway = roads.surface_points(sections, PAVED, 0.8)
+    street_lamps = scenery.add_street_lamps(mesh, scenery.kerbs(sections), cKDTree(roadway[:, :2]))
     return TownMesh(
         tiles=mesh.pack(),
         lamps=lamps,
@@ -94,6 +102,7 @@ def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
         grid_cell_m=terrain.CELL_M,
         obstacle_height_m=obstacles.height_m,
         street_light=scenery.lamp_pools(street_lamps, land),
+        street_lamps=street_lamps,
     )
 
 
@@ -112,8 +121,9 @@ def _write(path: Path, town: TownMesh) -> None:
                 grid_cell_m=np.array(town.grid_cell_m),
                 obstacle_height_m=town.obstacle_height_m,
                 street_light=town.street_light,
+                street_lamps=town.street_lamps,
             )
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -130,4 +140,5 @@ def _read(path: Path) -> TownMesh:
             grid_cell_m=float(data["grid_cell_m"]),
             obstacle_height_m=data["obstacle_height_m"],
             street_light=data["street_light"],
+            street_lamps=data["street_lamps"],
         )
