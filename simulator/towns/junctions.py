@@ -150,10 +150,15 @@ def _choose_stops(crossings: list[Crossing], rng: random.Random) -> dict[int, li
 
 
 def _stop_choices(arms: dict[int, Arm]) -> list[list[int]]:
-    """Who may stop without lights: the stem of a T, one street of a crossroads, or everybody; single lanes only."""
+    """Who may stop without lights: the stem of a T, one street of a crossroads, or everybody.
+
+    Two lanes never stop at a sign, and a crossroads with two lanes anywhere has lights: traffic locks up otherwise.
+    """
+    single = {a: arm.inbound_side.lanes == 1 for a, arm in arms.items()}
     stem = [a for a in arms if (a + 2) % 4 not in arms]
-    choices = [stem, sorted(arms)] if stem else [[0, 2], [1, 3], sorted(arms)]
-    return [choice for choice in choices if all(arms[a].inbound_side.lanes == 1 for a in choice)]
+    if stem:
+        return [choice for choice in (stem, sorted(arms)) if all(single[a] for a in choice)]
+    return [[0, 2], [1, 3], sorted(arms)] if all(single.values()) else []
 
 
 def _lane_edge(pose: Pose, lane: int, lane_m: float) -> Pose:
