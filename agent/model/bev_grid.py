@@ -1,7 +1,7 @@
 """The BEV grid, which of its cells each camera sees, and how a memory on it follows the car.
 
-Grid frame (`bev`): x right, y forward, z up. Cells are row-major, row 0 at the rear (row along +y), column 0 at the left
-(column along +x).
+Grid frame (`bev`): x right, y forward, z up. Cells are row-major: rows run along +y, row 0 is the rearmost; columns run
+along +x, column 0 is the leftmost.
 """
 
 import math
@@ -75,8 +75,15 @@ class RigGeometry(nn.Module):
     """Everything about a grid and a fixed camera rig that no weight and no frame changes, computed once.
 
     Buffers (not saved): `anchors_uv` (cameras, cells, pillar, 2) fractions of the image, `visible` (cameras, cells),
-    and the list of visible pairs sorted by cell: `pair_camera`, `pair_cell` (p,), `pair_uv` (p, pillar, 2).
+    `centres` (cells, 2); visible pairs, sorted by cell: `pair_camera`, `pair_cell` (p,), `pair_uv` (p, pillar, 2).
     """
+
+    anchors_uv: Tensor
+    visible: Tensor
+    centres: Tensor
+    pair_camera: Tensor
+    pair_cell: Tensor
+    pair_uv: Tensor
 
     def __init__(self, grid: BevGrid, lidar2img: Tensor, image_hw: tuple[int, int]) -> None:
         """lidar2img (cameras, 4, 4): BEV point [m] to pixels times depth; image_hw: the padded network input."""
@@ -86,7 +93,6 @@ class RigGeometry(nn.Module):
         visible = inside.any(-1)
         cell, camera = visible.t().nonzero(as_tuple=True)
         self.register_buffer("anchors_uv", uv, persistent=False)
-        self.register_buffer("anchors_inside", inside, persistent=False)
         self.register_buffer("visible", visible, persistent=False)
         self.register_buffer("centres", grid.centres(), persistent=False)
         self.register_buffer("pair_camera", camera, persistent=False)
@@ -134,7 +140,7 @@ def rotate_memory(memory: Tensor, grid: BevGrid, angle_rad: Tensor, centre_px: t
 def warp_memory(memory: Tensor, grid: BevGrid, motion: Tensor) -> Tensor:
     """Memory moved rigidly into the current ego frame, bilinear and differentiable, zero where nothing was seen.
 
-    memory (b, cells, d); motion (b, 3): dx, dy [m, previous ego frame: x forward, y left], dyaw [rad, counter-clockwise].
+    memory (b, cells, d); motion (b, 3): dx, dy [m, previous ego frame: x forward, y left], dyaw [rad, to the left].
     """
     motion = motion.to(torch.float64)
     c, s = motion[:, 2].cos(), motion[:, 2].sin()
@@ -152,7 +158,7 @@ def warp_memory(memory: Tensor, grid: BevGrid, motion: Tensor) -> Tensor:
 
 
 def _warp(memory: Tensor, grid: BevGrid, rotation: Tensor, translation: Tensor, half: Tensor, mode: str) -> Tensor:
-    """memory read at rotation @ p + translation, positions p in cells from the grid's centre; all float64 but memory."""
+    """Memory read at rotation @ p + translation; p: cells from the grid's centre. All but the memory in float64."""
     cells_xy = torch.stack([half[0], half[1]])
     theta = torch.cat([rotation * cells_xy / cells_xy[:, None], (translation / cells_xy)[..., None]], -1)
     maps = memory.transpose(1, 2).unflatten(2, (grid.rows, grid.columns))

@@ -6,6 +6,7 @@ Two sampling paths give the same numbers: "plain" loops over cameras and uses `g
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -78,26 +79,27 @@ def _offset_bias(heads: int, groups: int, points: int) -> Tensor:
     return (direction[:, None, None] * reach[:, None]).expand(-1, groups, -1, -1).flatten()
 
 
+def _projection(dims: int) -> nn.Linear:
+    linear = nn.Linear(dims, dims)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 class DeformableWeights(nn.Module):
     """Parameters of one deformable attention under their official names."""
 
-    def __init__(self, dims: int, query_dims: int, heads: int, groups: int, points: int, output: bool) -> None:
-        """groups: maps or levels, each with its own offsets; output: whether `output_proj` belongs here."""
+    def __init__(self, dims: int, query_dims: int, heads: int, groups: int, points: int) -> None:
+        """groups: maps or levels, each with its own offsets."""
         super().__init__()
         self.sampling_offsets = nn.Linear(query_dims, heads * groups * points * 2)
         self.attention_weights = nn.Linear(query_dims, heads * groups * points)
-        self.value_proj = nn.Linear(dims, dims)
-        if output:
-            self.output_proj = nn.Linear(dims, dims)
-            nn.init.xavier_uniform_(self.output_proj.weight)
-            nn.init.zeros_(self.output_proj.bias)
+        self.value_proj = _projection(dims)
         for linear in (self.sampling_offsets, self.attention_weights):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(_offset_bias(heads, groups, points))
-        nn.init.xavier_uniform_(self.value_proj.weight)
-        nn.init.zeros_(self.value_proj.bias)
 
     def control(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Offsets along x, along y [cells] and attention logits by one matrix product, in float32: positions need it.
@@ -112,20 +114,14 @@ class DeformableWeights(nn.Module):
         return offset_x, offset_y, logits
 
 
-class TemporalSelfAttention(nn.Module):
+class TemporalSelfAttention(DeformableWeights):
     """BEV queries read the aligned memory and the current queries around their own cell."""
 
     def __init__(self, config: BEVFormerConfig) -> None:
-        super().__init__()
+        super().__init__(config.embed_dims, 2 * config.embed_dims, config.heads, MAPS, config.temporal_points)
         self.config = config
-        weights = DeformableWeights(
-            config.embed_dims, 2 * config.embed_dims, config.heads, MAPS, config.temporal_points, output=True
-        )
-        for name, module in weights.named_children():
-            self.add_module(name, module)
+        self.output_proj = _projection(config.embed_dims)
         self.dropout = nn.Dropout(config.dropout)
-
-    control = DeformableWeights.control
 
     def forward(self, query: Tensor, position: Tensor, maps: Tensor, context: "TemporalContext", path: str) -> Tensor:
         """query (b, n, d), position (n, d), maps (b, 2, n, d) -> (b, n, d)."""
@@ -145,7 +141,7 @@ class TemporalSelfAttention(nn.Module):
         self, values: Tensor, x: Tensor, y: Tensor, attention: Tensor, context: "TemporalContext"
     ) -> Tensor:
         heads = self.config.heads
-        return sum(
+        memory, current = (
             sample_plain(
                 values[:, index].float().unflatten(-1, (heads, -1)),
                 x[:, :, :, index],
@@ -154,6 +150,7 @@ class TemporalSelfAttention(nn.Module):
             )
             for index in range(MAPS)
         )
+        return memory + current
 
     def _read_static(
         self, values: Tensor, x: Tensor, y: Tensor, attention: Tensor, context: "TemporalContext"
@@ -190,11 +187,9 @@ class SpatialCrossAttention(nn.Module):
         super().__init__()
         self.config = config
         self.deformable_attention = DeformableWeights(
-            config.embed_dims, config.embed_dims, config.heads, config.levels, config.spatial_points, output=False
+            config.embed_dims, config.embed_dims, config.heads, config.levels, config.spatial_points
         )
-        self.output_proj = nn.Linear(config.embed_dims, config.embed_dims)
-        nn.init.xavier_uniform_(self.output_proj.weight)
-        nn.init.zeros_(self.output_proj.bias)
+        self.output_proj = _projection(config.embed_dims)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, query: Tensor, values: list[Tensor], context: "SpatialContext", path: str) -> Tensor:
@@ -305,6 +300,33 @@ class EncoderLayer(nn.Module):
         self.ffns = nn.ModuleList([FeedForward(config.embed_dims, config.ffn_dims, config.dropout)])
         self.norms = nn.ModuleList(nn.LayerNorm(config.embed_dims) for _ in range(3))
 
+    def forward(
+        self, query: Tensor, position: Tensor, maps: Tensor, values: list[Tensor], around: "Surroundings"
+    ) -> Tensor:
+        """query (b, n, d), position (n, d), maps (b, 2, n, d), values: see `SpatialCrossAttention` -> (b, n, d)."""
+        query = self.attentions[0](query, position, maps, around.temporal, around.path)
+        around.record("tsa", query)
+        query = self.attentions[1](self.norms[0](query), values, around.spatial, around.path)
+        around.record("sca", query)
+        query = self.norms[2](self.ffns[0](self.norms[1](query)))
+        around.record("out", query)
+        return query
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all layers of one pass share."""
+
+    temporal: TemporalContext
+    spatial: SpatialContext
+    path: str
+    taps: dict[str, list[Tensor]] | None
+    """Filled, if given, with each layer's results after its attentions ("tsa", "sca") and at its end ("out")."""
+
+    def record(self, name: str, value: Tensor) -> None:
+        if self.taps is not None:
+            self.taps.setdefault(name, []).append(value)
+
 
 class LearnedPosition(nn.Module):
     """Position of a cell: the embedding of its column beside that of its row."""
@@ -369,14 +391,14 @@ class BEVFormer(nn.Module):
         has_memory: Tensor | None = None,
         camera_valid: Tensor | None = None,
         motion: Tensor | None = None,
-        taps: dict[str, Tensor] | None = None,
+        taps: dict[str, list[Tensor]] | None = None,
     ) -> Tensor:
         """BEV features (b, cells, d).
 
         features: per level (b, cameras, d, h, w). can_bus (b, 18): official layout with displacement [m] at 0, 1,
         heading [rad] at 16 and turn [deg] at 17. memory (b, cells, d): the previous output, has_memory bool (b,): which
         samples have one (all, if not given). camera_valid bool (b, cameras): cameras not to be left out. motion (b, 3),
-        needed by the "affine" warp: see `warp_memory`. taps: filled with the layers' inner results, for comparisons.
+        needed by the "affine" warp: see `warp_memory`. taps: see `Surroundings`.
         """
         config, transformer = self.config, self.transformer
         b = can_bus.shape[0]
@@ -388,19 +410,9 @@ class BEVFormer(nn.Module):
         spatial = SpatialContext.build(config, geometry, features, camera_valid)
         values = self._project_values(features)
         maps, references = self._align(query, can_bus, geometry, memory, has_memory, motion)
-        temporal = TemporalContext.build(config, references)
-        for index, layer in enumerate(transformer.encoder.layers):
-            layer_maps = self._layer_maps(maps, query, has_memory)
-            query = layer.attentions[0](query, position, layer_maps, temporal, self.path)
-            if taps is not None:
-                taps[f"layer{index}.tsa"] = query
-            query = layer.norms[0](query)
-            query = layer.attentions[1](query, values[index], spatial, self.path)
-            if taps is not None:
-                taps[f"layer{index}.sca"] = query
-            query = layer.norms[2](layer.ffns[0](layer.norms[1](query)))
-            if taps is not None:
-                taps[f"layer{index}.out"] = query
+        around = Surroundings(TemporalContext.build(config, references), spatial, self.path, taps)
+        for layer, layer_values in zip(transformer.encoder.layers, values, strict=True):
+            query = layer(query, position, self._layer_maps(maps, query, has_memory), layer_values, around)
         return query
 
     def _layer_maps(self, maps: Tensor | None, query: Tensor, has_memory: Tensor | None) -> Tensor:
@@ -421,7 +433,8 @@ class BEVFormer(nn.Module):
         Returns maps (b, cameras, h, w, d), indexed by layer and level.
         """
         transformer = self.transformer
-        projections = [layer.attentions[1].deformable_attention.value_proj for layer in transformer.encoder.layers]
+        names = [f"{index}.attentions.1.deformable_attention.value_proj" for index in range(self.config.layers)]
+        projections = [cast(nn.Linear, transformer.encoder.layers.get_submodule(name)) for name in names]
         weight = torch.cat([projection.weight for projection in projections])
         bias = torch.cat([projection.bias for projection in projections])
         by_level = []

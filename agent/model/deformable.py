@@ -4,7 +4,6 @@ Pixel positions follow `grid_sample(align_corners=False)`: the centre of cell i 
 w cells wide is the position u * w - 0.5. Outside the map there is nothing (zeros), each corner on its own.
 """
 
-import warnings
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -31,12 +30,10 @@ def sample_plain(values: Tensor, x: Tensor, y: Tensor, weights: Tensor) -> Tenso
 
 
 def softmax_of_few(logits: Tensor) -> Tensor:
-    """Softmax over a short last dimension; several times faster on CPUs than `Tensor.softmax`, which takes it row by row."""
+    """Softmax over a short last dimension, on CPUs several times faster than `Tensor.softmax`, which goes row by row."""
     powers = (logits - logits.detach().amax(-1, keepdim=True)).exp()
     return powers / powers.sum(-1, keepdim=True)
 
-
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
 RING = 2
 """Width of the frame of zeros around a map in a sampling table: clamped positions read zeros and have no gradient."""
@@ -190,8 +187,8 @@ class ModulatedDeformConv2d(nn.Module):
 
     def reset_offsets(self) -> None:
         """Start as an ordinary convolution at half strength."""
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        for parameter in self.conv_offset.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (n, c, h, w) -> (n, channels_out, ceil(h / stride), ceil(w / stride))."""

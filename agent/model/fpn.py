@@ -10,8 +10,9 @@ class ConvModule(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2)
-        nn.init.xavier_uniform_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        weight, bias = self.conv.parameters()
+        nn.init.xavier_uniform_(weight)
+        nn.init.zeros_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)

@@ -46,7 +46,7 @@ class EncoderConfig:
 
     @property
     def grid(self) -> BevGrid:
-        return BevGrid(self.bev_rows, self.bev_columns, tuple(self.bev_range_m), self.pillar_points)
+        return BevGrid(self.bev_rows, self.bev_columns, self.bev_range_m, self.pillar_points)
 
     @property
     def backbone(self) -> ResNetConfig:
@@ -76,6 +76,9 @@ class ImageEncoder(nn.Module):
     the rearmost. `bev.view(b, rows, columns, d)` is thus a picture seen from above with forward pointing down.
     """
 
+    mean: Tensor
+    inverse_std: Tensor
+
     def __init__(self, config: EncoderConfig, rig: CameraRig = BENCH2DRIVE_RIG) -> None:
         super().__init__()
         self.config = config
@@ -85,8 +88,9 @@ class ImageEncoder(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("inverse_std", 1.0 / torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
         self.set_rig(rig)
-        self.backbone.to(memory_format=torch.channels_last)
-        self.neck.to(memory_format=torch.channels_last)
+        for convolution in (*self.backbone.modules(), *self.neck.modules()):
+            if isinstance(convolution, nn.Conv2d):
+                convolution.weight.data = convolution.weight.data.contiguous(memory_format=torch.channels_last)
 
     def set_rig(self, rig: CameraRig) -> None:
         """Use other cameras from now on; recomputes everything that depends on them."""

@@ -116,7 +116,10 @@ def _largest(difference: Tensor) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m agent.model.parity", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m agent.model.parity",
+        description="Compare our image encoder with recorded outputs of the official one.",
+    )
     parser.add_argument("tensors", type=Path, metavar="FILE.safetensors", help="inputs, weights and official outputs")
     parser.add_argument("cases", type=Path, metavar="FILE.json", help="the configuration of every case in it")
     options = parser.parse_args(arguments)

@@ -102,14 +102,12 @@ class _Fields:
             raise self.fail(name, f"a whole number from 1 to {most}")
         return value
 
-    def sizes(self, name: str, length: int | None = None) -> tuple[int, ...]:
+    def height_width(self, name: str) -> tuple[int, int]:
         value = self.values.get(name)
-        whole = isinstance(value, list) and all(
-            isinstance(item, int) and not isinstance(item, bool) and 1 <= item <= MAX_SIZE for item in value
-        )
-        if not whole or not value or (length is not None and len(value) != length):
-            raise self.fail(name, f"{'a list of' if length is None else length} whole numbers from 1 to {MAX_SIZE}")
-        return tuple(value)
+        if not isinstance(value, list) or len(value) != 2:
+            raise self.fail(name, "a pair (height, width)")
+        height, width = (_Fields(self.path, self.case, {name: item}).size(name) for item in value)
+        return height, width
 
     def numbers(self, name: str, length: int) -> tuple[float, ...]:
         value = self.values.get(name)
@@ -177,9 +175,14 @@ def _encoder_case(fields: _Fields) -> EncoderCase:
     levels = fields.values.get("levels_hw")
     if not isinstance(levels, list) or not levels:
         raise fields.fail("levels_hw", "a list of (height, width)")
-    levels_hw = tuple(_Fields(fields.path, fields.case, {"levels_hw": level}).sizes("levels_hw", 2) for level in levels)
+    levels_hw = tuple(_Fields(fields.path, fields.case, {"levels_hw": hw}).height_width("levels_hw") for hw in levels)
+    x_min, y_min, z_min, x_max, y_max, z_max = fields.numbers("pc_range", 6)
+    centre_x, centre_y = fields.numbers("rotate_center", 2)
     grid = BevGrid(
-        fields.size("bev_h"), fields.size("bev_w"), fields.numbers("pc_range", 6), fields.size("pillar_points")
+        fields.size("bev_h"),
+        fields.size("bev_w"),
+        (x_min, y_min, z_min, x_max, y_max, z_max),
+        fields.size("pillar_points"),
     )
     config = BEVFormerConfig(
         grid=grid,
@@ -194,13 +197,13 @@ def _encoder_case(fields: _Fields) -> EncoderCase:
         ffn_dims=fields.size("ffn_dims"),
         camera_embeds=fields.flag("use_cams_embeds", True),
         can_bus_norm=fields.flag("can_bus_norm", True),
-        rotate_centre_px=fields.numbers("rotate_center", 2),
+        rotate_centre_px=(centre_x, centre_y),
         alias_shift=fields.flag("alias_bug", False),
     )
     return EncoderCase(
         name=fields.case,
         config=config,
-        image_hw=fields.sizes("img_hw", 2),
+        image_hw=fields.height_width("img_hw"),
         levels_hw=levels_hw,
         batch=fields.size("bs"),
         frames=fields.size("frames"),

@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class CameraMount:
-    """A camera on the car: pinhole, level, square pixels, principal point in the image centre. Pose in the ego frame."""
+    """A level pinhole camera with square pixels, principal point in the image centre. Pose in the ego frame."""
 
     name: str
     x_m: float
@@ -47,7 +47,7 @@ class CameraRig:
     def lidar2img(
         self, width_px: int, height_px: int, bev_origin_ego_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     ) -> np.ndarray:
-        """Projection (cameras, 4, 4), float64: homogeneous BEV point [m] -> (u * depth, v * depth, depth, 1), in pixels.
+        """Projections (cameras, 4, 4), float64: homogeneous BEV point [m] -> (u depth, v depth, depth, 1) in pixels.
 
         bev_origin_ego_m: origin of the BEV frame in the ego frame; the default puts the grid on the ego origin.
         """

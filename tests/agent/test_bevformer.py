@@ -25,12 +25,12 @@ TINY_IMAGES = EncoderConfig(
     image_height=64, image_width=112, spatial_points=4,
 )  # fmt: skip
 PUBLISHED = {
-    "tiny": {"depth": 50, "style": "pytorch", "stages": (4,), "deformable": (), "levels": 1, "side": 50, "layers": 3},
+    "tiny": {"depth": 50, "style": "pytorch", "stages": (4,), "dcn": (), "levels": 1, "side": 50, "layers": 3},
     "small": {
         "depth": 101,
         "style": "caffe",
         "stages": (4,),
-        "deformable": (3, 4),
+        "dcn": (3, 4),
         "levels": 1,
         "side": 150,
         "layers": 3,
@@ -39,7 +39,7 @@ PUBLISHED = {
         "depth": 101,
         "style": "caffe",
         "stages": (2, 3, 4),
-        "deformable": (3, 4),
+        "dcn": (3, 4),
         "levels": 4,
         "side": 200,
         "layers": 6,
@@ -59,7 +59,7 @@ def bench2drive_geometry(rig: CameraRig = BENCH2DRIVE_RIG, grid: BevGrid = GRID)
 
 
 def shaken(module: torch.nn.Module) -> torch.nn.Module:
-    """The module with attention that depends on its input; fresh offsets and weights do not, which would hide faults."""
+    """The module with attention that depends on its input: fresh ones do not, which would hide faults."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if "sampling_offsets" in name or "attention_weights" in name:
@@ -90,7 +90,7 @@ def test_keys_and_shapes_equal_those_of_the_official_models(shared_dir: Path, na
     rows = [line.split("\t") for line in lines if not line.startswith("#")]
     official = {key: shape for key, shape, _ in rows if not any(part in key for part in NOT_ENCODER)}
     model = PUBLISHED[name]
-    backbone = ResNetConfig(model["depth"], 64, model["stages"], model["style"], model["deformable"])
+    backbone = ResNetConfig(model["depth"], 64, model["stages"], model["style"], model["dcn"])
     side, range_m = model["side"], (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     config = BEVFormerConfig(BevGrid(side, side, range_m), layers=model["layers"], levels=model["levels"])
     with torch.device("meta"):

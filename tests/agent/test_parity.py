@@ -1,6 +1,7 @@
 """The parity command, on the official encoder's recorded outputs and on damaged copies of them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,21 +70,22 @@ def test_inner_results_equal_the_recorded_ones(files: tuple[Path, Path], path: s
     geometry = RigGeometry(case.config.grid, reference.tensor("tiny/in/lidar2img"), case.image_hw)
     memory = None
     for frame in range(2):
-        taps: dict[str, torch.Tensor] = {}
+        taps: dict[str, list[torch.Tensor]] = {}
         with torch.no_grad():
             memory = encoder(
                 [reference.tensor(f"tiny/in/frame{frame}.feat0")],
                 reference.tensor(f"tiny/in/frame{frame}.can_bus"), geometry, memory, taps=taps,
             )  # fmt: skip
-        for name, value in taps.items():
-            expected = reference.tensor(f"tiny/mid/frame{frame}.{name}")
-            torch.testing.assert_close(value, expected, atol=1e-4, rtol=0.0)
+        for name, values in taps.items():
+            for layer, value in enumerate(values):
+                expected = reference.tensor(f"tiny/mid/frame{frame}.layer{layer}.{name}")
+                torch.testing.assert_close(value, expected, atol=1e-4, rtol=0.0)
 
 
 def test_command_reports_every_frame(files, small, tmp_path: Path):
     finished = subprocess.run(
         [sys.executable, "-m", "agent.model.parity", *write(tmp_path, *small)],
-        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     assert "tiny" in finished.stdout and "frame 0" in finished.stdout and "within" in finished.stdout
