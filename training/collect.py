@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import queue
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from agent.carla_io import RigConfig
 from agent.driver import load_model
 from agent.inputs import InputBuilder, InputConfig, model_input
 from agent.model.driving_model import DrivingModel
+from eval.criteria import TICK_S
 from eval.episode import Episode, EpisodeConfig, EpisodeError
 from eval.generate import generate_routes
 from eval.plan import BENCH2DRIVE_SPACING_M, LEADERBOARD_SPACING_M, sparse_indices
 from eval.planner import RoutePlanner
 from eval.routes import Route, Weather
+from eval.scoring import Infraction
 from eval.sensors import SensorRig, sensor_attributes, sensor_transform
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
 from training.expert import Decision, ExpertConfig, ExpertDriver, lateral_error
@@ -39,6 +42,13 @@ logger = logging.getLogger(__name__)
 DECISION_S = 0.1
 SENSOR_TIMEOUT_S = 30.0
 ROUTES_PER_TOWN = 24
+STANDING_MPS = 0.1
+LONGEST_WAIT = 25
+"""Decisions recorded while standing, before the recording pauses."""
+KEPT_WHILE_WAITING = 10
+"""Decisions kept from the end of a longer wait."""
+LIGHT_TIMES_S = (5.0, 2.0, 1.0)
+"""Green, yellow and all-red time while collecting: short, so that the data shows many changes."""
 EPISODES_PER_SERVER = 8
 
 
@@ -254,7 +264,8 @@ class Recording:
     def drive(self, writer: SegmentWriter, most: int, segment_steps: int) -> int:
         """Record up to `most` decisions, publishing segments on the way; gives how many were recorded."""
         control = carla.VehicleControl()
-        recorded, ticks = 0, 0
+        recorded, ticks, standing = 0, 0, 0
+        waiting: deque[Step] = deque(maxlen=KEPT_WHILE_WAITING)
         while recorded < most and self._episode.step(control):
             decides = ticks % 2 == 0
             ticks += 1
@@ -262,8 +273,15 @@ class Recording:
             if not decides:
                 continue
             step, control = self._decide(arrays)
-            writer.add(step)
-            recorded += 1
+            standing = standing + 1 if step.scalars["speed_mps"] < STANDING_MPS else 0
+            if standing > LONGEST_WAIT:  # a minute at a red light teaches nothing: keep its beginning and its end
+                writer.publish()
+                waiting.append(step)
+                continue
+            for kept in (*waiting, step):
+                writer.add(kept)
+                recorded += 1
+            waiting.clear()
             if len(writer) >= segment_steps:
                 writer.publish()
             if self._episode.criteria.collisions.events:
@@ -282,7 +300,7 @@ class Recording:
         if decides:
             self._images = self._cameras.read(frame)
         self._view.update()
-        now_s = self._episode.ticks * 0.05
+        now_s = self._episode.ticks * TICK_S
         situation = self._inputs.update(carla_io.read({**data, **self._images}, now_s))
         if not decides:
             return {}
@@ -325,7 +343,7 @@ class Recording:
                 "expert_action": int(decision.action),
                 "expert_drives": bool(expert_drives),
                 "first": bool(arrays["first"]),
-                "time_s": self._episode.ticks * 0.05,
+                "time_s": self._episode.ticks * TICK_S,
             },
         )
         return step, control
@@ -399,6 +417,7 @@ def _one(  # noqa: PLR0913 - one call site, all of it the episode's context
     recorded = 0
     try:
         episode.start()
+        _shorten_lights(episode.world)
         recording = Recording(episode, config, generator, model, spacing_m)
         recorded = recording.drive(writer, most, config.segment_steps)
     except EpisodeError as error:
@@ -408,16 +427,26 @@ def _one(  # noqa: PLR0913 - one call site, all of it the episode's context
             recording.close()
         writer.publish()
         episode.close()
-    verdict = episode.record()
+    criteria = getattr(episode, "criteria", None)
+    events = [event.kind.name for event in criteria.events()] if criteria else []
     logger.info(
-        "%s: %d frames, %.0f %% of the route, %d events, %.1f frames/s",
+        "%s: %d frames in %.0f s of driving, %.0f %% of the route, %s, %.1f frames/s",
         name,
         recorded,
-        episode.criteria.completion.percent if hasattr(episode, "criteria") else 0.0,
-        sum(len(items) for items in getattr(verdict, "infractions", {}).values()),
+        episode.ticks * TICK_S,
+        criteria.completion.percent if criteria else 0.0,
+        ", ".join(event for event in events if event != Infraction.MIN_SPEED.name) or "no infraction",
         recorded / max(time.monotonic() - started_s, 1e-6),
     )
     return max(recorded, 1)
+
+
+def _shorten_lights(world: carla.World) -> None:
+    green_s, yellow_s, red_s = LIGHT_TIMES_S
+    for light in world.get_actors().filter("traffic.traffic_light*"):
+        light.set_green_time(green_s)
+        light.set_yellow_time(yellow_s)
+        light.set_red_time(red_s)
 
 
 def _work(config: CollectConfig, worker: int, out: Path, weights: Path | None, budget: Any) -> None:
