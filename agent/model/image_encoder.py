@@ -113,12 +113,23 @@ class ImageEncoder(nn.Module):
         (b, 3): dx, dy [m, ego frame of the previous call: x forward, y left], dyaw [rad, counter-clockwise] since then.
         memory (b, rows * columns, d): the previous result; has_memory: bool (b,), False where an episode begins.
         """
-        b, cameras = images.shape[:2]
+        return self.lift(self.features(images), camera_valid, ego_motion, memory, has_memory)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Image features of every level, (b, cameras, d, h, w); they need no memory, so whole sequences go at once."""
         normalised = (images.flatten(0, 1).float() - self.mean) * self.inverse_std
-        normalised = normalised.contiguous(memory_format=torch.channels_last)
-        levels = self.neck(self.backbone(normalised))
-        features = [level.unflatten(0, (b, cameras)) for level in levels]
+        levels = self.neck(self.backbone(normalised.contiguous(memory_format=torch.channels_last)))
+        return [level.unflatten(0, images.shape[:2]) for level in levels]
+
+    def lift(
+        self,
+        features: list[Tensor],
+        camera_valid: Tensor,
+        ego_motion: Tensor,
+        memory: Tensor | None = None,
+        has_memory: Tensor | None = None,
+    ) -> Tensor:
+        """The rest of `forward`, from image features on."""
         can_bus = can_bus_from_motion(ego_motion.float(), self.config.period_s)
-        return self.bevformer(
-            features, can_bus, self.geometry, memory, has_memory, camera_valid, motion=ego_motion
-        ).float()
+        bev = self.bevformer(features, can_bus, self.geometry, memory, has_memory, camera_valid, motion=ego_motion)
+        return bev.float()
