@@ -64,14 +64,15 @@ def demo(config: DemoConfig) -> int:
     """
     started_s = time.monotonic()
     _check(config)
-    _clear(config.out)
     embedded = config.server is None
     print(
         f"Looking for {config.routes} routes in {TOWN if embedded else 'the town of ' + str(config.server)} ...",
         flush=True,
     )
+    routes = _routes(config)
+    _clear(config.out)
     route_file = config.out / "routes.xml"
-    write_routes(_routes(config), route_file)
+    write_routes(routes, route_file)
     run_config = RunConfig(
         routes=route_file,
         agent=config.agent,

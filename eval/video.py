@@ -57,7 +57,7 @@ class VideoFile:
         if self.frames:
             self._partial.replace(self._path)
         else:
-            self._partial.unlink()
+            self._partial.unlink(missing_ok=True)
 
 
 class Film:

@@ -1,0 +1,96 @@
+"""The report: whole, self-contained, safe whatever stands in the records."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from eval.report import report_html, write_report
+from eval.results import ResultsError
+from tests.eval.synthetic_moments import record, write_run
+
+VOID = {"meta", "img", "br", "link", "input"}
+HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>&amp;'
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced and collects what a browser would act on."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def checked(text: str) -> Page:
+    page = Page(text)
+    assert page.open == []
+    assert "script" not in page.tags
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), f"<{tag} {name}>"
+        if name in ("src", "href", "data", "action", "srcset"):
+            assert value.startswith(("data:image/jpeg;base64,", "#")) or value == "demo.mp4", f"<{tag} {name}={value}>"
+    assert "url(" not in text and "@import" not in text
+    return page
+
+
+def test_a_report_holds_every_route_with_drawings_and_pictures(tmp_path: Path) -> None:
+    write_run(tmp_path, ("10", "2"))
+    page = checked(write_report(tmp_path, film="demo.mp4").read_text())
+    assert [name for name in page.ids if name.startswith("route-")] == ["route-2", "route-10"]
+    assert page.tags.count("svg") == 6
+    assert page.tags.count("img") == 6, "start, incident and end of both routes"
+    assert "Red light run" in page.text and "embedded server" in page.text
+    assert ("a", "href", "demo.mp4") in page.attributes
+
+
+def test_means_are_those_of_the_records() -> None:
+    records = [record("1", completion=100.0, penalty=0.7), record("2", completion=50.0, penalty=0.5)]
+    page = checked(report_html(records, {}, title="t"))
+    for number in ("47.5", "75.0", "0.600"):
+        assert number in page.text
+
+
+@pytest.mark.parametrize("status", ["Perfect", "Completed", "Failed - Agent got blocked", HOSTILE])
+def test_any_status_is_shown(status: str) -> None:
+    assert status.removeprefix("Failed - ") in checked(report_html([record("1", status=status)], {}, title="t")).text
+
+
+def test_hostile_strings_stay_text(tmp_path: Path) -> None:
+    write_run(tmp_path, (HOSTILE,), message=HOSTILE)
+    page = checked(write_report(tmp_path, title=HOSTILE).read_text())
+    assert page.text.count(HOSTILE) >= 3
+
+
+def test_routes_without_moments_get_their_numbers_all_the_same(tmp_path: Path) -> None:
+    write_run(tmp_path, ("1", "2"))
+    (tmp_path / "moments" / "1.jsonl").write_text("broken")
+    page = checked(write_report(tmp_path).read_text())
+    assert page.tags.count("svg") == 3
+
+
+def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="no route records"):
+        write_report(tmp_path)
