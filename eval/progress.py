@@ -27,8 +27,15 @@ _COLUMNS = (
 class Progress:
     """Live lines on a terminal, plain lines otherwise; the estimate of the time left is by metres of route."""
 
-    def __init__(self, lengths_m: Mapping[str, float], workers: int, stream: Console | None = None) -> None:
-        """`lengths_m`: estimated length per route still to drive."""
+    def __init__(
+        self,
+        lengths_m: Mapping[str, float],
+        workers: int,
+        stream: Console | None = None,
+        max_game_s: float | None = None,
+    ) -> None:
+        """`lengths_m`: estimated length per route still to drive; `max_game_s`: game time after which a route ends."""
+        self._max_game_s = max_game_s
         self._lengths_m = dict(lengths_m)
         self._workers = workers
         self._console = stream or Console(file=sys.stdout, highlight=False)
@@ -79,9 +86,16 @@ class Progress:
         total_m = sum(self._lengths_m.values())
         done_m = sum(self._lengths_m.get(route_id, 0.0) for route_id in self._done)
         for route_id, status in self._running.items():
-            done_m += self._lengths_m.get(route_id, 0.0) * status.get("completion_percent", 0.0) / 100.0
+            done_m += self._lengths_m.get(route_id, 0.0) * self._share(status)
         elapsed_s = time.monotonic() - self._started_s
         return elapsed_s * (total_m - done_m) / done_m if done_m > 0.0 else None
+
+    def _share(self, status: Mapping[str, float]) -> float:
+        """How much of a running route lies behind it: by its metres, or by the time after which it ends anyhow."""
+        share = status.get("completion_percent", 0.0) / 100.0
+        if self._max_game_s:
+            share = max(share, status.get("game_s", 0.0) / self._max_game_s)
+        return min(share, 1.0)
 
     def _summary(self) -> str:
         left_s = self.seconds_left()

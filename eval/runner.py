@@ -212,7 +212,7 @@ def _drive_all(
     lengths_m = {route.id: route.keypoint_length_m for route in pending}
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with Progress(lengths_m, config.workers) as progress:
+        with Progress(lengths_m, config.workers, max_game_s=config.max_game_s) as progress:
             while queue or running:
                 for worker in range(config.workers):
                     if worker not in running and queue:
