@@ -4,6 +4,7 @@ Pixel positions follow `grid_sample(align_corners=False)`: the centre of cell i 
 w cells wide is the position u * w - 0.5. Outside the map there is nothing (zeros), each corner on its own.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
