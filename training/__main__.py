@@ -108,7 +108,15 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         return tyro.cli(Command, prog="python -m training").run()
-    except (CheckpointError, ConfigError, RouteGenerationError, SegmentError, ServerError, ValueError, OSError) as error:
+    except (
+        CheckpointError,
+        ConfigError,
+        RouteGenerationError,
+        SegmentError,
+        ServerError,
+        ValueError,
+        OSError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:

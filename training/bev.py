@@ -1,6 +1,6 @@
 """Privileged bird's-eye view: 43 binary masks, one bit each of a uint64 word per pixel, painted by numba.
 
-Frame bev_px: row 0 is farthest ahead, column 0 farthest left, 2 px/m, the ego at row 90 of 128 and column 64, heading up.
+Frame bev_px: row 0 is farthest ahead, column 0 farthest left, 2 px/m, the ego at row 90 of 128, column 64, heading up.
 World poses are right-handed (x_m, y_m, yaw_rad counter-clockwise).
 """
 
@@ -50,7 +50,7 @@ class StaticMap:
     """Raster of a town's road, lines and shoulders; bit planes in one byte per pixel."""
 
     bits: UInt8[np.ndarray, "rows columns"]
-    origin_m: Float64[np.ndarray, "2"]
+    origin_m: Float64[np.ndarray, 2]
     """World (x, y) of the corner of pixel (0, 0); rows grow with y, columns with x."""
 
 
@@ -60,8 +60,8 @@ class Corridor:
 
     points: Float64[np.ndarray, "n 3"]
     """x_m, y_m, yaw_rad about every metre."""
-    left_m: Float64[np.ndarray, "n"]
-    right_m: Float64[np.ndarray, "n"]
+    left_m: Float64[np.ndarray, " n"]
+    right_m: Float64[np.ndarray, " n"]
 
 
 # ----------------------------------------------------------------------------- painting
@@ -134,7 +134,7 @@ def _paint_boxes(words, x, y, yaw, boxes, channels):  # pragma: no cover - compi
                     words[r, k] |= bit
 
 
-def _static_table() -> UInt64[np.ndarray, "16"]:
+def _static_table() -> UInt64[np.ndarray, 16]:
     table = np.zeros(16, np.uint64)
     for value in range(16):
         for bit, channel in (
@@ -157,7 +157,7 @@ class DynamicBoxes:
 
     boxes: Float64[np.ndarray, "n 5"]
     """x_m, y_m, yaw_rad, half_length_m, half_width_m in the world frame."""
-    channels: Int[np.ndarray, "n"]
+    channels: Int[np.ndarray, " n"]
 
 
 def paint(
@@ -271,7 +271,7 @@ def load_static_map(carla_map: carla.Map) -> StaticMap:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}.{os.getpid()}.npz")
     np.savez_compressed(partial, bits=static.bits, origin_m=static.origin_m)
-    os.replace(partial, path)
+    partial.replace(path)
     return static
 
 
@@ -304,7 +304,7 @@ def build_corridor(waypoints: Sequence[carla.Waypoint]) -> Corridor:
 # ----------------------------------------------------------------------------- reading words
 
 
-def unpack(words: UInt64[np.ndarray, "*batch"], channels: Sequence[int]) -> UInt8[np.ndarray, "channels *batch"]:
+def unpack(words: UInt64[np.ndarray, "*batch"], channels: Sequence[int]) -> UInt8[np.ndarray, " channels *batch"]:
     """The given channels as separate 0/1 masks, channel axis first."""
     return np.stack([((words >> np.uint64(channel)) & np.uint64(1)).astype(np.uint8) for channel in channels])
 

@@ -96,7 +96,9 @@ class CloneConfig:
 
     def __post_init__(self) -> None:
         if self.minutes <= 0.0 or self.batch < 1 or self.steps < 1:
-            raise ValueError(f"minutes, batch and steps must be positive, got {self.minutes}, {self.batch}, {self.steps}")
+            raise ValueError(
+                f"minutes, batch and steps must be positive, got {self.minutes}, {self.batch}, {self.steps}"
+            )
 
 
 class NonFiniteLossError(RuntimeError):
@@ -178,9 +180,9 @@ class _Trainer:
     def _average(self) -> None:
         # Early weights are poor: the average starts with a short memory.
         decay = min(self.config.ema, (1.0 + self.update) / (10.0 + self.update))
-        for mean, value in zip(self.average.parameters(), self.model.parameters()):
+        for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(value, 1.0 - decay)
-        for mean, value in zip(self.average.buffers(), self.model.buffers()):
+        for mean, value in zip(self.average.buffers(), self.model.buffers(), strict=True):
             mean.copy_(value)
 
 
@@ -227,7 +229,9 @@ def evaluate(model: DrivingModel, dataset: WindowDataset, config: CloneConfig) -
             intersection += (predicted & target).sum((0, 2, 3)).numpy()
             union += (predicted | target).sum((0, 2, 3)).numpy()
     metrics = {name: value / len(windows) for name, value in sums.items()}
-    return metrics | {f"iou_{name}": float(i / u) if u else math.nan for name, i, u in zip(MASKS, intersection, union)}
+    return metrics | {
+        f"iou_{name}": float(i / u) if u else math.nan for name, i, u in zip(MASKS, intersection, union, strict=True)
+    }
 
 
 def _step_metrics(batch: Batch, output: ModelOutput) -> dict[str, float]:
@@ -447,6 +451,6 @@ def export(run_folder: Path, target: Path, *, half: bool, card: str) -> Path:
 MODEL_CARD = """\
 # raw_clone
 
-A small driving model (BEVFormer encoder, RSSM, policy over 39 actions) cloned from a rule-based privileged driver on the
-embedded simulator's own towns. Inputs: six 224x128 cameras, IMU, GNSS, speedometer, the sparse route.
+A small driving model (BEVFormer encoder, RSSM, policy over 39 actions) cloned from a rule-based privileged driver on
+the embedded simulator's own towns. Inputs: six 224x128 cameras, IMU, GNSS, speedometer, the sparse route.
 """

@@ -399,9 +399,7 @@ def _one(  # noqa: PLR0913 - one call site, all of it the episode's context
         worker=worker,
         max_game_s=config.max_episode_s,
     )
-    episode = Episode(
-        client, route, None, episode_config, address=(server.host, server.port), planner=planner
-    )
+    episode = Episode(client, route, None, episode_config, address=(server.host, server.port), planner=planner)
     metadata = {
         "episode": name,
         "town": route.town,
@@ -483,5 +481,3 @@ def run(config: CollectConfig, out: Path, weights: Path | None = None) -> int:
                 process.terminate()
         raise
     return sum(process.exitcode != 0 for process in workers)
-
-

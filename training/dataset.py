@@ -164,7 +164,7 @@ def load_episode(segment: Segment, encoder: EncoderConfig, sampling: SamplingCon
         auxiliary=column("auxiliary"),
         camera_valid=column("camera_valid") > 0.5,
         first=first,
-        weight=np.array([step_weight(sampling, speed, row) for speed, row in zip(speeds, label)]),
+        weight=np.array([step_weight(sampling, speed, row) for speed, row in zip(speeds, label, strict=True)]),
     )
 
 
@@ -204,7 +204,7 @@ class WindowDataset:
     ) -> Batch:
         """The windows decoded; disturbed if `noise` is given."""
         seeds = generator.spawn(len(windows))
-        parts = list(pool.map(lambda item: self._window(*item[0], noise, item[1]), zip(windows, seeds)))
+        parts = list(pool.map(lambda item: self._window(*item[0], noise, item[1]), zip(windows, seeds, strict=True)))
         stack = lambda name: torch.from_numpy(np.stack([part[name] for part in parts]))  # noqa: E731
         return Batch(
             windows=tuple(windows),
@@ -335,9 +335,7 @@ def stream(
         with ThreadPoolExecutor(2) as pool:
             while not stop.is_set():
                 try:
-                    item: Batch | BaseException = dataset.batch(
-                        dataset.draw(generator, batch), noise, generator, pool
-                    )
+                    item: Batch | BaseException = dataset.batch(dataset.draw(generator, batch), noise, generator, pool)
                 except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
                     item = error
                 while not stop.is_set():

@@ -65,11 +65,11 @@ class Others:
     """Other road users as arrays."""
 
     pose: Float64[np.ndarray, "n 3"]
-    speed_mps: Float64[np.ndarray, "n"]
+    speed_mps: Float64[np.ndarray, " n"]
     """Along the heading."""
-    yaw_rate_radps: Float64[np.ndarray, "n"]
-    half_length_m: Float64[np.ndarray, "n"]
-    half_width_m: Float64[np.ndarray, "n"]
+    yaw_rate_radps: Float64[np.ndarray, " n"]
+    half_length_m: Float64[np.ndarray, " n"]
+    half_width_m: Float64[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Scene:
     half_length_m: float
     half_width_m: float
     corridor: Corridor
-    arc_m: Float64[np.ndarray, "points"]
+    arc_m: Float64[np.ndarray, " points"]
     """Arc length of the corridor's points."""
     index: int
     """Corridor point beside the ego."""
@@ -98,13 +98,13 @@ class Decision:
     """The driver's decision with what it is based on."""
 
     action: int
-    label: Float32[np.ndarray, "39"]
+    label: Float32[np.ndarray, 39]
     """Soft label: probabilities of all actions."""
     steer: float
     """Wanted steer, CARLA's sign."""
     accel_mps2: float
     target_speed_mps: float
-    auxiliary: Float32[np.ndarray, "auxiliary"]
+    auxiliary: Float32[np.ndarray, " auxiliary"]
     """In the units of AUXILIARY's names."""
 
 
@@ -157,9 +157,7 @@ def route_point(scene: Scene, arc_m: float) -> tuple[float, float]:
 def pursuit_steer(config: ExpertConfig, scene: Scene) -> float:
     """Pure pursuit from the rear axle: steer in CARLA's sign, not clipped."""
     x, y, yaw = scene.pose
-    lookahead = min(
-        max(config.lookahead_s * scene.speed_mps + 2.0, config.lookahead_min_m), config.lookahead_max_m
-    )
+    lookahead = min(max(config.lookahead_s * scene.speed_mps + 2.0, config.lookahead_min_m), config.lookahead_max_m)
     tx, ty = route_point(scene, arc_position(scene) + lookahead)
     rear_x, rear_y = x - REAR_AXLE_M * math.cos(yaw), y - REAR_AXLE_M * math.sin(yaw)
     bearing = wrap(math.atan2(ty - rear_y, tx - rear_x) - yaw)
@@ -251,7 +249,7 @@ def _on_path(
     return float(arc[k]) + along - depth, speed * math.cos(relative)
 
 
-def soft_label(config: ExpertConfig, steer: float, accel_mps2: float, speed_mps: float) -> Float32[np.ndarray, "39"]:
+def soft_label(config: ExpertConfig, steer: float, accel_mps2: float, speed_mps: float) -> Float32[np.ndarray, 39]:
     """Probabilities over the actions: logistic between the throttle levels, linear between the steering levels."""
     levels = (0.7, 0.3, 0.0)
     accels = [throttle_accel_mps2(level, speed_mps) for level in levels]
@@ -260,7 +258,7 @@ def soft_label(config: ExpertConfig, steer: float, accel_mps2: float, speed_mps:
     shares = [above[0], above[1] - above[0], above[2] - above[1], 1.0 - above[2]]
     label = np.zeros(len(ACTIONS), np.float32)
     forward = (ACTIONS[:, BRAKE] == 0.0) & (ACTIONS[:, REVERSE] == 0.0)
-    for level, share in zip(levels, shares):
+    for level, share in zip(levels, shares[:3], strict=True):
         group = np.flatnonzero(forward & np.isclose(ACTIONS[:, THROTTLE], level))
         group = group[np.argsort(ACTIONS[group, STEER])]
         steers = ACTIONS[group, STEER].astype(np.float64)

@@ -126,7 +126,7 @@ class SegmentWriter:
             _write(file, self._metadata, self._records)
             file.flush()
             os.fsync(file.fileno())
-        os.rename(partial, path)
+        partial.rename(path)
         _sync_folder(self._folder)
         self._records = []
         return path
@@ -179,7 +179,9 @@ def read_segment(path: Path) -> Segment:
         raise SegmentError(f"{path}: damaged index; delete the file, the other segments do not need it")
     index = msgpack.unpackb(index_bytes)
     steps = []
-    for number, (start, size, expected) in enumerate(zip(index["offsets"], index["lengths"], index["crcs"])):
+    for number, (start, size, expected) in enumerate(
+        zip(index["offsets"], index["lengths"], index["crcs"], strict=True)
+    ):
         record = data[start : start + size]
         if zlib.crc32(record) != expected:
             raise SegmentError(f"{path}: damaged record {number}; delete the file, the other segments do not need it")

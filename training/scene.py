@@ -84,7 +84,7 @@ class PrivilegedView:
         pose = world_pose(self._ego.get_transform())
         self.index = nearest_index(self.corridor.points, pose[:2], self.index)
         rows = np.empty((len(self._bodies), 6))
-        for row, body in zip(rows, self._bodies):
+        for row, body in zip(rows, self._bodies, strict=True):
             velocity = body.actor.get_velocity()
             row[:3] = world_pose(body.actor.get_transform())
             row[3] = velocity.x
@@ -102,7 +102,9 @@ class PrivilegedView:
         near = np.hypot(rows[:, 0] - pose[0], rows[:, 1] - pose[1]) < VIEW_RADIUS_M
         along = rows[:, 3] * np.cos(rows[:, 2]) + rows[:, 4] * np.sin(rows[:, 2])
         states = self._light_history[0]
-        stops = [signal.arc_m for signal, state in zip(self._signals, states) if state in (bev.RED, bev.YELLOW)]
+        stops = [
+            signal.arc_m for signal, state in zip(self._signals, states, strict=True) if state in (bev.RED, bev.YELLOW)
+        ]
         signs = [signal.arc_m for signal in self._signals if signal.light is None]
         return Scene(
             pose=pose,
@@ -130,10 +132,10 @@ class PrivilegedView:
         for age in range(len(bev.HISTORY_S)):
             k = min(age * TICKS_PER_SLICE, len(self._history) - 1)
             rows = self._history[k]
-            for row, body in zip(rows, self._bodies):
+            for row, body in zip(rows, self._bodies, strict=True):
                 boxes.append((row[0], row[1], row[2], body.half_length_m, body.half_width_m))
                 channels.append(body.channel + age)
-            for signal, channel in zip(self._signals, self._light_history[k]):
+            for signal, channel in zip(self._signals, self._light_history[k], strict=True):
                 if channel >= 0 and signal.arc_m not in self.honoured_signs:
                     boxes.append((*signal.pose, bev.STOP_LINE_HALF_DEPTH_M, signal.half_width_m))
                     channels.append(channel + age)

@@ -21,7 +21,17 @@ ROUTE_POINTS = 8
 VECTOR_SIZE = 18
 MOTION_SIZE = 3
 
-MASKS = ("road", "lane_lines", "ego_lanes", "vehicle", "walker", "red_light", "yellow_light", "green_light", "stop_sign")
+MASKS = (
+    "road",
+    "lane_lines",
+    "ego_lanes",
+    "vehicle",
+    "walker",
+    "red_light",
+    "yellow_light",
+    "green_light",
+    "stop_sign",
+)
 """BEV masks the heads predict, in order."""
 
 PATH_DISTANCES_M = (4.0, 8.0, 12.0, 16.0, 20.0)
@@ -105,7 +115,7 @@ class ModelInput:
     """Sparse plan in the current ego frame, from the last passed point on, padded by repeating the last point."""
     vector: Float[Tensor, "b *t 18"]
     """speed/10, next two plan points/50, distance to the next/50, commands of the next and of the last passed point."""
-    first: Bool[Tensor, "b *t"]
+    first: Bool[Tensor, " b *t"]
     """Start of an episode: memory and latent state are reset."""
 
     def at(self, t: int) -> ModelInput:
@@ -127,7 +137,7 @@ class ModelState:
     latent: LatentState
     memory: Float[Tensor, "b cells d"]
     """BEV features of the previous decision."""
-    has_memory: Bool[Tensor, "b"]
+    has_memory: Bool[Tensor, " b"]
 
     def detach(self) -> ModelState:
         """The same state, cut from the graph."""
@@ -218,7 +228,11 @@ class DrivingModel(nn.Module):
         self.policy = Policy(config.policy, embed=config.neck.embed, stoch=rssm.stoch, deter=rssm.deter)
         self.mask_head = MaskHead(encoder.embed_dims, config.mask_hidden, len(MASKS))
         self.latent_mask_head = LatentMaskHead(
-            rssm.deter + rssm.stoch, config.latent_mask_hidden, len(MASKS), encoder.bev_rows // 2, encoder.bev_columns // 2
+            rssm.deter + rssm.stoch,
+            config.latent_mask_hidden,
+            len(MASKS),
+            encoder.bev_rows // 2,
+            encoder.bev_columns // 2,
         )
         self.auxiliary_head = mlp(config.neck.embed, len(AUXILIARY), hidden=128, layers=1)
 

@@ -23,7 +23,7 @@ class NormAct(nn.Module):
 
 
 def mlp(inputs: int, outputs: int, *, hidden: int, layers: int, output_scale: float = 1.0) -> nn.Sequential:
-    """Multi-layer perceptron: `layers` hidden layers of linear, layer norm, SiLU; the last layer scaled at the start."""
+    """Multi-layer perceptron: `layers` times linear, layer norm, SiLU, then a linear layer scaled at the start."""
     blocks: list[nn.Module] = []
     width = inputs
     for _ in range(layers):

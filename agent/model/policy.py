@@ -1,4 +1,4 @@
-"""Policy: categorical distribution over the discrete actions, from the current frame's embedding and the latent state."""
+"""Policy: categorical distribution over the discrete actions, from the embedding e_t and the latent state."""
 
 from __future__ import annotations
 

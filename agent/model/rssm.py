@@ -193,7 +193,7 @@ class Rssm(nn.Module):
         state: LatentState,
         action: Float[Tensor, "b a"] | None,
         embed: Float[Tensor, "b e"],
-        first: Bool[Tensor, "b"],
+        first: Bool[Tensor, " b"],
         *,
         mode: bool = False,
         generator: torch.Generator | None = None,

@@ -38,8 +38,12 @@ def test_channel_list_is_complete() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    x=st.floats(-500, 500), y=st.floats(-500, 500), yaw=st.floats(-math.pi, math.pi),
-    ahead=st.floats(-15, 40), left=st.floats(-28, 28), turn=st.floats(-math.pi, math.pi),
+    x=st.floats(-500, 500),
+    y=st.floats(-500, 500),
+    yaw=st.floats(-math.pi, math.pi),
+    ahead=st.floats(-15, 40),
+    left=st.floats(-28, 28),
+    turn=st.floats(-math.pi, math.pi),
 )
 def test_a_box_is_painted_where_it_stands(x, y, yaw, ahead, left, turn) -> None:
     """Centre of the painted pixels and their area agree with the box, wherever the ego stands."""

@@ -84,9 +84,7 @@ def test_noise_on_the_route_equals_a_wrong_pose() -> None:
     truth = Pose(10.0, 0.3, 0.05)
     view = RouteTracker(RouteConfig(), plan).update(truth, 10.0)
     shift, yaw = np.array([0.8, -0.5]), 0.02
-    route, vector = move_route(
-        view.points_m[None].astype(np.float32), route_vector(view, 5.0)[None], shift, yaw
-    )
+    route, vector = move_route(view.points_m[None].astype(np.float32), route_vector(view, 5.0)[None], shift, yaw)
     # Points seen from pose P are Q^-1 p; seen turned by yaw and shifted they are those of the pose P * (shift, yaw)^-1.
     c, s = math.cos(-yaw), math.sin(-yaw)
     back = np.array([c * -shift[0] - s * -shift[1], s * -shift[0] + c * -shift[1]])

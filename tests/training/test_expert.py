@@ -1,4 +1,4 @@
-"""The privileged driver in closed loop with a bicycle model on made-up roads: total, on the road, stopping where it must."""
+"""The privileged driver in closed loop with a bicycle model on made-up roads: on the road, stopping where it must."""
 
 import math
 from dataclasses import replace
@@ -79,7 +79,9 @@ def drive(scene: Scene, seconds: float, driver: ExpertDriver | None = None) -> l
     return trace
 
 
-@pytest.mark.parametrize("pieces", [((150, 0.0),), ((30, 0.0), (16, 0.1), (60, 0.0)), ((30, 0.0), (20, -0.07), (60, 0.0))])
+@pytest.mark.parametrize(
+    "pieces", [((150, 0.0),), ((30, 0.0), (16, 0.1), (60, 0.0)), ((30, 0.0), (20, -0.07), (60, 0.0))]
+)
 def test_follows_the_road(pieces) -> None:
     trace = drive(scene_on(road(*pieces)), 12.0)
     offsets = [abs(lateral_error(scene)[0]) for scene in trace]
@@ -138,15 +140,25 @@ def test_yields_to_a_crossing_car() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(
-    x=st.floats(-5, 80), y=st.floats(-6, 6), yaw=st.floats(-3.1, 3.1), speed=st.floats(0, 25),
-    stop=st.floats(-10, 120), other=st.tuples(st.floats(-20, 80), st.floats(-8, 8), st.floats(-3, 3), st.floats(-3, 12)),
+    x=st.floats(-5, 80),
+    y=st.floats(-6, 6),
+    yaw=st.floats(-3.1, 3.1),
+    speed=st.floats(0, 25),
+    stop=st.floats(-10, 120),
+    other=st.tuples(st.floats(-20, 80), st.floats(-8, 8), st.floats(-3, 3), st.floats(-3, 12)),
 )
 def test_every_scene_gives_a_valid_decision(x, y, yaw, speed, stop, other) -> None:
     others = Others(np.array([other[:3]]), np.array([other[3]]), np.zeros(1), np.full(1, 2.3), np.full(1, 1.0))
     corridor = road((60, 0.02), (40, -0.05))
     index = nearest_index(corridor.points, (x, y), 0, ahead=101)
     scene = scene_on(
-        corridor, pose=(x, y, yaw), speed_mps=speed, index=index, red_stop_m=(stop,), sign_stop_m=(stop + 5,), others=others
+        corridor,
+        pose=(x, y, yaw),
+        speed_mps=speed,
+        index=index,
+        red_stop_m=(stop,),
+        sign_stop_m=(stop + 5,),
+        others=others,
     )
     decision = ExpertDriver(ExpertConfig()).decide(scene)
     assert np.isfinite(decision.label).all() and decision.label.sum() == pytest.approx(1.0, abs=1e-5)
