@@ -17,6 +17,7 @@ from agent.guard import Control, GuardConfig, Proposal, Request
 from agent.inputs import InputBuilder, InputConfig, Situation, model_input
 from agent.localization import Estimate
 from agent.model.driving_model import DrivingModel, DrivingModelConfig, ModelInput, ModelState
+from agent.model.policy import pedal_first
 from agent.observation import IMAGE_HEIGHT_PX, IMAGE_WIDTH_PX, Observation, SensorFault
 from agent.route import Plan, RouteView
 
@@ -30,7 +31,8 @@ TICKS_PER_DECISION = 2
 class ActionConfig:
     """How an action is taken from the network's logits."""
 
-    choice: Literal["greedy", "sampled"] = "greedy"
+    choice: Literal["greedy", "pedal_first", "sampled"] = "greedy"
+    """greedy: the likeliest action; pedal_first: the likeliest pedal, then the mean steering with it."""
     seed: int = 0
     """Of the sampled choice."""
 
@@ -181,6 +183,8 @@ class Driver:
     def _choose(self, logits: torch.Tensor) -> int:
         if self.config.action.choice == "greedy":
             return int(logits.argmax())
+        if self.config.action.choice == "pedal_first":
+            return pedal_first(logits)
         return int(torch.multinomial(logits.softmax(0), 1, generator=self._generator))
 
     def _previous_one_hot(self) -> torch.Tensor | None:

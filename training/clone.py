@@ -422,6 +422,8 @@ AGENT_YAML = """\
 # Configuration of the leaderboard agent; paths are relative to this file.
 checkpoint: .
 device: auto
+action:
+  choice: pedal_first
 """
 
 

@@ -24,6 +24,7 @@ from agent.carla_io import RigConfig
 from agent.driver import load_model
 from agent.inputs import InputBuilder, InputConfig, model_input
 from agent.model.driving_model import DrivingModel
+from agent.model.policy import pedal_first
 from eval.criteria import TICK_S
 from eval.episode import Episode, EpisodeConfig, EpisodeError
 from eval.generate import generate_routes
@@ -197,9 +198,9 @@ class AgentPilot:
         self._state = model.initial(1)
 
     def act(self, arrays: dict[str, np.ndarray]) -> int:
-        """The greedy action."""
+        """The action the agent would take."""
         logits, self._state = self._model.act(model_input(arrays, "cpu"), self._state)
-        return int(logits[0].argmax())
+        return pedal_first(logits[0])
 
 
 class Shift:

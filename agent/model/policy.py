@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from agent.actions import ACTIONS, BRAKE, REVERSE, STEER, THROTTLE
 from agent.model.heads import mlp
 from agent.model.rssm import LatentState
 
@@ -60,3 +61,19 @@ class Policy(nn.Module):
             parts["stoch"] = parts["stoch"] * keep
             parts["deter"] = parts["deter"] * keep
         return self.net(torch.cat([parts[name].to(embed.dtype) for name in self.config.features], -1))
+
+
+def pedal_first(logits: Float[Tensor, " actions"]) -> int:
+    """The action a driver would read from the distribution: the likeliest pedal, then the steering it means with it.
+
+    The plain mode is biased: braking is one action, while the probability of a throttle is shared by up to eleven
+    steering angles, so a car that should go would stand.
+    """
+    probabilities = logits.float().softmax(-1)
+    table = torch.from_numpy(ACTIONS.copy())
+    _, group = torch.unique(table[:, [THROTTLE, BRAKE, REVERSE]], dim=0, return_inverse=True)
+    shares = torch.zeros(int(group.max()) + 1).index_add(0, group, probabilities)
+    members = torch.nonzero(group == shares.argmax())[:, 0]
+    steer = table[members, STEER]
+    mean = (steer * probabilities[members]).sum() / probabilities[members].sum()
+    return int(members[(steer - mean).abs().argmin()])

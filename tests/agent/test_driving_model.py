@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from agent import config as configs
+from agent.actions import ACTIONS, FULL_BRAKE
 from agent.model.driving_model import (
     AUXILIARY,
     AUXILIARY_SCALE,
@@ -21,6 +22,7 @@ from agent.model.driving_model import (
     route_raster,
     small_encoder,
 )
+from agent.model.policy import pedal_first
 
 MAX_PARAMETERS = 6_000_000
 MAX_DECISION_S = 0.080
@@ -141,3 +143,19 @@ def test_overfits_a_tiny_batch() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0], losses
+
+
+def test_pedal_first_is_not_fooled_by_split_probability() -> None:
+    """Brake 0.4 against throttle 0.7 with steer -0.1, 0 and 0.1 at 0.2 each: go, straight on."""
+    probabilities = torch.full((39,), 1e-6)
+    probabilities[FULL_BRAKE] = 0.4
+    probabilities[4:7] = 0.2
+    assert int(probabilities.argmax()) == FULL_BRAKE
+    assert ACTIONS[pedal_first(probabilities.log())].tolist() == pytest.approx([0.7, 0.0, 0.0, 0.0])
+
+
+def test_pedal_first_keeps_a_certain_action() -> None:
+    for action in range(39):
+        logits = torch.zeros(39)
+        logits[action] = 30.0
+        assert pedal_first(logits) == action
