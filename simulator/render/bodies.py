@@ -309,11 +309,15 @@ def _finish(mesh: MeshBuilder, lamps: np.ndarray) -> BodyModel:
     return BodyModel(packed.vertices, packed.triangles, packed.surfaces, lamps.astype(np.float32))
 
 
+_TWO_WHEELERS = (
+    *("crossbike", "century", "omafiets", "low_rider", "ninja", "vespa", "yamaha"),
+    *("bicycle", "motorcycle"),
+)
 _KINDS = (
     (("firetruck", "carlacola", "hgv", "truck"), "truck", (0.45, 0.03, 0.02)),
     (("fusorosa", "bus"), "bus", (0.65, 0.62, 0.55)),
     (("sprinter", "ambulance", "volkswagen.t2", "van"), "van", (0.70, 0.70, 0.70)),
-    (("crossbike", "century", "omafiets", "low_rider", "ninja", "vespa", "yamaha", "bicycle", "motorcycle"), "two_wheeler", (0.10, 0.03, 0.03)),
+    (_TWO_WHEELERS, "two_wheeler", (0.10, 0.03, 0.03)),
     (("patrol", "wrangler", "etron", "cybertruck", "microlino", "cooper_s_2021"), "suv", (0.30, 0.31, 0.33)),
     (("cone",), "cone", (0.75, 0.14, 0.02)),
     (("barrier", "warning", "construction"), "barrier", (0.75, 0.75, 0.75)),

@@ -79,9 +79,10 @@ def _sample_section(
     road_id = int(road.get("id", -1))
     lanes = {int(lane.get("id", 0)): lane for lane in element.iter("lane")}
     stations = np.linspace(first, last, max(2, math.ceil((last - first) / STATION_STEP_M) + 1))
-    edges = {i: _lane_edges(carla_map, road_id, i, stations) for i in sorted(lanes) if i != 0}
-    left = [i for i in sorted(edges) if i > 0 and edges[i] is not None]
-    right = [i for i in sorted(edges, reverse=True) if i < 0 and edges[i] is not None]
+    sampled = {i: _lane_edges(carla_map, road_id, i, stations) for i in sorted(lanes) if i != 0}
+    edges = {i: pair for i, pair in sampled.items() if pair is not None}
+    left = [i for i in sorted(edges) if i > 0]
+    right = [i for i in sorted(edges, reverse=True) if i < 0]
     if not left and not right:
         return None
     left_chain, right_chain = (_chain([edges[i] for i in side]) for side in (left, right))

@@ -96,7 +96,7 @@ def cast_static_shadows(heights, cell_m, sun, lit):
             height = min(heights[i, j], SHADOW_REACH_M / cell_m * drop)
             k = 1
             while height > k * drop:
-                p, q = i + int(math.floor(0.5 - ux * k)), j + int(math.floor(0.5 - uy * k))
+                p, q = i + math.floor(0.5 - ux * k), j + math.floor(0.5 - uy * k)
                 if p < 0 or q < 0 or p >= nx or q >= ny:
                     break
                 lit[p, q] = 0

@@ -82,7 +82,7 @@ class MeshBuilder:
         normal_z = normal_z + np.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 0])[:, 2]
         corners = np.where((normal_z < 0)[:, None, None], corners[:, ::-1], corners)
         first = 4 * np.arange(len(corners))[:, None]
-        triangles = np.concatenate([first + [0, 1, 2], first + [0, 2, 3]], axis=1)
+        triangles = np.concatenate([first + np.array([0, 1, 2]), first + np.array([0, 2, 3])], axis=1)
         colours = np.asarray(colour, np.float32)
         if colours.ndim == 2:
             colours = np.repeat(colours, 2, axis=0)
@@ -129,7 +129,7 @@ class MeshBuilder:
         indices = np.where((outward.sum(axis=1) < 0)[:, None], indices[:, ::-1], indices)
         self.add(vertices, indices, colour, material, layer=layer, style=style)
 
-    def box(
+    def box(  # noqa: PLR0913 - a box has that many properties
         self,
         centre: Sequence[float],
         size: Sequence[float],
@@ -151,7 +151,7 @@ class MeshBuilder:
             self.add(corners, faces, colour, material, layer=layer, style=style)
             self.add(corners, _BOX_TOP, roof[0], roof[1], layer=layer)
 
-    def cylinder(
+    def cylinder(  # noqa: PLR0913 - a frustum has that many properties
         self,
         base: Sequence[float],
         radius_m: float,

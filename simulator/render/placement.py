@@ -11,6 +11,7 @@ import numpy as np
 
 from simulator.render.bodies import GAIT_LENGTH_M, GAIT_STRIDES, BodyModel, classify
 from simulator.render.mesh import BRAKE_LAMP, EMISSIVE, HEAD_LAMP, LEFT_BLINKER, PLAIN, RIGHT_BLINKER
+from simulator.render.raster import Tiles
 from simulator.render.scene import (
     LIGHT_BRAKE,
     LIGHT_HIGH_BEAM,
@@ -36,15 +37,12 @@ _RED_OFF, _AMBER_OFF, _HEAD_OFF = (0.17, 0.008, 0.010), (0.20, 0.08, 0.01), (0.4
 
 @dataclass(frozen=True)
 class Bodies:
-    """All actors' triangles of one frame; tile k is actor `owners[k]` of the scene."""
+    """All actors' triangles of one frame."""
 
-    vertices: np.ndarray
-    triangles: np.ndarray
+    tiles: Tiles
+    """tile k is actor k of the scene"""
     surfaces: np.ndarray
-    bounds: np.ndarray
-    ranges: np.ndarray
-    limits: np.ndarray
-    owners: np.ndarray
+    """(t, 8) as in `mesh.TileMesh`"""
     lamps: np.ndarray
     """(n, 11) as `raster.splat_lamps` wants them"""
     shadows: np.ndarray
@@ -109,14 +107,14 @@ class Wardrobe:
         triangles = np.empty((int(triangle_end[-1]) if count else 0, 3), np.int32)
         surfaces = np.empty((len(triangles), 8), np.float32)
         bounds, ranges = np.empty((count, 6), np.float32), np.empty((count, 4), np.int32)
+        limits = np.full(count, ACTOR_DISTANCE_M, np.float32)
         if count:
             source = (self.vertices, self.triangles, self.surfaces, self.vertex_first, self.triangle_first)
             target = (vertices, triangles, surfaces, bounds, ranges)
             _place(source, models, origins, frames, extents, palette, lit, target)
         return Bodies(
-            *(vertices, triangles, surfaces, bounds, ranges),
-            limits=np.full(count, ACTOR_DISTANCE_M, np.float32),
-            owners=np.arange(count, dtype=np.int32),
+            tiles=Tiles(vertices, triangles, bounds, ranges, limits, np.arange(count, dtype=np.int32)),
+            surfaces=surfaces,
             lamps=np.concatenate([*lamps, np.zeros((0, 11), np.float32)]),
             shadows=shadows,
             shadow_normals=np.ascontiguousarray(frames[:, 2]),
@@ -126,7 +124,7 @@ class Wardrobe:
 def _gait_phase(actor: SceneActor, frame: np.ndarray) -> int:
     """Which stride to show: the feet follow the distance walked along the heading."""
     along = float(np.dot(actor.pose[:3], frame[0]))
-    return int(math.floor(along / GAIT_LENGTH_M * len(GAIT_STRIDES))) % len(GAIT_STRIDES)
+    return math.floor(along / GAIT_LENGTH_M * len(GAIT_STRIDES)) % len(GAIT_STRIDES)
 
 
 def _colours(actor: SceneActor, default: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:

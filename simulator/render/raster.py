@@ -7,6 +7,7 @@ One view is drawn by one thread without the GIL. Depth is the distance along the
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
@@ -22,8 +23,35 @@ SHADOW_DISTANCE_M = 90.0
 _BEHIND = 16
 
 
+class View(NamedTuple):
+    """One camera's pose and sample buffers; `focal` and the buffers count samples, not pixels."""
+
+    eye: np.ndarray
+    """(3,) float64"""
+    axis: np.ndarray
+    """(3, 3) float64, rows forward, right, up"""
+    focal: float
+    skip: int
+    """Owner that is left out"""
+    inverse_depth: np.ndarray
+    """(rows, columns) float32"""
+    ids: np.ndarray
+    """(rows, columns) int32"""
+
+
+class Tiles(NamedTuple):
+    """Triangles in culling tiles: see `mesh.TileMesh`; `limits` are view distances, `owners` actor indices."""
+
+    vertices: np.ndarray
+    triangles: np.ndarray
+    bounds: np.ndarray
+    ranges: np.ndarray
+    limits: np.ndarray
+    owners: np.ndarray
+
+
 @nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, inverse_depth, ids):
+def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, inverse_depth, ids):  # noqa: PLR0913 - scalars stay in registers
     """Fill one triangle given by pixel positions and 1/depth, both sides."""
     height, width = ids.shape
     if y1 < y0:
@@ -32,8 +60,8 @@ def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, inverse_depth, ids):
         x0, y0, i0, x2, y2, i2 = x2, y2, i2, x0, y0, i0
     if y2 < y1:
         x1, y1, i1, x2, y2, i2 = x2, y2, i2, x1, y1, i1
-    first = max(0, int(math.ceil(y0 - 0.5)))
-    last = min(height - 1, int(math.ceil(y2 - 0.5)) - 1)
+    first = max(0, math.ceil(y0 - 0.5))
+    last = min(height - 1, math.ceil(y2 - 0.5) - 1)
     if first > last:
         return
     area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
@@ -52,8 +80,8 @@ def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, inverse_depth, ids):
         b = x0 + (y - y0) * top_slope if y < y1 else x1 + (y - y1) * bottom_slope
         if a > b:
             a, b = b, a
-        start = int(math.ceil(max(a, 0.0) - 0.5))
-        end = int(math.ceil(min(b, width) - 0.5))
+        start = math.ceil(max(a, 0.0) - 0.5)
+        end = math.ceil(min(b, width) - 0.5)
         value = base + slope_y * y + slope_x * (start + 0.5)
         for column in range(max(start, 0), end):
             if value > inverse_depth[row, column]:
@@ -63,8 +91,11 @@ def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, inverse_depth, ids):
 
 
 @nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def _draw_range(vertices, triangles, v0, v1, t0, t1, first_id, eye, axis, focal, inverse_depth, ids, scratch, codes):
-    """Transform a contiguous vertex range and fill its triangles that face the camera."""
+def _draw_range(vertices, triangles, place, first_id, eye, axis, frame, scratch):
+    """Transform one tile's vertices and fill its triangles that face the camera. `place` is a row of the ranges."""
+    v0, v1, t0, t1 = place
+    focal, inverse_depth, ids = frame
+    corners, codes = scratch
     height, width = ids.shape
     half_w, half_h = 0.5 * width, 0.5 * height
     for v in range(v0, v1):
@@ -75,18 +106,18 @@ def _draw_range(vertices, triangles, v0, v1, t0, t1, first_id, eye, axis, focal,
         depth = axis[0, 0] * dx + axis[0, 1] * dy + axis[0, 2] * dz
         right = axis[1, 0] * dx + axis[1, 1] * dy + axis[1, 2] * dz
         up = axis[2, 0] * dx + axis[2, 1] * dy + axis[2, 2] * dz
-        scratch[k, 0] = depth
-        scratch[k, 1] = right
-        scratch[k, 2] = up
+        corners[k, 0] = depth
+        corners[k, 1] = right
+        corners[k, 2] = up
         if depth < NEAR_M:
             codes[k] = _BEHIND
             continue
         inverse = 1.0 / depth
         x = half_w + focal * right * inverse
         y = half_h - focal * up * inverse
-        scratch[k, 3] = x
-        scratch[k, 4] = y
-        scratch[k, 5] = inverse
+        corners[k, 3] = x
+        corners[k, 4] = y
+        corners[k, 5] = inverse
         codes[k] = (x < 0.0) * 1 + (x > width) * 2 + (y < 0.0) * 4 + (y > height) * 8
     for t in range(t0, t1):
         a, b, c = triangles[t, 0] - v0, triangles[t, 1] - v0, triangles[t, 2] - v0
@@ -94,38 +125,38 @@ def _draw_range(vertices, triangles, v0, v1, t0, t1, first_id, eye, axis, focal,
         if code_a & code_b & code_c:
             continue
         if (code_a | code_b | code_c) & _BEHIND:
-            _fill_clipped(scratch, a, b, c, first_id + t, focal, inverse_depth, ids)
+            _fill_clipped(corners, a, b, c, first_id + t, focal, inverse_depth, ids)
             continue
-        x0, y0 = scratch[a, 3], scratch[a, 4]
-        x1, y1 = scratch[b, 3], scratch[b, 4]
-        x2, y2 = scratch[c, 3], scratch[c, 4]
+        x0, y0 = corners[a, 3], corners[a, 4]
+        x1, y1 = corners[b, 3], corners[b, 4]
+        x2, y2 = corners[c, 3], corners[c, 4]
         if (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0) <= 0.0:
             continue
-        i0, i1, i2 = scratch[a, 5], scratch[b, 5], scratch[c, 5]
+        i0, i1, i2 = corners[a, 5], corners[b, 5], corners[c, 5]
         _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, first_id + t, inverse_depth, ids)
 
 
 @nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def _fill_clipped(scratch, a, b, c, tri, focal, inverse_depth, ids):
+def _fill_clipped(corners, a, b, c, tri, focal, inverse_depth, ids):
     """Clip a triangle at the near plane and fill what is left, if it faces the camera."""
     height, width = ids.shape
-    corners = (a, b, c)
+    triple = (a, b, c)
     px = np.empty(4)
     py = np.empty(4)
     pi = np.empty(4)
     n = 0
     for k in range(3):
-        p, q = corners[k], corners[(k + 1) % 3]
-        dp, dq = scratch[p, 0], scratch[q, 0]
+        p, q = triple[k], triple[(k + 1) % 3]
+        dp, dq = corners[p, 0], corners[q, 0]
         if dp >= NEAR_M:
-            px[n] = 0.5 * width + focal * scratch[p, 1] / dp
-            py[n] = 0.5 * height - focal * scratch[p, 2] / dp
+            px[n] = 0.5 * width + focal * corners[p, 1] / dp
+            py[n] = 0.5 * height - focal * corners[p, 2] / dp
             pi[n] = 1.0 / dp
             n += 1
         if (dp >= NEAR_M) != (dq >= NEAR_M):
             f = (NEAR_M - dp) / (dq - dp)
-            px[n] = 0.5 * width + focal * (scratch[p, 1] + f * (scratch[q, 1] - scratch[p, 1])) / NEAR_M
-            py[n] = 0.5 * height - focal * (scratch[p, 2] + f * (scratch[q, 2] - scratch[p, 2])) / NEAR_M
+            px[n] = 0.5 * width + focal * (corners[p, 1] + f * (corners[q, 1] - corners[p, 1])) / NEAR_M
+            py[n] = 0.5 * height - focal * (corners[p, 2] + f * (corners[q, 2] - corners[p, 2])) / NEAR_M
             pi[n] = 1.0 / NEAR_M
             n += 1
     if n < 3 or (px[1] - px[0]) * (py[2] - py[0]) - (px[2] - px[0]) * (py[1] - py[0]) <= 0.0:
@@ -163,10 +194,10 @@ def _visible(bounds, limit_m, eye, axis, tan_x, tan_y):
 
 
 @nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def draw_tiles(
-    vertices, triangles, bounds, ranges, limits, owners, first_id, skip, eye, axis, focal, inverse_depth, ids
-):
-    """Draw the visible tiles of a mesh, nearest first; tiles owned by `skip` are left out. Returns triangles tried."""
+def draw_tiles(tiles, first_id, view):
+    """Draw the visible tiles, nearest first; tiles owned by `view.skip` are left out. Returns triangles tried."""
+    vertices, triangles, bounds, ranges, limits, owners = tiles
+    eye, axis, focal, skip, inverse_depth, ids = view
     height, width = ids.shape
     tan_x, tan_y = 0.5 * width / focal, 0.5 * height / focal
     count = len(ranges)
@@ -183,23 +214,23 @@ def draw_tiles(
         most = max(most, ranges[k, 1] - ranges[k, 0])
         n += 1
     order = np.argsort(distance[:n], kind="mergesort")
-    scratch = np.empty((most, 6), np.float32)
-    codes = np.empty(most, np.uint8)
+    scratch = (np.empty((most, 6), np.float32), np.empty(most, np.uint8))
     tried = 0
     for i in range(n):
         k = chosen[order[i]]
-        v0, v1, t0, t1 = ranges[k, 0], ranges[k, 1], ranges[k, 2], ranges[k, 3]
-        _draw_range(vertices, triangles, v0, v1, t0, t1, first_id, eye, axis, focal, inverse_depth, ids, scratch, codes)
-        tried += t1 - t0
+        place = (ranges[k, 0], ranges[k, 1], ranges[k, 2], ranges[k, 3])
+        _draw_range(vertices, triangles, place, first_id, eye, axis, (focal, inverse_depth, ids), scratch)
+        tried += place[3] - place[2]
     return tried
 
 
 @nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def draw_shadows(polygons, normals, skip, eye, axis, focal, static_count, inverse_depth, ids):
+def draw_shadows(polygons, normals, static_count, view):
     """Mark the static samples under convex ground polygons (n, corners, 3) with plane `normals` (n, 3).
 
     A sample belongs to the ground when its depth agrees with the plane's within `SHADOW_TOLERANCE` (relative).
     """
+    eye, axis, focal, skip, inverse_depth, ids = view
     height, width = ids.shape
     corners = polygons.shape[1]
     camera = np.empty((corners, 3))
@@ -246,7 +277,7 @@ def draw_shadows(polygons, normals, skip, eye, axis, focal, static_count, invers
                 if (py[k] <= y) != (py[q] <= y):
                     x = px[k] + (y - py[k]) * (px[q] - px[k]) / (py[q] - py[k])
                     left, right = min(left, x), max(right, x)
-            for column in range(int(math.ceil(max(left, 0.0) - 0.5)), int(math.ceil(min(right, width) - 0.5))):
+            for column in range(math.ceil(max(left, 0.0) - 0.5), math.ceil(min(right, width) - 0.5)):
                 tri = ids[row, max(column, 0)]
                 if tri < 0 or (tri & (SHADOW_BIT - 1)) >= static_count:
                     continue
@@ -256,12 +287,14 @@ def draw_shadows(polygons, normals, skip, eye, axis, focal, static_count, invers
 
 
 @nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def splat_lamps(lamps, skip, eye, axis, focal, samples, haze, halo, inverse_depth, image):
+def splat_lamps(lamps, samples, haze, halo, view, image):
     """Blend round lamps (n, 11: x y z, nx ny nz, radius m, r g b 0..1, owner) over the finished image.
 
     A lamp shows at least as a spot of `LAMP_MINIMUM_PX` so that its colour survives a small image; it is hidden
     where something stands in front of it. `halo` is the strength of the glow, `haze` the fog extinction per metre.
     """
+    eye, axis, focal, skip, inverse_depth, _ = view
+    focal = focal / samples
     height, width = image.shape[:2]
     for n in range(len(lamps)):
         if skip >= 0 and lamps[n, 10] == skip:

@@ -13,7 +13,7 @@ import numpy as np
 from simulator.render import light, shade
 from simulator.render.bodies import build_models
 from simulator.render.placement import Bodies, Wardrobe
-from simulator.render.raster import NOTHING, SHADOW_BIT, draw_shadows, draw_tiles, splat_lamps
+from simulator.render.raster import NOTHING, SHADOW_BIT, Tiles, View, draw_shadows, draw_tiles, splat_lamps
 from simulator.render.scene import NO_ACTOR, SIGNAL_OFF, Camera, Scene, Weather, axes
 from simulator.render.signals import LAMP_RADIUS_M
 from simulator.render.town_mesh import load_or_build
@@ -59,7 +59,9 @@ class Renderer:
         if seed is None:
             seed = int.from_bytes(hashlib.sha256(opendrive.encode()).digest()[:4], "little")
         self._town = load_or_build(name, opendrive, seed, cache_folder)
-        self._tile_owners = np.full(len(self._town.tiles.ranges), NO_ACTOR - 1, np.int32)
+        tiles = self._town.tiles
+        nobody = np.full(len(tiles.ranges), NO_ACTOR - 1, np.int32)
+        self._tiles = Tiles(tiles.vertices, tiles.triangles, tiles.bounds, tiles.ranges, tiles.view_distances, nobody)
         self._wardrobe = Wardrobe(build_models())
         self._noise = shade.noise_texture()
         self._ground = np.full((*self._town.obstacle_height_m.shape, 2), 255, np.uint8)
@@ -94,13 +96,13 @@ class Renderer:
         Ids are indices into `scene.actors`, -1 for the town, -2 for the sky.
         """
         frame = self._prepare(scene)
-        inverse, ids = self._raster(camera, pose, frame, skip, samples=1)
+        view = self._raster(camera, pose, frame, skip, samples=1)
         with np.errstate(divide="ignore"):
-            depth = np.float32(1.0) / inverse
-        first = frame.bodies.ranges[:, 2] + self.triangle_count
-        triangles = ids & (SHADOW_BIT - 1)
+            depth = np.float32(1.0) / view.inverse_depth
+        first = frame.bodies.tiles.ranges[:, 2] + self.triangle_count
+        triangles = view.ids & (SHADOW_BIT - 1)
         actors = np.searchsorted(first, triangles, side="right").astype(np.int32) - 1
-        actors[ids == NOTHING] = -2
+        actors[view.ids == NOTHING] = -2
         return depth, actors
 
     # --- one frame ------------------------------------------------------------------------------------------------
@@ -120,7 +122,7 @@ class Renderer:
         if sun_deg != self._ground_sun:
             ground = self._ground.copy()
             sun = light.sun_direction(*sun_deg)
-            light.cast_static_shadows(self._town.obstacle_height_m, self._town.grid_cell_m, sun, ground[..., 0])
+            light.cast_static_shadows(self._town.obstacle_height_m, float(self._town.grid_cell_m), sun, ground[..., 0])
             self._ground, self._ground_sun = ground, sun_deg
 
     def _lit_signals(self, scene: Scene) -> np.ndarray:
@@ -151,40 +153,27 @@ class Renderer:
 
     def _draw(self, camera: Camera, pose: Sequence[float], frame: _Frame, skip: int) -> np.ndarray:
         samples = 2 if camera.width * camera.height <= SUPERSAMPLED_PIXELS else 1
-        inverse, ids = self._raster(camera, pose, frame, skip, samples)
-        tiles, bodies, town = self._town.tiles, frame.bodies, self._town
-        eye, axis = np.asarray(pose[:3], np.float64), axes(pose)
+        view = self._raster(camera, pose, frame, skip, samples)
         image = np.empty((camera.height, camera.width, 4), np.uint8)
-        shade.shade_view(
-            *(ids, inverse, samples, tiles.surfaces, bodies.surfaces, eye, axis, camera.focal_px * samples),
-            *(frame.light, self._noise, frame.ground, town.grid_origin_m, town.grid_cell_m, image),
-        )
+        town = self._town
+        around = shade.Surroundings(frame.light, self._noise, frame.ground, town.grid_origin_m, float(town.grid_cell_m))
+        shade.shade_view(town.tiles.surfaces, frame.bodies.surfaces, samples, view, around, image)
         halo = _DAY_HALO + (_NIGHT_HALO - _DAY_HALO) * frame.light[shade.NIGHT]
-        near = np.abs(frame.lamps[:, :2] - eye[:2]).max(axis=1) < LAMP_DISTANCE_M
-        haze = frame.light[shade.FOG_EXTINCTION]
-        splat_lamps(frame.lamps[near], skip, eye, axis, camera.focal_px, samples, haze, halo, inverse, image)
-        self._free_buffers.setdefault(ids.shape, []).append((inverse, ids))
+        near = np.abs(frame.lamps[:, :2] - view.eye[:2]).max(axis=1) < LAMP_DISTANCE_M
+        splat_lamps(frame.lamps[near], samples, frame.light[shade.FOG_EXTINCTION], halo, view, image)
+        self._free_buffers.setdefault(view.ids.shape, []).append((view.inverse_depth, view.ids))
         return image
 
-    def _raster(
-        self, camera: Camera, pose: Sequence[float], frame: _Frame, skip: int, samples: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """1/depth and triangle ids of all samples."""
+    def _raster(self, camera: Camera, pose: Sequence[float], frame: _Frame, skip: int, samples: int) -> View:
+        """The view with 1/depth and triangle ids of all samples drawn."""
         inverse, ids = self._buffers(camera.height * samples, camera.width * samples)
-        eye, axis = np.asarray(pose[:3], np.float64), axes(pose)
-        focal = camera.focal_px * samples
-        tiles, bodies = self._town.tiles, frame.bodies
-        view = (skip, eye, axis, focal, inverse, ids)
-        draw_tiles(
-            bodies.vertices, bodies.triangles, bodies.bounds, bodies.ranges, bodies.limits, bodies.owners,
-            self.triangle_count, *view,
-        )  # fmt: skip
-        draw_tiles(
-            tiles.vertices, tiles.triangles, tiles.bounds, tiles.ranges, tiles.view_distances, self._tile_owners,
-            0, *view,
-        )  # fmt: skip
-        draw_shadows(bodies.shadows, bodies.shadow_normals, skip, eye, axis, focal, self.triangle_count, inverse, ids)
-        return inverse, ids
+        eye = np.array(pose[:3], np.float64)
+        view = View(eye, axes(pose), camera.focal_px * samples, skip, inverse, ids)
+        bodies = frame.bodies
+        draw_tiles(bodies.tiles, self.triangle_count, view)
+        draw_tiles(self._tiles, 0, view)
+        draw_shadows(bodies.shadows, bodies.shadow_normals, self.triangle_count, view)
+        return view
 
     def _buffers(self, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
         try:

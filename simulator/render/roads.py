@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import carla
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from simulator.render.lanes import DRIVABLE, PAVED, RAISED, RoadMark, Section
 from simulator.render.mesh import ASPHALT, CONCRETE, GRASS, MARKING, MIDDLE, MeshBuilder
@@ -18,6 +18,9 @@ from simulator.render.terrain import runs
 KERB_M = 0.13
 MARK_LIFT_M = 0.02
 """Paint floats this far above the surface so that the depth test puts it in front."""
+
+_MARK_LIFT = np.array([0.0, 0.0, MARK_LIFT_M])
+_KERB_LIFT = np.array([0.0, 0.0, 0.004])
 
 DASH_M, GAP_M = 3.0, 4.0
 ZEBRA_STRIPE_M, ZEBRA_GAP_M = 0.5, 0.5
@@ -39,12 +42,12 @@ KERB_COLOUR = (0.38, 0.375, 0.36)
 MEDIAN_COLOUR = (0.22, 0.24, 0.15)
 
 
-def point_index(points: np.ndarray) -> cKDTree | None:
+def point_index(points: np.ndarray) -> KDTree | None:
     """Nearest-neighbour index over the (x, y) of points (n, 3), None without points."""
-    return cKDTree(points[:, :2]) if len(points) else None
+    return KDTree(points[:, :2]) if len(points) else None
 
 
-def add_surfaces(mesh: MeshBuilder, sections: Sequence[Section], covered: cKDTree | None) -> None:
+def add_surfaces(mesh: MeshBuilder, sections: Sequence[Section], covered: KDTree | None) -> None:
     """Lanes, raised sidewalks and medians with their kerbs. Sidewalks that cross a junction's lanes are left out.
 
     `covered` holds points (x, y) of the drivable surface inside junctions.
@@ -63,7 +66,7 @@ def add_surfaces(mesh: MeshBuilder, sections: Sequence[Section], covered: cKDTre
                 mesh.strip(a, b, MEDIAN_COLOUR, GRASS)
 
 
-def _add_raised(mesh: MeshBuilder, section: Section, k: int, covered: cKDTree | None) -> None:
+def _add_raised(mesh: MeshBuilder, section: Section, k: int, covered: KDTree | None) -> None:
     a, b = section.boundaries[k], section.boundaries[k + 1]
     if section.in_junction and covered is not None:
         distance, _ = covered.query(((a + b) / 2.0)[:, :2])
@@ -81,7 +84,7 @@ def _add_raised(mesh: MeshBuilder, section: Section, k: int, covered: cKDTree | 
                 continue
             mesh.strip(top, low, KERB_COLOUR, CONCRETE, layer=MIDDLE, toward=2.0 * low - other)
             lip = top + (other - low) * (0.15 / max(float(np.linalg.norm((other - low)[0])), 0.15))
-            mesh.strip(top + [0, 0, 0.004], lip + [0, 0, 0.004], KERB_COLOUR, CONCRETE, layer=MIDDLE)
+            mesh.strip(top + _KERB_LIFT, lip + _KERB_LIFT, KERB_COLOUR, CONCRETE, layer=MIDDLE)
 
 
 # --- markings -----------------------------------------------------------------------------------------------------
@@ -109,7 +112,7 @@ def _add_mark(mesh: MeshBuilder, s_m: np.ndarray, line: np.ndarray, mark: RoadMa
             inside = s_m[(s_m > a) & (s_m < b)]
             centre = _interpolate(np.r_[a, inside, b], s_m, line)
             side = _side(centre)
-            left, right = (centre + side * (offset_m + d) + [0, 0, MARK_LIFT_M] for d in _half(mark.width_m))
+            left, right = (centre + side * (offset_m + d) + _MARK_LIFT for d in _half(mark.width_m))
             mesh.strip(left, right, colour, MARKING, layer=MIDDLE)
 
 
@@ -146,7 +149,7 @@ def _add_stalls(mesh: MeshBuilder, section: Section, k: int) -> None:
     a, b = (_interpolate(stations, section.s_m, section.boundaries[i]) for i in (k, k + 1))
     across = (b - a) / np.maximum(np.linalg.norm(b - a, axis=1, keepdims=True), 1e-6)
     along = np.stack([-across[:, 1], across[:, 0], np.zeros(len(across))], axis=1) * 0.05
-    corners = np.stack([a - along, a + along, b + along, b - along], axis=1) + [0, 0, MARK_LIFT_M]
+    corners = np.stack([a - along, a + along, b + along, b - along], axis=1) + _MARK_LIFT
     mesh.quads(corners, WHITE, MARKING, layer=MIDDLE)
 
 
@@ -248,17 +251,19 @@ def _fill(points: np.ndarray) -> np.ndarray:
     cells = ((points[:, :2] - low[:2]) / FILL_CELL_M).astype(int)
     painted = np.zeros(shape, bool)
     painted[cells[:, 0], cells[:, 1]] = True
-    closed = ndimage.binary_closing(painted, iterations=FILL_CLOSING_CELLS)
-    labels, count = ndimage.label(ndimage.binary_fill_holes(closed) & ~closed)
-    sizes = ndimage.sum_labels(labels > 0, labels, np.arange(count + 1)) * FILL_CELL_M**2
-    islands = (labels > 0) & (sizes > FILL_MAXIMUM_M2)[labels]
-    wanted = ndimage.binary_fill_holes(closed) & ~islands
-    rectangles = _rectangles(ndimage.binary_erosion(wanted, iterations=1))
+    closed = np.asarray(ndimage.binary_closing(painted, iterations=FILL_CLOSING_CELLS), bool)
+    whole = np.asarray(ndimage.binary_fill_holes(closed), bool)
+    labels = np.zeros(shape, np.int32)
+    ndimage.label(whole & ~closed, output=labels)
+    sizes_m2 = np.bincount(labels.ravel()) * FILL_CELL_M**2
+    islands = (labels > 0) & (sizes_m2 > FILL_MAXIMUM_M2)[labels]
+    rectangles = _rectangles(np.asarray(ndimage.binary_erosion(whole & ~islands, iterations=1)))
     if not rectangles:
         return np.zeros((0, 4, 3))
     corners = np.array([[(i0, j0), (i1, j0), (i1, j1), (i0, j1)] for i0, j0, i1, j1 in rectangles], float)
     xy = low[:2] + corners.reshape(-1, 4, 2) * FILL_CELL_M
-    distance, nearest = cKDTree(points[:, :2]).query(xy.reshape(-1, 2), k=min(6, len(points)))
+    found = KDTree(points[:, :2]).query(xy.reshape(-1, 2), k=min(6, len(points)))
+    distance, nearest = np.asarray(found[0]), np.asarray(found[1])
     weight = 1.0 / (distance.reshape(len(nearest), -1) + 0.3) ** 2
     z = (points[nearest.reshape(len(nearest), -1), 2] * weight).sum(axis=1) / weight.sum(axis=1) - FILL_SINK_M
     return np.concatenate([xy, z.reshape(-1, 4, 1)], axis=2)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from simulator.render.lanes import Section
 from simulator.render.mesh import CONCRETE, FACADE, FOLIAGE, MIDDLE, PLAIN, MeshBuilder
@@ -81,7 +81,7 @@ class Obstacles:
 
     def _cells(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         cells = np.floor((points[:, :2] - self.land.origin_m) / CELL_M).astype(int)
-        shape = self.height_m.shape
+        shape = self.land.clearance_m.shape
         return np.clip(cells[:, 0], 0, shape[0] - 1), np.clip(cells[:, 1], 0, shape[1] - 1)
 
 
@@ -262,10 +262,10 @@ def _add_tree(mesh: MeshBuilder, xy: np.ndarray, z: float, conifer: bool, rng: n
                 j = (i + 1) % 6
                 faces += [(low + i, low + j, low + 6 + j), (low + i, low + 6 + j, low + 6 + i)]
     shades = leaf * rng.uniform(0.8, 1.2, (len(faces), 1))
-    mesh.convex(vertices + (*xy, z + trunk), faces, shades, FOLIAGE)
+    mesh.convex(vertices + np.array([*xy, z + trunk]), faces, shades, FOLIAGE)
 
 
-def add_street_lamps(mesh: MeshBuilder, edges: Sequence[Frontage], roadway: cKDTree) -> np.ndarray:
+def add_street_lamps(mesh: MeshBuilder, edges: Sequence[Frontage], roadway: KDTree) -> np.ndarray:
     """Lamp posts on the kerbs with an arm over the road; returns the lamps' positions (n, 3).
 
     `roadway` holds points (x, y) of everything vehicles may use.
@@ -300,15 +300,16 @@ def add_street_lamps(mesh: MeshBuilder, edges: Sequence[Frontage], roadway: cKDT
 
 def lamp_pools(lamps: np.ndarray, land: Land) -> np.ndarray:
     """(nx, ny) uint8 light of the street lamps on the ground."""
-    pools = np.zeros(land.clearance_m.shape, np.float32)
+    nx, ny = land.clearance_m.shape
+    pools = np.zeros((nx, ny), np.float32)
     reach = math.ceil(2.5 * LAMP_POOL_M / CELL_M)
     span = np.arange(-reach, reach + 1)
     for x, y, _ in lamps:
         i, j = (int((v - o) / CELL_M) for v, o in zip((x, y), land.origin_m, strict=True))
         rows, columns = i + span, j + span
         rows, columns = (
-            rows[(rows >= 0) & (rows < pools.shape[0])],
-            columns[(columns >= 0) & (columns < pools.shape[1])],
+            rows[(rows >= 0) & (rows < nx)],
+            columns[(columns >= 0) & (columns < ny)],
         )
         square = ((rows - i) ** 2)[:, None] + ((columns - j) ** 2)[None]
         pools[np.ix_(rows, columns)] += np.exp(-square * CELL_M**2 / LAMP_POOL_M**2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
@@ -24,6 +25,20 @@ FINE_PIXEL_M = 0.5
 
 SHADOW_DEPTH = 0.78
 """Share of the sun (or of the sky light, under clouds a part of it) that a cast shadow takes away."""
+
+
+class Surroundings(NamedTuple):
+    """What lights a view."""
+
+    light: np.ndarray
+    """(LIGHT_SIZE,) float64"""
+    noise: np.ndarray
+    """(256, 256) float32"""
+    ground: np.ndarray
+    """(nx, ny, 2) uint8: share of the sun, share of the street lamps"""
+    origin_m: np.ndarray
+    """(2,) lower corner of the ground grid"""
+    cell_m: float
 
 
 def noise_texture() -> np.ndarray:
@@ -125,7 +140,7 @@ def _window(x, y, z, nx, ny, style, night):
 
 
 @nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
-def _surface(x, y, z, distance, pixel_m, nx, ny, nz, r, g, b, material, style, light, noise):
+def _surface(x, y, z, pixel_m, nx, ny, nz, r, g, b, material, style, light, noise):  # noqa: PLR0913 - inlined
     """Albedo with the material's texture; the last value is added light (lit windows)."""
     glow = 0.0
     if material == ASPHALT:
@@ -168,7 +183,7 @@ def _surface(x, y, z, distance, pixel_m, nx, ny, nz, r, g, b, material, style, l
 
 
 @nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
-def _shade_point(
+def _shade_point(  # noqa: PLR0913 - inlined
     r, g, b, nx, ny, nz, material, style, still, shadowed,
     depth, dx, dy, dz, eye, pixel, light, noise, ground, origin, cell_m,
 ):  # fmt: skip
@@ -178,9 +193,7 @@ def _shade_point(
     x, y, z = eye[0] + dx * depth, eye[1] + dy * depth, eye[2] + dz * depth
     if material != EMISSIVE:
         slant = max(0.15, abs(nx * dx + ny * dy + nz * dz) / length)
-        r, g, b, glow = _surface(
-            x, y, z, distance, distance * pixel / slant, nx, ny, nz, r, g, b, material, style, light, noise
-        )
+        r, g, b, glow = _surface(x, y, z, distance * pixel / slant, nx, ny, nz, r, g, b, material, style, light, noise)
         flat = nz > 0.7 and material in (ASPHALT, MARKING, CONCRETE)
         if flat or material == GRASS:
             dark = 1.0 - 0.45 * light[WETNESS]
@@ -232,26 +245,13 @@ def _shade_point(
 
 
 @nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def shade_view(
-    ids,
-    inverse_depth,
-    samples,
-    still_surfaces,
-    body_surfaces,
-    eye,
-    axis,
-    focal,
-    light,
-    noise,
-    ground,
-    origin,
-    cell_m,
-    image,
-):
+def shade_view(still_surfaces, body_surfaces, samples, view, surroundings, image):
     """Write the image (h, w, 4) from sample buffers (h * samples, w * samples); samples of one triangle share work.
 
     Surfaces (n, 8) hold colour, normal, material and style per triangle; ids count on from the still to the bodies'.
     """
+    eye, axis, focal, _, inverse_depth, ids = view
+    light, noise, ground, origin, cell_m = surroundings
     height, width = image.shape[:2]
     rows, columns = ids.shape
     step = 1.0 / focal

@@ -84,7 +84,7 @@ def add_signals(
         transform = landmarks[0].transform
         x, y = transform.location.x, transform.location.y
         yaw = math.radians(transform.rotation.yaw)
-        ground = float(land.height_m(np.array(x), np.array(y))[0]) + SINK_M
+        ground = float(land.height_m(x, y)[0]) + SINK_M
         approaches = _approaches(carla_map, roads, landmarks, yaw)
         if kind == TRAFFIC_LIGHT:
             lamps += [(*lamp, len(signal_ids)) for lamp in _add_traffic_light(mesh, x, y, ground, yaw, approaches)]
@@ -144,7 +144,7 @@ def _add_line_before_crosswalks(mesh: MeshBuilder, approach: _Approach, crosswal
         local = polygon[:, :2] - at
         along = local @ forward
         across = local @ np.array([-forward[1], forward[0]])
-        if across.min() < 0.0 < across.max() and -9.0 < along.min() and along.min() < 1.0 and along.max() > -8.0:
+        if across.min() < 0.0 < across.max() and -9.0 < along.min() < 1.0 and along.max() > -8.0:
             back_m = max(back_m, 0.6 - float(along.min()))
     x, y = at - forward * back_m
     add_stop_line(mesh, x, y, approach.z_m, approach.yaw_rad, approach.width_m)
@@ -223,9 +223,8 @@ def _add_post(mesh: MeshBuilder, x: float, y: float, ground: float, yaw: float, 
     """The post and the grey back of a sign; returns the plate's centre."""
     centre = np.array([x, y, ground + SIGN_HEIGHT_M])
     forward = np.array([math.cos(yaw), math.sin(yaw), 0.0])
-    mesh.cylinder(
-        centre * [1, 1, 0] + [0, 0, ground - 0.5] + 0.06 * forward, 0.04, SIGN_HEIGHT_M + 0.8, BACK, PLAIN, sides=4
-    )
+    foot = (x + 0.06 * forward[0], y + 0.06 * forward[1], ground - 0.5)
+    mesh.cylinder(foot, 0.04, SIGN_HEIGHT_M + 0.8, BACK, PLAIN, sides=4)
     _add_plate(mesh, centre, yaw + math.pi, outline, BACK, 0.0)
     return centre
 
@@ -258,7 +257,7 @@ def _add_speed_limit(mesh: MeshBuilder, x: float, y: float, ground: float, yaw: 
     for i, digit in enumerate(digits):
         shift = (i - (len(digits) - 1) / 2.0) * 0.21
         for segment in _SEGMENTS[digit]:
-            _add_plate(mesh, centre, yaw, _segment(segment) + [shift, 0.0], BLACK, 0.03)
+            _add_plate(mesh, centre, yaw, _segment(segment) + np.array([shift, 0.0]), BLACK, 0.03)
 
 
 def _segment(name: str) -> np.ndarray:

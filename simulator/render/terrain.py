@@ -36,13 +36,13 @@ class Land:
     lane_low_m: np.ndarray
     lane_high_m: np.ndarray
 
-    def height_m(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Terrain height at points."""
+    def height_m(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
+        """Terrain height at points (n,); a single point gives one value."""
         u = (np.asarray(x) - self.origin_m[0]) / self.terrain_m
         v = (np.asarray(y) - self.origin_m[1]) / self.terrain_m
         return ndimage.map_coordinates(self.terrain, [np.atleast_1d(u), np.atleast_1d(v)], order=1, mode="nearest")
 
-    def clearance_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def clearance_at(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
         """Distance to the nearest lane; 0 outside the grid, so that nothing is built there."""
         i = np.floor((np.asarray(x) - self.origin_m[0]) / CELL_M).astype(int)
         j = np.floor((np.asarray(y) - self.origin_m[1]) / CELL_M).astype(int)
@@ -62,7 +62,7 @@ def survey(points: np.ndarray) -> Land:
     occupied = np.zeros(tuple(cells), bool)
     at = ((points[:, :2] - origin) / CELL_M).astype(int)
     occupied[at[:, 0], at[:, 1]] = True
-    clearance = ndimage.distance_transform_edt(~occupied) * CELL_M
+    clearance = np.asarray(ndimage.distance_transform_edt(~occupied)) * CELL_M
 
     limit = np.full(tuple(nodes), np.inf)
     node = ((points[:, :2] - origin) / terrain_m).astype(int)
@@ -75,8 +75,8 @@ def survey(points: np.ndarray) -> Land:
 def _spread(limit: np.ndarray) -> np.ndarray:
     """Fill the nodes without a limit smoothly from their neighbours."""
     known = np.isfinite(limit)
-    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-    heights = limit[tuple(nearest)]
+    nearest = np.asarray(ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True))
+    heights = limit[nearest[0], nearest[1]]
     for _ in range(20):
         heights = np.where(known, limit, ndimage.uniform_filter(heights, 3, mode="nearest"))
     return heights

@@ -10,10 +10,11 @@ import xml.etree.ElementTree as ET
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import carla
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from simulator.render import roads, scenery, terrain
 from simulator.render.lanes import DRIVABLE, PAVED, sample_sections
@@ -34,13 +35,17 @@ class TownMesh:
     lamps: SignalLamps
     grid_origin_m: np.ndarray
     """(2,) lower corner of the grids"""
-    grid_cell_m: float
+    grid_cell_m: np.ndarray
+    """() side of a grid cell"""
     obstacle_height_m: np.ndarray
     """(nx, ny) float32, heights that cast shadows"""
     street_light: np.ndarray
     """(nx, ny) uint8"""
     street_lamps: np.ndarray
     """(k, 3) positions"""
+
+
+_PLAIN_FIELDS = ("grid_origin_m", "grid_cell_m", "obstacle_height_m", "street_light", "street_lamps")
 
 
 def cache_folder() -> Path:
@@ -94,12 +99,12 @@ def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
     scenery.add_buildings(mesh, edges, obstacles, style, rng)
     scenery.add_trees(mesh, edges, obstacles, style, rng)
     roadway = roads.surface_points(sections, PAVED, 0.8)
-    street_lamps = scenery.add_street_lamps(mesh, scenery.kerbs(sections), cKDTree(roadway[:, :2]))
+    street_lamps = scenery.add_street_lamps(mesh, scenery.kerbs(sections), KDTree(roadway[:, :2]))
     return TownMesh(
         tiles=mesh.pack(),
         lamps=lamps,
         grid_origin_m=land.origin_m,
-        grid_cell_m=terrain.CELL_M,
+        grid_cell_m=np.array(terrain.CELL_M),
         obstacle_height_m=obstacles.height_m,
         street_light=scenery.lamp_pools(street_lamps, land),
         street_lamps=street_lamps,
@@ -110,19 +115,13 @@ def _write(path: Path, town: TownMesh) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lamps = {f.name: np.asarray(getattr(town.lamps, f.name)) for f in fields(SignalLamps)}
     lamps["signal_ids"] = np.array(town.lamps.signal_ids, dtype="U64")
+    arrays: dict[str, Any] = {f"tiles_{key}": value for key, value in town.tiles.arrays().items()}
+    arrays |= {f"lamps_{key}": value for key, value in lamps.items()}
+    arrays |= {key: np.asarray(getattr(town, key)) for key in _PLAIN_FIELDS}
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(
-                file,
-                **{f"tiles_{key}": value for key, value in town.tiles.arrays().items()},
-                **{f"lamps_{key}": value for key, value in lamps.items()},
-                grid_origin_m=town.grid_origin_m,
-                grid_cell_m=np.array(town.grid_cell_m),
-                obstacle_height_m=town.obstacle_height_m,
-                street_light=town.street_light,
-                street_lamps=town.street_lamps,
-            )
+            np.savez(file, **arrays)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -136,9 +135,5 @@ def _read(path: Path) -> TownMesh:
         return TownMesh(
             tiles=TileMesh(**{f.name: data[f"tiles_{f.name}"] for f in fields(TileMesh)}),
             lamps=SignalLamps(**lamps),
-            grid_origin_m=data["grid_origin_m"],
-            grid_cell_m=float(data["grid_cell_m"]),
-            obstacle_height_m=data["obstacle_height_m"],
-            street_light=data["street_light"],
-            street_lamps=data["street_lamps"],
+            **{key: data[key] for key in _PLAIN_FIELDS},
         )
