@@ -34,6 +34,8 @@ DISTANCE_SCALE_M = 50.0
 POINT_CLIP = 2.0
 DISTANCE_CLIP = 4.0
 """The plan's spacing in units of DISTANCE_SCALE_M."""
+LONGEST_ROAD_M = 204.0
+"""Between two plan points: 200 m, the step that exceeds them, and the step that is not counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,13 +171,12 @@ class RouteTracker:
     def _bend_m(self, segment: int) -> float:
         """How far the road may swing out from the chord between two plan points.
 
-        A road between points `chord` apart is taken as at most half a circle long and, by the leaderboard's
-        down-sampling, at most 200 m and a step; its farthest point then lies on an ellipse around the chord.
+        By the leaderboard's down-sampling the road between them is at most LONGEST_ROAD_M long, so all of it lies
+        within an ellipse around the chord. Ramps do curl up like that: a tighter bound would stop the car there.
         """
         segment = min(segment, len(self._starts_m) - 2)
         chord_m = float(self._starts_m[segment + 1] - self._starts_m[segment])
-        road_m = max(min(0.5 * math.pi * chord_m + 5.0, 202.0), chord_m)
-        return 0.5 * math.sqrt(road_m**2 - chord_m**2)
+        return 0.5 * math.sqrt(max(LONGEST_ROAD_M**2 - chord_m**2, 0.0))
 
 
 def route_vector(view: RouteView, speed_mps: float) -> np.ndarray:

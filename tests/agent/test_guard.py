@@ -124,3 +124,48 @@ def test_speed_cap_takes_the_throttle_and_then_brakes() -> None:
 def test_impossible_limits_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         GuardConfig(**setting)  # type: ignore[arg-type]
+
+
+def test_limits_may_be_reached() -> None:
+    for config in (
+        GuardConfig(hold_s=0.0),
+        GuardConfig(hold_s=1.0),
+        GuardConfig(stop_brake=1.0),
+        GuardConfig(recovery_ticks=1),
+    ):
+        guard = Guard(config)
+        run(guard, NOTHING, 30)
+        assert guard.mode is Mode.STOP
+        run(guard, GOOD, config.recovery_ticks)
+        assert guard.mode is Mode.NOMINAL
+
+
+def test_before_the_first_good_proposal_the_wheel_is_straight_and_the_gear_forward() -> None:
+    guard = Guard(GuardConfig())
+    assert guard.step(NOTHING, 0.0) == Control()
+    assert Control() == Control(throttle=0.0, steer=0.0, brake=0.0, reverse=False)
+    modes = [guard.mode, *run(guard, NOTHING, 5, 0.05)]
+    assert modes == [Mode.HOLD] * 4 + [Mode.STOP] * 2
+
+
+def test_thresholds_of_standstill_and_speed_cap() -> None:
+    guard = Guard(GuardConfig())
+    stop = [Proposal(control=GO, request=Request.STOP, speed_mps=speed) for speed in (0.31, 0.3, 0.29, -0.29)]
+    assert [guard.step(proposal, 0.0).brake for proposal in stop] == pytest.approx([0.3, 0.3, 1.0, 1.0])
+    guard = Guard(GuardConfig())
+    capped = [Proposal(control=GO, speed_mps=speed, speed_cap_mps=5.0) for speed in (5.0, 5.01, 6.0, 6.01, -6.01)]
+    controls = [guard.step(proposal, 0.0) for proposal in capped]
+    assert [control.throttle for control in controls] == [0.7, 0.0, 0.0, 0.0, 0.0]
+    assert [control.brake for control in controls] == pytest.approx([0.0, 0.0, 0.0, 0.3, 0.3])
+
+
+def test_a_tick_counts_at_most_0_2_s() -> None:
+    guard = Guard(GuardConfig(hold_s=0.5))
+    guard.step(GOOD, 0.0)
+    modes = []
+    for i in range(4):
+        guard.step(NOTHING, 100.0 * (i + 1))
+        modes.append(guard.mode)
+    assert modes == [Mode.HOLD] * 4
+    guard.step(NOTHING, 500.0)
+    assert guard.mode is Mode.STOP

@@ -134,7 +134,7 @@ def test_driving_the_route_reaches_its_end_once() -> None:
 def test_far_beside_the_route_is_not_its_end() -> None:
     tracker = RouteTracker(RouteConfig(), make_plan((0, 0), (20, 0)))
     for _ in range(40):
-        view = tracker.update(Pose(40.0, 60.0, 0.0), 1.0)
+        view = tracker.update(Pose(40.0, 200.0, 0.0), 1.0)
     assert not view.at_end
     assert view.off_route
 
@@ -147,6 +147,10 @@ def test_bent_road_between_two_far_points_is_not_off_route() -> None:
         angle = 2.0 * i / 400
         pose = Pose(radius_m * math.sin(angle), radius_m * (1 - math.cos(angle)), angle)
         assert not tracker.update(pose, 0.5).off_route
+    ramp = RouteTracker(RouteConfig(), make_plan((0, 0), (-40, 40)))  # three quarters of a circle, 188 m
+    for i in range(377):
+        angle = 1.5 * math.pi * i / 377
+        assert not ramp.update(Pose(40 * math.sin(angle), 40 * (1 - math.cos(angle)), angle), 0.5).off_route
     tracker = RouteTracker(RouteConfig(), make_plan((0, 0), (200, 0)))
     assert tracker.update(Pose(100.0, 60.0, 0.0), 0.5).off_route
 

@@ -380,6 +380,18 @@ def fail(*_: object, **__: object) -> None:
     raise KeyError("a bug of ours")
 
 
+def test_A15_out_of_memory_stops_the_car_and_is_tried_again(route: Route, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(route.driver.model, "act", out_of_memory)
+    route.run(10)
+    assert route.modes[-1] is Mode.STOP
+    monkeypatch.undo()
+    route.run(8)
+    assert route.modes[-1] is Mode.NOMINAL
+
+
 def test_A17_a_bug_of_ours_is_logged_once_and_the_guard_drives(
     route: Route, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
