@@ -213,10 +213,12 @@ def _paint_bev(picture: Image.Image, draw: ImageDraw.ImageDraw, moment: Moment) 
         for lane in moment.route.lanes:
             points = to_ego(lane, moment.step)
             if np.abs(points).max(axis=1).min() < 60.0:
-                inner.line(view.pixels(points), fill=MASK_COLORS["road"], width=round(LANE_WIDTH_M * view.scale))
+                width_px = round(LANE_WIDTH_M * view.scale)
+                inner.line(view.pixels(points), fill=MASK_COLORS["road"], width=width_px, joint="curve")
     inner.line(view.pixels(moment.route_ego_m), fill=BLUE, width=2)
-    for x, y in view.pixels(moment.route_ego_m):
-        inner.ellipse((x - 3, y - 3, x + 3, y + 3), fill=BLUE)
+    if bev is not None:
+        for x, y in view.pixels(moment.route_ego_m):
+            inner.ellipse((x - 3, y - 3, x + 3, y + 3), fill=BLUE)
     for other in moment.others:
         centre = to_ego([(other.x_m, other.y_m)], moment.step)[0]
         turn_rad = math.radians(moment.step.yaw_deg - other.yaw_deg)

@@ -42,7 +42,7 @@ def route_svg(trace: Trace, marks: Sequence[tuple[int, Step]]) -> str:
     parts.append(_end_mark(trace.route.plan[0], "A", unit))
     parts.append(_end_mark(trace.route.plan[-1], "B", unit))
     parts += [_number_mark(number, step.x_m, step.y_m, 2.4 * unit) for number, step in marks]
-    parts += [_scale_bar(low, size, unit), "</svg>"]
+    parts += [_scale_bar(low, size, unit, (trace.route.plan[0], trace.route.plan[-1])), "</svg>"]
     return "".join(parts)
 
 
@@ -225,9 +225,12 @@ def _end_mark(point: Point, letter: str, unit: float) -> str:
     )
 
 
-def _scale_bar(low: Sequence[float], size: Sequence[float], unit: float) -> str:
+def _scale_bar(low: Sequence[float], size: Sequence[float], unit: float, ends: Sequence[Point]) -> str:
+    """In the lower left corner, or in the right one where an end of the route is in the way."""
     length_m = max((bar for bar in SCALE_BARS_M if bar <= 0.3 * size[0]), default=SCALE_BARS_M[0])
     x, y = low[0] + 3.0 * unit, low[1] + size[1] - 3.0 * unit
+    if any(math.dist(end, (x + 0.5 * length_m, y)) < 0.6 * length_m + 5.0 * unit for end in ends):
+        x = low[0] + size[0] - length_m - 3.0 * unit
     return (
         f'<path class="scale" d="M{x:.1f} {y:.1f}h{length_m:.0f}" stroke-width="{0.5 * unit:.2f}"/>'
         f'<text class="scale-text" x="{x:.1f}" y="{y - 1.2 * unit:.1f}" font-size="{2.8 * unit:.2f}">'

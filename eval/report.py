@@ -94,9 +94,8 @@ def _traces(run: Path, records: Sequence[RouteRecord]) -> dict[str, Trace]:
 def _lead(records: Sequence[RouteRecord], film: str) -> str:
     towns = ", ".join(sorted({record.town for record in records}))
     traffic = max(record.traffic for record in records)
-    text = f"{len(records)} routes in {escape(towns)} among {traffic} other vehicles, driven from sensor data alone."
-    if records[0].provenance.get("agent") == "constant-throttle":
-        text = f"{len(records)} routes in {escape(towns)} among {traffic} other vehicles, with constant throttle."
+    routes = "1 route" if len(records) == 1 else f"{len(records)} routes"
+    text = f"{routes} in {escape(towns)} among {traffic} other vehicles."
     link = f' <a href="{escape(film, quote=True)}">Watch the film</a>.' if film else ""
     return f'<p class="lead">{text}{link}</p>'
 
