@@ -20,6 +20,7 @@ BOX_HALF_HEIGHT_M = 1.5
 MAX_TURN_DEG = 60.0
 """A lane that runs farther off the light's direction is not held by it."""
 SAME_STREET_DEG = 40.0
+ENTRY_DEPTH_M = 1.0
 UNCONTROLLED_PHASE = 1000
 """Added to the phase of a light without a controller, to set it behind the ones with."""
 
@@ -41,6 +42,7 @@ def derive_stop_signs(town_map: carla.Map, ground: GroundGrid) -> list[StopSign]
     for identity, landmarks in _by_id(town_map, STOP_TYPE).items():
         held = _held(town_map, landmarks)
         if held is not None:
+            held = _entry_only(held)
             transform = _transform(landmarks[0], held, ground)
             half_m = LANE_SHARE * max(held.widths_m) / 2.0
             signs.append(StopSign(identity, transform, _box(transform, held, 2.0 * half_m, 0.0)))
@@ -100,6 +102,14 @@ def _held(town_map: carla.Map, landmarks: list[carla.Landmark]) -> _Held | None:
     junction = kept[0].junction_id if kept[0].is_junction else kept[0].road_id
     z_m = float(np.mean([w.transform.location.z for w in kept]))
     return _Held(yaw_deg, stops, tuple(w.lane_width for w in kept), z_m, junction)
+
+
+def _entry_only(held: _Held) -> _Held:
+    """Without stop points deep in the junction, where Town07 has some for its turns: one meets the first ones first."""
+    yaw_rad = math.radians(held.yaw_deg)
+    along_m = [stop.x_m * math.cos(yaw_rad) + stop.y_m * math.sin(yaw_rad) for stop in held.stops]
+    kept = [i for i, at_m in enumerate(along_m) if at_m < min(along_m) + ENTRY_DEPTH_M]
+    return replace(held, stops=tuple(held.stops[i] for i in kept), widths_m=tuple(held.widths_m[i] for i in kept))
 
 
 def _stop_point(waypoint: carla.Waypoint) -> StopPoint:

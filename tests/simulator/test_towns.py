@@ -335,6 +335,7 @@ def test_real_towns_keep_their_signals(shared_dir: Path, name: str, lights: int,
     for light in town.lights:
         assert all(inside(light, stop.x_m, stop.y_m) for stop in light.stop_points)
         assert all(abs((light.transform[4] - stop.yaw_deg) % 360.0 - 90.0) < 25.0 for stop in light.stop_points)
+    assert all(max(sign.trigger_box.extent_m[:2]) < 4.0 for sign in town.stop_signs)
     assert len(town.spawn_points) >= 60
     _check_spawn_points(town_map, town)
     _check_ground(town_map, town, 0.15, 0.99)  # the connecting roads of a junction of Town07 differ by 0.6 m
