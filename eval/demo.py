@@ -14,7 +14,7 @@ import carla
 from eval.agents import CONSTANT_THROTTLE
 from eval.generate import generate_routes
 from eval.recorder import film_path
-from eval.report import write_report
+from eval.report import FILM, write_report
 from eval.results import read_records
 from eval.routes import Route, write_routes
 from eval.runner import DEFAULT_AGENT, DEFAULT_WEIGHTS, InputError, RunConfig, run
@@ -28,9 +28,8 @@ MIN_TURNS = 1
 MAX_GAME_S = 130.0
 """A route of 400 m takes about 80 s with traffic and lights; a car that is stuck need not be watched for longer."""
 CONNECT_TIMEOUT_S = 60.0
-RESULT_FILES = ("results.jsonl", "results.json", "run.key", "routes.xml", "report.html", "demo.mp4")
+RESULT_FILES = ("results.jsonl", "results.json", "run.key", "routes.xml", "report.html", FILM)
 RESULT_FOLDERS = ("jobs", "moments", "traces", "cameras")
-FILM = "demo.mp4"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +138,7 @@ def _show(out: Path, started_s: float) -> None:
     films = [path for path in (film_path(out, record.route_id) for record in records) if path.is_file()]
     if films:
         join_films(films, out / FILM)
-    write_report(out, title="Raw2Drive: demo", film=FILM if films else "")
+    write_report(out, title="Raw2Drive: demo")
     minutes, seconds = divmod(round(time.monotonic() - started_s), 60)
     print(f"Report: {out / 'report.html'}" + (f"    film: {out / FILM}" if films else ""))
     print(f"The demo took {minutes} min {seconds:02d} s.")

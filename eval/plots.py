@@ -17,6 +17,7 @@ SCALE_BARS_M = (10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 PLOT_PX = (760.0, 190.0)
 PLOT_MARGIN_PX = (44.0, 10.0, 10.0, 24.0)
 """Left, top, right, bottom."""
+TICK_ROOM_PX = 8.0
 LIGHT_STRIP_PX = 6.0
 TIME_TICKS_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 MPS_TO_KMH = 3.6

@@ -22,6 +22,8 @@ from eval.recorder import moments_folder
 from eval.results import ResultsError, RouteRecord, infraction_count, read_records
 from eval.scoring import Infraction, mean_and_deviation
 
+FILM = "demo.mp4"
+"""Name of a run's film."""
 STYLE = Path(__file__).with_name("report.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STANDSTILL_MPS = 0.3
@@ -42,14 +44,15 @@ _SCORING_NAMES = {
 logger = logging.getLogger(__name__)
 
 
-def write_report(run: Path, *, title: str = "Driving report", film: str = "") -> Path:
-    """Write `report.html` into a run's folder from its records and moments; returns its path.
+def write_report(run: Path, *, title: str = "Driving report") -> Path:
+    """Write `report.html` into a run's folder from its records, its moments and its film; returns its path.
 
-    `film`: name of a film in the same folder to link to. Raises: ResultsError for a folder without records.
+    Raises: ResultsError for a folder without records.
     """
     records = sorted(read_records(run / "results.jsonl"), key=lambda record: _natural(record.route_id))
     if not records:
         raise ResultsError(f"{run}: holds no route records; give the folder of a run")
+    film = FILM if (run / FILM).is_file() else ""
     path = run / "report.html"
     aside = path.with_name(path.name + ".partial")
     aside.write_text(report_html(records, _traces(run, records), title=title, film=film), encoding="utf-8")
@@ -240,7 +243,7 @@ def _facts(records: Sequence[RouteRecord]) -> str:
     first = records[0]
     origin = first.provenance
     embedded = origin.get("server") == "embedded"
-    server = "embedded server" if embedded else f"CARLA at {origin.get('server', 'an unknown address')}"
+    server = "embedded server" if embedded else f"server at {origin.get('server', 'an unknown address')}"
     facts: list[tuple[str, Any]] = [
         ("Server", f"{server}, protocol version {origin.get('server_version', 'unknown')}"),
         ("Client", f"carla {origin.get('client_version', 'unknown')}"),
