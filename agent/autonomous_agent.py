@@ -4,6 +4,8 @@ Equal means: the same constructor, attributes, call order and down-sampling of t
 number and simulation time from its `clock`, where the official class asks the scenario runner.
 """
 
+import importlib.util
+import logging
 from dataclasses import dataclass
 from enum import Enum
 from queue import Empty, Queue
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.route import downsampled_indices
+
+logger = logging.getLogger(__name__)
 
 PLAN_SPACING_M = 200.0
 """Longest distance between plan points in the official leaderboard (Bench2Drive's own class uses 50 m)."""
@@ -126,5 +130,7 @@ if TYPE_CHECKING:
 else:
     try:
         from leaderboard.autoagents.autonomous_agent import AutonomousAgent, Track
-    except ImportError:
+    except ImportError as error:
         AutonomousAgent = StandInAutonomousAgent
+        if importlib.util.find_spec("leaderboard") is not None:
+            logger.warning("the leaderboard is here but cannot be imported (%s); its stand-in is used", error)

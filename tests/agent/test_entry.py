@@ -86,6 +86,57 @@ finally:
     assert "global plan: 0 GPS points" in done.stderr
 
 
+UNDER_THE_OFFICIAL_CLASS = """
+import importlib, sys
+sys.path.insert(0, sys.argv[1])
+module = importlib.import_module("entry")
+agent_class = getattr(module, module.get_entry_point())
+from leaderboard.autoagents.agent_wrapper import validate_sensor_configuration
+from leaderboard.autoagents.autonomous_agent import AutonomousAgent
+from agents.navigation.local_planner import RoadOption
+from srunner.scenariomanager.timer import GameTime
+from types import SimpleNamespace
+sys.path.append(sys.argv[1] + "/..")
+from tests.agent.synthetic import SyntheticDrive
+assert issubclass(agent_class, AutonomousAgent)
+drive = SyntheticDrive()
+agent = agent_class("localhost", 2000, 0)
+agent.set_global_plan(*([(p, RoadOption[o.name]) for p, o in plan] for plan in (drive.gps_route, drive.route)))
+agent.setup(sys.argv[2])
+validate_sensor_configuration(agent.sensors(), agent.track, "SENSORS")
+for spec in agent.sensors():
+    agent.sensor_interface.register_sensor(spec["id"], spec["type"], None)
+GameTime.restart()
+for _ in range(10):
+    drive.follow()
+    GameTime.on_carla_tick(
+        SimpleNamespace(frame=drive.frame, elapsed_seconds=drive.time_s, delta_seconds=0.05, platform_timestamp=0.0)
+    )
+    for name, (_, data) in drive.input_data().items():
+        agent.sensor_interface.update_sensor(name, data, GameTime.get_frame())
+    control = agent()
+agent.destroy()
+print("throttle", round(control.throttle, 3), control.manual_gear_shift)
+"""
+
+
+def test_a_route_under_the_official_class(driving_agent: Path) -> None:
+    roots = [os.environ.get(name) for name in ("LEADERBOARD_ROOT", "SCENARIO_RUNNER_ROOT")]
+    if None in roots:
+        pytest.skip("needs LEADERBOARD_ROOT and SCENARIO_RUNNER_ROOT")
+    carla_root = os.environ.get("CARLA_ROOT")
+    paths = [*roots, os.environ.get("PYTHONPATH"), f"{carla_root}/PythonAPI/carla" if carla_root else None]
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_THE_OFFICIAL_CLASS, str(AGENT_FOLDER), str(driving_agent)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "throttle 0.7 False"
+
+
 def test_no_file_of_the_agent_shadows_another_module() -> None:
     names = {path.stem for path in AGENT_FOLDER.glob("*.py")} | {
         path.name for path in AGENT_FOLDER.iterdir() if path.is_dir()
