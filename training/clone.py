@@ -38,9 +38,9 @@ from agent.model.driving_model import (
 from agent.model.rssm import kl_loss
 from training.dataset import (
     Batch,
-    LatentCache,
     NoiseConfig,
     SamplingConfig,
+    StateCache,
     WindowDataset,
     load_datasets,
     stream,
@@ -75,9 +75,10 @@ class CloneConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     minutes: float = 45.0
-    batch: int = 12
-    steps: int = 4
-    """Consecutive decisions in a window."""
+    batch: int = 24
+    """Windows per update."""
+    steps: int = 2
+    """Consecutive decisions in a window; its past comes from a cache, and few steps make diverse batches."""
     learning_rate: float = 1e-3
     final_learning_rate: float = 2e-5
     warmup_updates: int = 100
@@ -87,6 +88,8 @@ class CloneConfig:
     """Decay of the averaged weights, which are the ones saved for driving."""
     validation_share: float = 0.08
     validation_windows: int = 96
+    validation_steps: int = 6
+    """Length of the validation windows, which start without a past."""
     evaluate_minutes: float = 5.0
     checkpoint_minutes: float = 5.0
     bfloat16: bool = True
@@ -154,12 +157,12 @@ class _Trainer:
         """Share of the time budget used."""
         return min(self.elapsed_s / (60.0 * self.config.minutes), 1.0)
 
-    def step(self, batch: Batch, cache: LatentCache) -> dict[str, float]:
+    def step(self, batch: Batch, cache: StateCache) -> dict[str, float]:
         """One update. Raises: NonFiniteLossError before any weight changes."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.update, self.progress)
-        inputs, state = with_past(self.model, batch, cache)
+        inputs, state = with_past(batch, cache)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
             output = self.model(inputs, state)
         terms = losses(self.config.loss, batch, output, self.config.model.rssm.free_nats)
@@ -171,7 +174,7 @@ class _Trainer:
         if not bool(torch.isfinite(norm)):
             raise NonFiniteLossError(f"update {self.update}: the gradient's norm is {norm.item()}")
         self.optimizer.step()
-        cache.store(batch.windows, output.belief.state)
+        cache.store(batch.windows, output.belief.state, output.bev)
         self.update += 1
         self._average()
         return {name: value.item() for name, value in terms.items()} | {"grad_norm": norm.item()}
@@ -186,12 +189,12 @@ class _Trainer:
             mean.copy_(value)
 
 
-def with_past(model: DrivingModel, batch: Batch, cache: LatentCache) -> tuple[ModelInput, ModelState]:
-    """The batch's inputs and the state before them: cached latents where there are some, never a BEV memory."""
-    latent, unknown = cache.before(batch.windows)
+def with_past(batch: Batch, cache: StateCache) -> tuple[ModelInput, ModelState]:
+    """The batch's inputs and the cached states before them; windows without one start afresh."""
+    state = cache.before(batch.windows)
     first = batch.inputs.first.clone()
-    first[:, 0] = unknown
-    return replace(batch.inputs, first=first), replace(model.initial(len(first)), latent=latent)
+    first[:, 0] = ~state.has_memory
+    return replace(batch.inputs, first=first), state
 
 
 def _groups(model: DrivingModel, weight_decay: float) -> list[dict[str, Any]]:
@@ -217,8 +220,9 @@ def evaluate(model: DrivingModel, dataset: WindowDataset, config: CloneConfig) -
     sums: dict[str, float] = {}
     intersection, union = np.zeros(len(MASKS)), np.zeros(len(MASKS))
     with ThreadPoolExecutor(2) as pool:
-        for start in range(0, len(windows), config.batch):
-            batch = dataset.batch(windows[start : start + config.batch], None, generator, pool)
+        size = max(config.batch * config.steps // dataset.length, 1)
+        for start in range(0, len(windows), size):
+            batch = dataset.batch(windows[start : start + size], None, generator, pool)
             count = len(batch.label)
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
                 output = model(batch.inputs, model.initial(count))
@@ -340,9 +344,8 @@ def run(config: CloneConfig, data: tuple[Path, ...], out: Path, init: Path | Non
     resumed = _restore(trainer, out)
     if not resumed and init is not None:
         _initialise(trainer, init)
-    train, validation = load_datasets(
-        data, config.model.encoder, config.sampling, config.steps, config.validation_share
-    )
+    lengths = (config.steps, config.validation_steps)
+    train, validation = load_datasets(data, config.model.encoder, config.sampling, lengths, config.validation_share)
     out.mkdir(parents=True, exist_ok=True)
     log = EventLog(out / "events.jsonl")
     log.write("start", {"resumed": resumed, "frames": train.frames, "validation_frames": validation.frames})
@@ -367,7 +370,7 @@ def _loop(
     evaluated_s = saved_s = trainer.elapsed_s
     last_s = time.monotonic()
     batches = stream(train, config.batch, config.noise, generator)
-    cache = LatentCache(train, config.model.rssm)
+    cache = StateCache(train, config.model.rssm, config.model.encoder)
     try:
         while trainer.progress < 1.0:
             report = trainer.step(next(batches), cache)

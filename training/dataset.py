@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agent.actions import ACTIONS, BRAKE, STEER, THROTTLE
-from agent.model.driving_model import AUXILIARY_SCALE, MASKS, ModelInput
+from agent.model.driving_model import AUXILIARY_SCALE, MASKS, ModelInput, ModelState
 from agent.model.image_encoder import EncoderConfig
 from agent.model.rssm import LatentState, RssmConfig
 from training import bev
@@ -277,9 +277,13 @@ def move_route(
 
 
 def load_datasets(
-    folders: Sequence[Path], encoder: EncoderConfig, sampling: SamplingConfig, length: int, validation_share: float
+    folders: Sequence[Path],
+    encoder: EncoderConfig,
+    sampling: SamplingConfig,
+    lengths: tuple[int, int],
+    validation_share: float,
 ) -> tuple[WindowDataset, WindowDataset]:
-    """Training and validation windows of all segments below the folders, split by episode."""
+    """Training and validation windows (of `lengths` steps) of all segments below the folders, split by episode."""
     parts: tuple[list[_Episode], list[_Episode]] = ([], [])
     for segment in read_segments(folders):
         validation = is_validation(str(segment.metadata["episode"]), validation_share)
@@ -288,39 +292,46 @@ def load_datasets(
     for empty, full in ((training, validation), (validation, training)):  # very little data: take what there is
         if not empty and full:
             empty.append(full[-1] if len(full) == 1 else full.pop())
-    return WindowDataset(training, length), WindowDataset(validation, length)
+    return WindowDataset(training, lengths[0]), WindowDataset(validation, lengths[1])
 
 
-class LatentCache:
-    """The latest latent state of every recorded step, so that windows start with a past instead of from nothing.
+class StateCache:
+    """The latest model state of every recorded step, so that windows start with a past instead of from nothing.
 
-    Without it the recurrent state would be trained on a few steps and driven for thousands. The states are as old as
-    their window's last visit. Source: latent carry-over of DreamerV3's later recipe.
+    Without it state and memory would be trained on two steps and driven for thousands. The states are as old as their
+    window's last visit. Source: latent carry-over of DreamerV3's later recipe, here with the BEV memory.
     """
 
-    def __init__(self, dataset: WindowDataset, config: RssmConfig) -> None:
-        self._config = config
+    def __init__(self, dataset: WindowDataset, rssm: RssmConfig, encoder: EncoderConfig) -> None:
+        self._rssm = rssm
         lengths = [len(episode.jpegs) for episode in dataset.episodes]
         self._starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         self._firsts = [episode.first for episode in dataset.episodes]
-        self._deter = torch.zeros(sum(lengths), config.deter, dtype=torch.float16)
-        self._index = torch.zeros(sum(lengths), config.groups, dtype=torch.uint8)
-        self._known = torch.zeros(sum(lengths), dtype=torch.bool)
+        count = sum(lengths)
+        self._deter = torch.zeros(count, rssm.deter, dtype=torch.float16)
+        self._index = torch.zeros(count, rssm.groups, dtype=torch.uint8)
+        self._memory = torch.zeros(count, encoder.grid.cells, encoder.embed_dims, dtype=torch.float16)
+        self._known = torch.zeros(count, dtype=torch.bool)
 
-    def before(self, windows: Sequence[tuple[int, int]]) -> tuple[LatentState, Tensor]:
-        """Latent states before the windows' first steps, and which windows have none (b,)."""
+    def before(self, windows: Sequence[tuple[int, int]]) -> ModelState:
+        """States before the windows' first steps; has_memory tells which are known."""
         rows = torch.tensor([max(int(self._starts[e]) + start - 1, 0) for e, start in windows])
         inside = torch.tensor([start > 0 and not self._firsts[e][start] for e, start in windows])
-        stoch = F.one_hot(self._index[rows].long(), self._config.classes).float().flatten(-2)
-        return LatentState(self._deter[rows].float(), stoch), ~(inside & self._known[rows])
+        stoch = F.one_hot(self._index[rows].long(), self._rssm.classes).float().flatten(-2)
+        return ModelState(
+            latent=LatentState(self._deter[rows].float(), stoch),
+            memory=self._memory[rows].float(),
+            has_memory=inside & self._known[rows],
+        )
 
-    def store(self, windows: Sequence[tuple[int, int]], state: LatentState) -> None:
-        """Remember the states (b, t) of the windows' steps."""
+    def store(self, windows: Sequence[tuple[int, int]], state: LatentState, memory: Tensor) -> None:
+        """Remember the latent states and BEV features (b, t) of the windows' steps."""
         steps = state.deter.shape[1]
         rows = torch.tensor([[int(self._starts[e]) + start + t for t in range(steps)] for e, start in windows])
         self._deter[rows] = state.deter.detach().half()
-        index = state.stoch.detach().unflatten(-1, (self._config.groups, self._config.classes)).argmax(-1)
+        index = state.stoch.detach().unflatten(-1, (self._rssm.groups, self._rssm.classes)).argmax(-1)
         self._index[rows] = index.to(torch.uint8)
+        self._memory[rows] = memory.detach().half()
         self._known[rows] = True
 
 

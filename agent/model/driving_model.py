@@ -150,6 +150,8 @@ class ModelOutput:
 
     logits: Float[Tensor, "b t actions"]
     belief: Belief
+    bev: Float[Tensor, "b t cells d"]
+    """BEV features: the memory after each step."""
     masks: Float[Tensor, "b t masks rows columns"]
     """Mask logits from the BEV features (before the route is known)."""
     latent_masks: Float[Tensor, "b t masks r c"]
@@ -304,6 +306,7 @@ class DrivingModel(nn.Module):
         return ModelOutput(
             logits=self.policy(embed, belief.state, generator=generator),
             belief=belief,
+            bev=bev,
             masks=masks.unflatten(0, bev.shape[:2]),
             latent_masks=self.latent_mask_head(belief.state.features()),
             auxiliary=self.auxiliary_head(embed),

@@ -37,7 +37,15 @@ MODEL = DrivingModelConfig(
     latent_mask_hidden=16,
 )
 CONFIG = CloneConfig(
-    model=MODEL, minutes=0.05, batch=2, steps=2, warmup_updates=2, validation_windows=4, threads=1, validation_share=0.5
+    model=MODEL,
+    minutes=0.05,
+    batch=2,
+    steps=2,
+    warmup_updates=2,
+    validation_windows=4,
+    validation_steps=3,
+    threads=1,
+    validation_share=0.5,
 )
 
 
@@ -165,7 +173,7 @@ def test_learns_a_tiny_task() -> None:
     from concurrent.futures import ThreadPoolExecutor
     from tempfile import TemporaryDirectory
 
-    from training.dataset import LatentCache, WindowDataset, load_episode
+    from training.dataset import StateCache, WindowDataset, load_episode
     from training.replay import read_segments
 
     with TemporaryDirectory() as name:
@@ -173,9 +181,9 @@ def test_learns_a_tiny_task() -> None:
     dataset = WindowDataset([load_episode(segments[0], ENCODER, SamplingConfig())], 2)
     with ThreadPoolExecutor(1) as pool:
         batch = dataset.batch([(0, 0), (0, 2)], NoiseConfig(camera_loss=0.0), np.random.default_rng(0), pool)
-    cache = LatentCache(dataset, MODEL.rssm)
-    assert cache.before([(0, 0), (0, 2)])[1].tolist() == [True, True]
+    cache = StateCache(dataset, MODEL.rssm, ENCODER)
+    assert cache.before([(0, 0), (0, 2)]).has_memory.tolist() == [False, False]
     reports = [trainer.step(batch, cache) for _ in range(15)]
-    assert cache.before([(0, 0), (0, 2)])[1].tolist() == [True, False], "an episode's first step has no past"
+    assert cache.before([(0, 0), (0, 2)]).has_memory.tolist() == [False, True], "an episode's first step has no past"
     assert reports[-1]["action"] < 0.3 * reports[0]["action"]
     assert reports[-1]["masks"] < reports[0]["masks"]
