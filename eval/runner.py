@@ -80,7 +80,7 @@ class RunConfig:
     workers: int = 1
     """Routes driven at the same time."""
     threads: int = 2
-    """Rendering threads of each embedded server."""
+    """Threads of each embedded server's renderer and of each agent's network."""
     out: Path | None = None
     """Results folder (default: runs/eval-DATE-TIME). A run that was interrupted goes on where it stopped."""
     traffic: int = 15
@@ -280,6 +280,8 @@ def _start(job: Job, tries: int) -> _Running:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches the runner alone, which ends its jobs in order
+            # More spinning threads of the network than cores slow everything down, several workers most of all.
+            env={**os.environ, "OMP_NUM_THREADS": str(job.threads)},
         )
     return _Running(job, process, tries)
 
