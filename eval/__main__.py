@@ -20,7 +20,7 @@ from eval.report import write_report
 from eval.results import ResultsError, read_records
 from eval.routes import RouteFileError, write_routes
 from eval.runner import EXIT_INCOMPLETE, EXIT_INTERRUPTED, InputError, JobError, RunConfig, run
-from eval.server import EmbeddedServer, EmbeddedServerConfig, ServerError, connect
+from eval.server import EmbeddedServer, EmbeddedServerConfig, ServerDiedError, ServerError, connect
 
 EXIT_BAD_INPUT = 2
 INPUT_ERRORS = (
@@ -130,7 +130,7 @@ def main() -> int:
     except INPUT_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except JobError as error:
+    except (JobError, ServerDiedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INCOMPLETE
     except KeyboardInterrupt:

@@ -13,10 +13,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import carla
 
 from eval.agents import AgentLoadError, CameraRecorder, ReplayedCameras, black_cameras, load_agent
 from eval.episode import (
@@ -36,9 +37,18 @@ from eval.recorder import RouteRecorder
 from eval.results import RouteRecord, write_json_atomically
 from eval.routes import Route, RouteFileError, read_routes, select_routes
 from eval.scoring import Scoring
-from eval.server import EmbeddedServer, EmbeddedServerConfig, ServerError, connect, parse_address, wheel_version
+from eval.server import (
+    EmbeddedServer,
+    EmbeddedServerConfig,
+    RunningServer,
+    ServerDiedError,
+    ServerError,
+    connect,
+    wheel_version,
+)
 from eval.trace import TraceRecorder
-from eval.watchdog import Watchdog
+from eval.view import LiveView
+from eval.watchdog import EXIT_SERVER_DIED, Watchdog
 
 EXIT_BAD_INPUT = 2
 STATUS_PERIOD_S = 0.5
@@ -101,6 +111,9 @@ def main(argv: list[str]) -> int:
         outcome: dict[str, Any] = {"record": run_job(job).to_json()}
     except INPUT_ERRORS as error:
         outcome = {"bad_input": " ".join(str(error).split())}
+    except ServerDiedError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_SERVER_DIED
     write_json_atomically(job.path("outcome"), outcome)
     return EXIT_BAD_INPUT if "bad_input" in outcome else 0
 
@@ -108,53 +121,66 @@ def main(argv: list[str]) -> int:
 def run_job(job: Job) -> RouteRecord:
     """Drive the job's route and return its record.
 
-    Raises: RouteFileError, PlannerError, ServerError, AgentLoadError for bad input.
+    Raises: RouteFileError, PlannerError, ServerError, AgentLoadError for bad input, ServerDiedError.
     """
     started_s = time.monotonic()
     route = select_routes(read_routes(Path(job.routes)), ids=[job.route_id])[0]
-    with _server(job, route) as pending, contextlib.ExitStack() as recorders:
+    with contextlib.ExitStack() as stack:
+        server = _start_server(job, route)
+        stack.callback(server.stop)
         agent_class = load_agent(job.agent)  # while the server starts
-        host, port = pending()
-        config = EpisodeConfig(
-            scoring=Scoring(job.scoring),
-            traffic=job.traffic,
-            seed=job.seed,
-            agent_config=job.agent_config,
-            embedded=job.server is None,
-            worker=job.worker,
-            max_game_s=job.max_game_s,
-            reload=job.server is not None,
-            timeout_s=EMBEDDED_TIMEOUT_S if job.server is None else CARLA_TIMEOUT_S,
-        )
-        client = connect(host, port, config.timeout_s)
+        server.wait_until_ready()
+        config = _episode_config(job)
+        client = _connect(job, server.host, server.port, config.timeout_s)
         episodes: list[Episode] = []
-        watchdog = Watchdog(lambda message: _save_frozen(job, episodes[0], message) if episodes else None)
-        recorders.callback(watchdog.close)
+        watchdog = Watchdog(
+            lambda message: _save_frozen(job, episodes[0], message) if episodes else None, server.exit_code
+        )
+        stack.callback(watchdog.close)
         episode = Episode(
             client,
             route,
             agent_class,
             config,
-            address=(host, port),
+            address=(server.host, server.port),
             input_filter=_input_filter(job),
-            hooks=_hooks(job, recorders),
+            hooks=_hooks(job, stack),
             watchdog=watchdog,
         )
         episodes.append(episode)
         record = _run(episode)
-        server_version = client.get_server_version()
-    provenance = {
-        "server": "embedded" if job.server is None else job.server,
-        "server_version": server_version,
-        "client_version": wheel_version(),
-        "startup_s": round(time.monotonic() - started_s - record.duration_system_s, 3),
-    }
-    return RouteRecord(
-        **{
-            **{name: getattr(record, name) for name in record.__dataclass_fields__},
-            "provenance": {**record.provenance, **provenance},
+        provenance = {
+            "server": job.server or "embedded",
+            "server_version": client.get_server_version(),
+            "client_version": wheel_version(),
+            "startup_s": round(time.monotonic() - started_s - record.duration_system_s, 3),
         }
+    return replace(record, provenance={**record.provenance, **provenance})
+
+
+def _episode_config(job: Job) -> EpisodeConfig:
+    embedded = job.server is None
+    return EpisodeConfig(
+        scoring=Scoring(job.scoring),
+        traffic=job.traffic,
+        seed=job.seed,
+        agent_config=job.agent_config,
+        embedded=embedded,
+        worker=job.worker,
+        max_game_s=job.max_game_s,
+        reload=not embedded,
+        timeout_s=EMBEDDED_TIMEOUT_S if embedded else CARLA_TIMEOUT_S,
     )
+
+
+def _connect(job: Job, host: str, port: int, timeout_s: float) -> carla.Client:
+    """As `connect`; our own server has just started, so if it does not answer it has died."""
+    try:
+        return connect(host, port, timeout_s)
+    except ServerError as error:
+        if job.server is None:
+            raise ServerDiedError(str(error)) from error
+        raise
 
 
 def _hooks(job: Job, recorders: contextlib.ExitStack) -> list[TickHook]:
@@ -220,25 +246,13 @@ class _StatusWriter:
         aside.replace(self._path)
 
 
-@contextlib.contextmanager
-def _server(job: Job, route: Route) -> Iterator[Any]:
-    """A function that waits for the server and returns its address; the embedded server ends with the block."""
+def _start_server(job: Job, route: Route) -> EmbeddedServer | RunningServer:
+    """The server to drive on; an embedded one is started but not waited for."""
     if job.server is not None:
-        address = parse_address(job.server)
-        yield lambda: address
-        return
+        return RunningServer(job.server)
     town_dir = Path(job.town_dir) if job.town_dir else None
     config = EmbeddedServerConfig(town=route.town, town_dir=town_dir, threads=job.threads)
-    server = EmbeddedServer(config, log=job.path("log").with_suffix(".server.log"))
-
-    def ready() -> tuple[str, int]:
-        server.wait_until_ready()
-        return server.host, server.port
-
-    try:
-        yield ready
-    finally:
-        server.stop()
+    return EmbeddedServer(config, log=job.path("log").with_suffix(".server.log"))
 
 
 def _input_filter(job: Job) -> InputFilter | None:
@@ -250,7 +264,6 @@ def _input_filter(job: Job) -> InputFilter | None:
 
 
 def _viewer(job: Job) -> Any:
-    from eval.view import LiveView  # an optional part, loaded when asked for
 
     return LiveView(Path(job.folder), job.worker)
 

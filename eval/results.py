@@ -125,19 +125,6 @@ def judge(completion_percent: float, events: Sequence[Event], scoring: Scoring, 
     }
 
 
-def failed_record(template: RouteRecord, status: str) -> RouteRecord:
-    """A record without any driving, for a route that never started or whose process died."""
-    return RouteRecord(
-        **{
-            **{name: getattr(template, name) for name in template.__dataclass_fields__},
-            "status": status,
-            "scores": Scores(0.0, 0.0, 0.0),
-            "infractions": {kind.value: [] for kind in Infraction},
-            "events": (),
-        }
-    )
-
-
 def infraction_count(record: RouteRecord, kind: Infraction) -> float:
     """Number of infractions of a kind; outside lanes: kilometres, read from the message as the leaderboard does."""
     messages = record.infractions.get(kind.value, ())

@@ -22,7 +22,11 @@ _BAD_INPUT = 2
 
 
 class ServerError(RuntimeError):
-    """A server that cannot be started or used; the message says what to do."""
+    """A server that cannot be started or used as asked; the message says what to do."""
+
+
+class ServerDiedError(RuntimeError):
+    """The embedded server broke down or is not ready in time: nobody's input, worth another try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class EmbeddedServer:
         self.host = "127.0.0.1"
         self.port = 0
         self._config = config
+        self._stopped = False
         self._log_file = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         self._process = subprocess.Popen(
             _command(config), stdout=self._log_file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
@@ -69,8 +74,15 @@ class EmbeddedServer:
         """Process id of the server."""
         return self._process.pid
 
+    def exit_code(self) -> int | None:
+        """How the process ended; None while it runs and after `stop`."""
+        return None if self._stopped else self._process.poll()
+
     def wait_until_ready(self) -> None:
-        """Wait for the line that names the port. Raises: ServerError with the server's own last words."""
+        """Wait for the line that names the port.
+
+        Raises: ServerError with the server's own words if it refuses its input, ServerDiedError otherwise.
+        """
         deadline_s = time.monotonic() + self._config.startup_s
         while time.monotonic() < deadline_s:
             for line in self._output():
@@ -78,13 +90,16 @@ class EmbeddedServer:
                     self.port = int(line.rsplit(":", 1)[1])
                     return
             code = self._process.poll()
+            if code == _BAD_INPUT:
+                raise ServerError(self._last_words("bad input"))
             if code is not None:
-                raise ServerError(self._last_words(f"exit code {code}"))
+                raise ServerDiedError(self._last_words(f"exit code {code}"))
             time.sleep(0.02)
-        raise ServerError(self._last_words(f"not ready after {self._config.startup_s:.0f} s"))
+        raise ServerDiedError(self._last_words(f"not ready after {self._config.startup_s:.0f} s"))
 
     def stop(self) -> None:
         """End the process; safe to call twice."""
+        self._stopped = True
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -103,6 +118,23 @@ class EmbeddedServer:
         lines = self._output()
         said = lines[-1].removeprefix("error: ") if lines else "it printed nothing"
         return f"the embedded server did not start ({reason}): {said}"
+
+
+class RunningServer:
+    """A CARLA server that somebody else runs; looks like an embedded one and is left alone."""
+
+    def __init__(self, address: str) -> None:
+        """`address`: HOST:PORT. Raises: ServerError."""
+        self.host, self.port = parse_address(address)
+
+    def wait_until_ready(self) -> None:
+        """It is running already."""
+
+    def exit_code(self) -> None:
+        """Never known."""
+
+    def stop(self) -> None:
+        """Not ours to stop."""
 
 
 def connect(host: str, port: int, timeout_s: float) -> carla.Client:

@@ -15,14 +15,21 @@ from contextlib import contextmanager
 
 EXIT_SIMULATION_FROZEN = 70
 EXIT_AGENT_FROZEN = 71
+EXIT_SERVER_DIED = 72
 _POLL_S = 0.25
 
 
 class Watchdog:
     """Watches named phases of the main thread; a phase over its limit ends the process."""
 
-    def __init__(self, on_freeze: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        on_freeze: Callable[[str], None] | None = None,
+        server_exit_code: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """`on_freeze` gets the message before the end; `server_exit_code` is not None once our own server is gone."""
         self._on_freeze = on_freeze
+        self._server_exit_code = server_exit_code
         self._phase: tuple[str, float, int] | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -46,6 +53,10 @@ class Watchdog:
             phase = self._phase
             if phase is not None and time.monotonic() > phase[1]:
                 self._end(*phase)
+            code = self._server_exit_code()
+            if code is not None:  # the client would only notice when its call times out
+                print(f"error: the embedded server ended by itself (exit code {code})", file=sys.stderr, flush=True)
+                os._exit(EXIT_SERVER_DIED)
 
     def _end(self, name: str, deadline_s: float, exit_code: int) -> None:
         late_s = time.monotonic() - deadline_s
