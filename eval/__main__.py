@@ -1,4 +1,4 @@
-"""`python -m eval run | demo | report | routes | score`."""
+"""`python -m eval run | demo | report | routes | score | looks | soak`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import tyro
 from eval.agents import AgentLoadError
 from eval.demo import DemoConfig, demo
 from eval.generate import RouteGenerationError, generate_routes
+from eval.looks import LooksConfig, looks
 from eval.planner import PlannerError
 from eval.progress import print_table
 from eval.report import write_report
@@ -21,6 +22,7 @@ from eval.results import ResultsError, read_records
 from eval.routes import RouteFileError, write_routes
 from eval.runner import EXIT_INCOMPLETE, EXIT_INTERRUPTED, InputError, JobError, RunConfig, run
 from eval.server import EmbeddedServer, EmbeddedServerConfig, ServerDiedError, ServerError, connect
+from eval.soak import SoakConfig, soak
 
 EXIT_BAD_INPUT = 2
 INPUT_ERRORS = (
@@ -121,11 +123,29 @@ def _report(config: Annotated[ReportConfig, tyro.conf.arg(name="")]) -> int:
     return 0
 
 
+def _looks(config: Annotated[LooksConfig, tyro.conf.arg(name="")]) -> int:
+    """Does the agent drive by what it sees? The same routes with black and with foreign cameras beside it."""
+    return looks(config)
+
+
+def _soak(config: Annotated[SoakConfig, tyro.conf.arg(name="")]) -> int:
+    """Tick a world with traffic for a long time: time per tick, memory growth."""
+    return soak(config)
+
+
 def main() -> int:
     """Run the command line; bad input is one line and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        commands = {"run": _run, "demo": _demo, "report": _report, "routes": _routes, "score": _score}
+        commands = {
+            "run": _run,
+            "demo": _demo,
+            "report": _report,
+            "routes": _routes,
+            "score": _score,
+            "looks": _looks,
+            "soak": _soak,
+        }
         return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m eval")
     except INPUT_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,146 @@
+"""A long run with traffic: does the server last, does it leak, does the client's Traffic Manager freeze?"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import carla
+import torch
+
+from agent.driver import AgentConfig, load_model
+from agent.model.driving_model import DrivingModel, ModelInput
+from eval.runner import InputError
+from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
+from eval.traffic import Traffic, TrafficConfig, pin_core, pinned
+from eval.watchdog import Watchdog
+
+TICK_S: Final = 0.05
+TIMEOUT_S: Final = 30.0
+FREEZE_S: Final = 60.0
+SETTLED_SHARE: Final = 0.1
+"""Memory growth is counted from here on: caches fill in the beginning."""
+REPORTS: Final = 20
+ROUTE_POINTS: Final = 8
+VECTOR_SIZE: Final = 18
+CAMERAS: Final = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoakConfig:
+    """Tick a world with traffic for a long time and report time per tick, memory growth and whether the cars drove."""
+
+    ticks: int = 50_000
+    """Ticks of 0.05 s."""
+    traffic: int = 20
+    """Vehicles under the client's Traffic Manager, at least 1."""
+    town: str = "Gen01"
+    """Town of the embedded server."""
+    networks: Path | None = None
+    """An agent's configuration: its networks run all the time in a thread beside the ticks."""
+    seed: int = 0
+    """Seed of the traffic."""
+
+
+class Load:
+    """The agent's networks, deciding over and over on noise in a thread of their own."""
+
+    def __init__(self, model: DrivingModel) -> None:
+        self._model = model
+        self._stop = threading.Event()
+        self.decisions = 0
+        self._thread = threading.Thread(target=self._run, name="networks", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        encoder = self._model.config.encoder
+        inputs = ModelInput(
+            images=torch.randint(0, 256, (1, CAMERAS, 3, encoder.image_height, encoder.image_width), dtype=torch.uint8),
+            camera_valid=torch.ones(1, CAMERAS, dtype=torch.bool),
+            ego_motion=torch.zeros(1, 3),
+            route=torch.zeros(1, ROUTE_POINTS, 2),
+            vector=torch.zeros(1, VECTOR_SIZE),
+            first=torch.zeros(1, dtype=torch.bool),
+        )
+        state = self._model.initial(1)
+        while not self._stop.is_set():
+            _, state = self._model.act(inputs, state)
+            self.decisions += 1
+
+
+def soak(config: SoakConfig) -> int:
+    """Run it; prints what it measured. A frozen client ends the process with exit code 70."""
+    if config.traffic < 1 or config.ticks < 1:
+        raise InputError("--traffic and --ticks must be at least 1 (a Traffic Manager without cars freezes its client)")
+    if config.networks is not None and not config.networks.is_file():
+        raise InputError(f"--networks {config.networks}: no such file; give the agent's configuration (agent.yaml)")
+    model = None
+    if config.networks is not None:
+        model = load_model(config.networks.parent / AgentConfig.read(config.networks).checkpoint, "cpu")
+    with EmbeddedServer(EmbeddedServerConfig(town=config.town, render=False)) as server:
+        client = connect(server.host, server.port, TIMEOUT_S)
+        world = client.get_world()
+        settings = world.get_settings()
+        settings.synchronous_mode, settings.fixed_delta_seconds = True, TICK_S
+        world.apply_settings(settings)
+        world.tick()
+        core = pin_core()
+        traffic = Traffic(client, world, carla.Location(), TrafficConfig(config.traffic, config.seed), core)
+        traffic.start_driving()
+        load = Load(model) if model is not None else None
+        beside = f", networks of {config.networks} beside" if load else ""
+        print(f"{config.ticks} ticks in {config.town}, {len(traffic.vehicles)} cars{beside}", flush=True)
+        _tick_on(config, world, traffic, server.pid, core)
+        if load is not None:
+            load.stop()
+            print(f"the networks decided {load.decisions} times")
+        traffic.destroy()
+    return 0
+
+
+def _tick_on(config: SoakConfig, world: carla.World, traffic: Traffic, server_pid: int, core: int) -> None:
+    watchdog = Watchdog()
+    durations_s: list[float] = []
+    driven_m = 0.0
+    memory_mib: dict[str, int] = {}
+    started_s = time.monotonic()
+    for tick in range(1, config.ticks + 1):
+        before_s = time.perf_counter()
+        with watchdog.phase(f"tick {tick} with the Traffic Manager", FREEZE_S), pinned(core):
+            world.tick()
+        durations_s.append(time.perf_counter() - before_s)
+        if tick % 20 == 0:
+            driven_m += sum(traffic.speeds_mps()) * 20 * TICK_S
+        if tick == max(1, int(config.ticks * SETTLED_SHARE)):
+            memory_mib = _memory(server_pid)
+        if tick % max(1, config.ticks // REPORTS) == 0:
+            passed_s = time.monotonic() - started_s
+            left_s = passed_s / tick * (config.ticks - tick)
+            driven = f"cars drove {driven_m / 1000:.1f} km"
+            print(f"tick {tick}: {passed_s:.0f} s, about {left_s:.0f} s left, {driven}", flush=True)
+    watchdog.close()
+    ordered = sorted(durations_s)
+    median, p99 = statistics.median(ordered), ordered[int(0.99 * (len(ordered) - 1))]
+    print(f"finished: tick median {1e3 * median:.2f} ms, 99 % {1e3 * p99:.2f} ms, longest {1e3 * ordered[-1]:.0f} ms")
+    for name, after in _memory(server_pid).items():
+        growth = 100.0 * (after - memory_mib[name]) / memory_mib[name]
+        print(f"memory of the {name}: {memory_mib[name]} MiB early, {after} MiB at the end ({growth:+.1f} %)")
+
+
+def _memory(server_pid: int) -> dict[str, int]:
+    """Resident MiB of server and client."""
+    return {name: _resident_mib(pid) for name, pid in (("server", server_pid), ("client", os.getpid()))}
+
+
+def _resident_mib(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
