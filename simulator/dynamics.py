@@ -41,8 +41,11 @@ __all__ = [
     "warm_up",
 ]
 
-Ground = Callable[[Floats, Floats], Floats]
-"""Height of the ground in metres at arrays of x and y; NaN where there is none (the body keeps its height)."""
+Ground = Callable[[Floats, Floats, Floats], Floats]
+"""Height of the ground in metres at arrays of x and y, on the level that a body at height z stands on.
+
+NaN where there is none (the body keeps its height).
+"""
 
 GRAVITY_MPS2: Final = 9.81
 
@@ -104,10 +107,11 @@ def step(bodies: Bodies, count: int, dt_s: float, ground: Ground) -> None:
     rows = bodies.rows[:count]
     bodies.last_step_s = dt_s
     moved = np.empty(count, np.int64)
-    points = np.empty((2, _GROUND_POINTS * count))
+    points = np.empty((3, _GROUND_POINTS * count))
     number = _move(rows, dt_s, moved, points)
     if number:
-        heights = ground(points[0, : _GROUND_POINTS * number], points[1, : _GROUND_POINTS * number])
+        x, y, z = points[:, : _GROUND_POINTS * number]
+        heights = ground(x, y, z)
         _settle(rows, dt_s, moved[:number], np.asarray(heights, np.float64))
 
 
@@ -148,7 +152,7 @@ def warm_up() -> None:
     spec = BodySpec(kind=VEHICLE, half_length_m=2.0, half_width_m=1.0, half_height_m=1.0, mass_kg=1000.0, box_up_m=1.0)
     for _ in range(2):
         bodies.add(spec, (0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
-    step(bodies, bodies.count, FIT_STEP_S, lambda x, y: np.zeros_like(x))
+    step(bodies, bodies.count, FIT_STEP_S, lambda x, y, z: np.zeros_like(x))
     collide(bodies, bodies.count)
     overlaps_any((0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0), *boxes(bodies, bodies.count), bodies.active)
 
@@ -282,6 +286,7 @@ def _move(rows, dt, moved, points):
         points[0, k], points[1, k] = b.x + front * cos + side * sin, b.y + front * sin - side * cos
         points[0, k + 1], points[1, k + 1] = b.x + front * cos - side * sin, b.y + front * sin + side * cos
         points[0, k + 2], points[1, k + 2] = b.x - front * cos, b.y - front * sin
+        points[2, k : k + _GROUND_POINTS] = b.z
         moved[number] = i
         number += 1
     return number

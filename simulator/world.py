@@ -85,7 +85,7 @@ class World:
 
     def ground_m(self, x: float, y: float, z: float) -> float:
         """Height of the ground under a point, or `z` where the town has none."""
-        height = float(self.town.heights(np.array([x]), np.array([y]))[0])
+        height = float(self.town.heights(np.array([x]), np.array([y]), np.array([z]))[0])
         return z if math.isnan(height) else height
 
     # ---- coming and going -------------------------------------------------------------------------------

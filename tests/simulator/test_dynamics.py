@@ -16,12 +16,12 @@ ORIGIN = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 DT_S = 0.05
 
 
-def flat(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def flat(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.zeros_like(x)
 
 
 def uphill(slope: float):
-    return lambda x, y: slope * x
+    return lambda x, y, z: slope * x
 
 
 def one(type_id: str = EGO, speed_mps: float = 0.0, pose: tuple = ORIGIN) -> Bodies:
@@ -232,7 +232,7 @@ def test_the_car_follows_a_slope() -> None:
 
 
 def test_roll_is_positive_with_the_right_side_down() -> None:
-    bodies = run(one(), 0.1, ground=lambda x, y: -0.1 * y)
+    bodies = run(one(), 0.1, ground=lambda x, y, z: -0.1 * y)
     assert bodies.roll[0] == pytest.approx(np.degrees(np.arctan(0.1)))
 
 
@@ -264,17 +264,17 @@ def test_a_car_spawned_above_the_ground_falls_onto_it() -> None:
 
 
 def test_a_car_driven_off_an_edge_keeps_its_velocity_in_the_air() -> None:
-    bodies = run(one(speed_mps=10.0), 0.7, ground=lambda x, y: np.where(x < 3.0, 0.0, -5.0))
+    bodies = run(one(speed_mps=10.0), 0.7, ground=lambda x, y, z: np.where(x < 3.0, 0.0, -5.0))
     assert bodies.airborne[0]
     vx = bodies.vx[0]
     bodies.set_control(0, 0.0, 0.0, 1.0)
-    step(bodies, 1, DT_S, lambda x, y: np.full_like(x, -5.0))
+    step(bodies, 1, DT_S, lambda x, y, z: np.full_like(x, -5.0))
     assert bodies.vx[0] == vx
 
 
 def test_ground_overhead_and_missing_ground_are_ignored() -> None:
-    assert run(one(speed_mps=5.0), 1.0, ground=lambda x, y: np.full_like(x, 6.0)).z[0] == 0.0
-    assert run(one(speed_mps=5.0), 1.0, ground=lambda x, y: np.full_like(x, np.nan)).z[0] == 0.0
+    assert run(one(speed_mps=5.0), 1.0, ground=lambda x, y, z: np.full_like(x, 6.0)).z[0] == 0.0
+    assert run(one(speed_mps=5.0), 1.0, ground=lambda x, y, z: np.full_like(x, np.nan)).z[0] == 0.0
 
 
 def test_the_ground_is_not_asked_about_parked_cars() -> None:
@@ -292,7 +292,7 @@ def test_the_ground_is_not_asked_about_parked_cars() -> None:
 def test_a_walker_walks_at_its_speed_with_its_centre_above_the_ground() -> None:
     bodies = one("walker.pedestrian.0001", pose=(0.0, 0.0, 0.93, 0.0, 0.0, 0.0))
     bodies.set_walk(0, 0.0, 2.0, 1.4)
-    run(bodies, 2.0, ground=lambda x, y: 0.05 * y)
+    run(bodies, 2.0, ground=lambda x, y, z: 0.05 * y)
     assert bodies.y[0] == pytest.approx(2.8)
     assert bodies.z[0] == pytest.approx(0.93 + 0.05 * 2.8)
     bodies.set_walk(0, 0.0, 0.0, 1.4)
@@ -500,7 +500,7 @@ def test_the_same_start_gives_the_same_bits() -> None:
     for _ in range(2):
         bodies = traffic(1)
         for _ in range(100):
-            step(bodies, bodies.count, DT_S, lambda x, y: 0.02 * x)
+            step(bodies, bodies.count, DT_S, lambda x, y, z: 0.02 * x)
             collide(bodies, bodies.count)
         ends.append(bodies.rows[: bodies.count])
     assert (ends[0] == ends[1]).all()
