@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.moments import Step, TraceError, TraceFile, read_trace, safe_name, to_ego, trace_path
@@ -54,12 +54,14 @@ def test_pictures_outside_the_folder_are_refused(tmp_path: Path) -> None:
     assert trace.picture(str(tmp_path / "secret.jpg")) is None
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_a_safe_name_is_one_file_name(name: str) -> None:
     safe = safe_name(name)
     assert Path(safe).name == safe and 0 < len(safe) <= 80
 
 
+@settings(deadline=None)
 @given(x=st.floats(-1e3, 1e3), y=st.floats(-1e3, 1e3), yaw=st.floats(-720.0, 720.0))
 def test_points_ahead_and_right_of_the_car(x: float, y: float, yaw: float) -> None:
     step = next(moments(1)).step
