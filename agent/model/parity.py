@@ -89,10 +89,11 @@ def _compare_encoder(reference: ReferenceFile, case: EncoderCase) -> Iterator[Di
 def _run_encoder(reference: ReferenceFile, case: EncoderCase, path: str, mix_batch: bool) -> list[Tensor]:
     """Outputs (b, cells, d) of all frames, each frame's output being the next one's memory."""
     config = replace(case.config, mix_batch=mix_batch)
-    with torch.device("meta"):
-        encoder = BEVFormer(config, path)
-    reference.load_state(encoder, f"{case.state_from}/state/{STATE_PREFIX}")
-    encoder.eval()
+    state = f"{case.state_from}/state/{STATE_PREFIX}"
+    # Before anything of its size is allocated:
+    reference.tensor(state + "bev_embedding.weight", (config.grid.cells, config.embed_dims))
+    encoder = BEVFormer(config, path).eval()
+    reference.load_state(encoder, state)
     lidar2img = reference.tensor(f"{case.name}/in/lidar2img", (config.cameras, 4, 4))
     geometry = RigGeometry(config.grid, lidar2img, case.image_hw)
     memory, outputs = None, []

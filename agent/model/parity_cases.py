@@ -18,10 +18,10 @@ from agent.model.bev_grid import BevGrid
 from agent.model.bevformer import BEVFormerConfig
 
 STATE_PREFIX = "pts_bbox_head."
-MAX_SIZE = 100_000
+MAX_SIZE = 10_000
 """Largest believable size in a case; anything over it is a damaged file."""
-MAX_LAYERS = 100
-"""Likewise for encoder layers."""
+MAX_COUNT = 100
+"""Likewise for the number of layers, points, heads and cameras."""
 
 
 class ReferenceFileError(ValueError):
@@ -72,7 +72,7 @@ class ReferenceFile:
         return tensor
 
     def load_state(self, module: nn.Module, prefix: str) -> None:
-        """Fill a module, built on the meta device, with the tensors under a prefix, strictly."""
+        """Fill a module with the tensors under a prefix, strictly."""
         ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
         theirs = {name[len(prefix) :] for name in self.tensors if name.startswith(prefix)}
         for surplus in sorted(theirs - set(ours)):
@@ -182,18 +182,18 @@ def _encoder_case(fields: _Fields) -> EncoderCase:
         fields.size("bev_h"),
         fields.size("bev_w"),
         (x_min, y_min, z_min, x_max, y_max, z_max),
-        fields.size("pillar_points"),
+        fields.size("pillar_points", most=MAX_COUNT),
     )
     config = BEVFormerConfig(
         grid=grid,
         embed_dims=fields.size("embed_dims"),
-        heads=fields.size("num_heads"),
-        layers=fields.size("num_layers", most=MAX_LAYERS),
+        heads=fields.size("num_heads", most=MAX_COUNT),
+        layers=fields.size("num_layers", most=MAX_COUNT),
         levels=len(levels_hw),
         level_embeds=max(4, len(levels_hw)),
-        cameras=fields.size("num_cams"),
-        temporal_points=fields.size("tsa_points"),
-        spatial_points=fields.size("sca_points"),
+        cameras=fields.size("num_cams", most=MAX_COUNT),
+        temporal_points=fields.size("tsa_points", most=MAX_COUNT),
+        spatial_points=fields.size("sca_points", most=MAX_COUNT),
         ffn_dims=fields.size("ffn_dims"),
         camera_embeds=fields.flag("use_cams_embeds", True),
         can_bus_norm=fields.flag("can_bus_norm", True),
