@@ -65,10 +65,9 @@ def control_svg(steps: Sequence[Step], marks: Sequence[tuple[int, Step]]) -> str
     plot = _Plot(steps, (-1.05, 1.05))
     parts = plot.begin("Controls over time: throttle up, brake down, steering as a line, right is up")
     parts += plot.grid((-1.0, 0.0, 1.0), lambda value: f"{value:+.0f}" if value else "0")
-    shown = thin(steps)
-    parts.append(plot.area(((s.time_s, s.throttle) for s in shown), "throttle"))
-    parts.append(plot.area(((s.time_s, -s.brake) for s in shown), "brake"))
-    parts.append(plot.line(((s.time_s, s.steer) for s in shown), "steer"))
+    parts.append(plot.area(_peaks(steps, lambda step: step.throttle), "throttle"))
+    parts.append(plot.area(((time_s, -brake) for time_s, brake in _peaks(steps, lambda step: step.brake)), "brake"))
+    parts.append(plot.line(((s.time_s, s.steer) for s in thin(steps)), "steer"))
     parts += plot.guard(steps)
     parts += plot.marks(marks)
     return "".join([*parts, "</svg>"])
@@ -76,7 +75,7 @@ def control_svg(steps: Sequence[Step], marks: Sequence[tuple[int, Step]]) -> str
 
 def thin(steps: Sequence[Step]) -> Sequence[Step]:
     """At most about MAX_POINTS of the steps, evenly chosen, the last one kept."""
-    stride = max(1, math.ceil(len(steps) / MAX_POINTS))
+    stride = _stride(steps)
     return [*steps[:-1:stride], steps[-1]] if steps else steps
 
 
@@ -166,6 +165,17 @@ class _Plot:
             parts.append(f'<path class="event" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>')
             parts.append(_number_mark(number, x, top + 9.0, 8.0))
         return parts
+
+
+def _stride(steps: Sequence[Step]) -> int:
+    return max(1, math.ceil(len(steps) / MAX_POINTS))
+
+
+def _peaks(steps: Sequence[Step], value: Callable[[Step], float]) -> list[tuple[float, float]]:
+    """Time and value, thinned so that no short peak gets lost."""
+    stride = _stride(steps)
+    windows = [steps[start : start + stride] for start in range(0, len(steps), stride)]
+    return [(window[0].time_s, max(value(step) for step in window)) for window in windows]
 
 
 def _line(points: Sequence[Point], css: str, width: float) -> str:

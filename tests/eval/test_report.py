@@ -1,13 +1,16 @@
 """The report: whole, self-contained, safe whatever stands in the records."""
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from eval.moments import Step
+from eval.plots import control_svg
 from eval.report import report_html, write_report
 from eval.results import ResultsError
-from tests.eval.synthetic_moments import record, write_run
+from tests.eval.synthetic_moments import moments, record, write_run
 
 VOID = {"meta", "img", "br", "link", "input"}
 HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)>&amp;'
@@ -95,3 +98,14 @@ def test_routes_without_moments_get_their_numbers_all_the_same(tmp_path: Path) -
 def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="no route records"):
         write_report(tmp_path)
+
+
+def test_a_short_braking_on_a_long_drive_is_drawn() -> None:
+    calm = next(moments(1)).step
+    fields = {name: getattr(calm, name) for name in calm.__dataclass_fields__}
+    steps = [Step(**{**fields, "time_s": 0.1 * i, "brake": float(i == 1001)}) for i in range(3000)]
+    braking = control_svg(steps, [])
+    calmly = control_svg([Step(**{**fields, "time_s": 0.1 * i, "brake": 0.0}) for i in range(3000)], [])
+    brake = re.search(r'<path class="brake" d="([^"]+)"', braking)
+    none = re.search(r'<path class="brake" d="([^"]+)"', calmly)
+    assert brake is not None and none is not None and brake[1] != none[1]
