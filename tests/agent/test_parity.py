@@ -44,6 +44,7 @@ def write(folder: Path, tensors: dict[str, torch.Tensor], cases: Any) -> list[st
     return [str(folder / "reference.safetensors"), str(folder / "reference.json")]
 
 
+@pytest.mark.timeout(600)  # seconds of work, minutes on a starved machine
 def test_encoder_equals_every_recorded_case(files: tuple[Path, Path]):
     reference = load_reference(*files)
     with torch.no_grad():
@@ -53,6 +54,7 @@ def test_encoder_equals_every_recorded_case(files: tuple[Path, Path]):
     assert all(bool(difference.remark) == (difference.case == "tiny_bs2") for difference in differences)
 
 
+@pytest.mark.timeout(600)  # seconds of work, minutes on a starved machine
 def test_backbone_equals_every_recorded_case(shared_dir: Path):
     folder = shared_dir / "bevformer"
     reference = load_reference(folder / "reference_backbone.safetensors", folder / "reference_backbone.json")
@@ -81,6 +83,7 @@ def test_inner_results_equal_the_recorded_ones(files: tuple[Path, Path], path: s
                 torch.testing.assert_close(value, expected, atol=1e-4, rtol=0.0)
 
 
+@pytest.mark.timeout(600)  # seconds of work, minutes on a starved machine
 def test_command_reports_every_frame(files, small, tmp_path: Path):
     finished = subprocess.run(
         [sys.executable, "-m", "agent.model.parity", *write(tmp_path, *small)],
