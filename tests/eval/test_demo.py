@@ -17,9 +17,13 @@ from tests.agent.synthetic import save_agent
 SLOW_AHEAD = next(index for index, row in enumerate(ACTIONS.tolist()) if row[0] > 0.6 and row[1] == row[3] == 0.0)
 
 
+PATIENCE_S = 280.0
+"""The whole takes ten seconds on two free cores; a busy machine may take much longer."""
+
+
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "eval", "demo", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def test_missing_weights_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
@@ -36,6 +40,7 @@ def test_a_server_that_is_not_there_is_one_line_and_exit_code_2(tmp_path: Path, 
     assert outcome.stderr.count("\n") == 1 and server in outcome.stderr
 
 
+@pytest.mark.timeout(PATIENCE_S + 20.0)
 def test_a_demo_leaves_scores_report_and_film(tmp_path: Path) -> None:
     weights = save_agent(tmp_path / "weights", action=SLOW_AHEAD)
     out = tmp_path / "out"
