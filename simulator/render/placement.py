@@ -21,6 +21,7 @@ from simulator.render.scene import (
     LIGHT_RIGHT_BLINKER,
     SceneActor,
     axes,
+    require_finite,
 )
 
 ACTOR_DISTANCE_M = 220.0
@@ -75,6 +76,7 @@ class Wardrobe:
         lit = np.zeros((count, 5), np.bool_)
         lamps: list[np.ndarray] = []
         for k, actor in enumerate(actors):
+            require_finite(f"pose of {actor.type_id}", actor.pose)
             name, default = classify(actor.type_id)
             frames[k] = axes(actor.pose)
             extents[k] = np.maximum(actor.extent, 0.02)
@@ -116,7 +118,7 @@ class Wardrobe:
             tiles=Tiles(vertices, triangles, bounds, ranges, limits, np.arange(count, dtype=np.int32)),
             surfaces=surfaces,
             lamps=np.concatenate([*lamps, np.zeros((0, 11), np.float32)]),
-            shadows=shadows,
+            shadows=np.ascontiguousarray(shadows),
             shadow_normals=np.ascontiguousarray(frames[:, 2]),
         )
 

@@ -14,7 +14,7 @@ from simulator.render import light, shade
 from simulator.render.bodies import build_models
 from simulator.render.placement import Bodies, Wardrobe
 from simulator.render.raster import NOTHING, SHADOW_BIT, Tiles, View, draw_shadows, draw_tiles, splat_lamps
-from simulator.render.scene import NO_ACTOR, SIGNAL_OFF, Camera, Scene, Weather, axes
+from simulator.render.scene import NO_ACTOR, SIGNAL_OFF, Camera, Pose, Scene, SceneActor, Weather, axes, require_finite
 from simulator.render.signals import LAMP_RADIUS_M
 from simulator.render.town_mesh import load_or_build
 
@@ -25,6 +25,7 @@ SIGNAL_RGB = ((1.0, 0.03, 0.02), (1.0, 0.62, 0.03), (0.03, 1.0, 0.32))
 LAMP_DISTANCE_M = 160.0
 STREET_LAMP_RADIUS_M, STREET_LAMP_RGB = 0.16, (1.0, 0.85, 0.6)
 _DAY_HALO, _NIGHT_HALO = 0.22, 0.55
+_WARM_UP_ACTOR = SceneActor("vehicle.any", Pose(5.0, 0.0, 0.0), (2.0, 1.0, 0.8), braking=True)
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Renderer:
         self._signal_place = {signal_id: i for i, signal_id in enumerate(self._town.lamps.signal_ids)}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="render")
         self._free_buffers: dict[tuple[int, int], list[tuple[np.ndarray, np.ndarray]]] = {}
+        # Compile (once per machine) or load every kernel now: nobody expects a later frame to take seconds.
+        self.render([(Camera(8, 8, 90.0), Pose(0.0, 0.0, 2.0))], Scene(actors=[_WARM_UP_ACTOR]))
 
     @property
     def triangle_count(self) -> int:
@@ -84,6 +87,8 @@ class Renderer:
         self, cameras: Sequence[tuple[Camera, Sequence[float]]], scene: Scene, *, skip: int = NO_ACTOR
     ) -> list[np.ndarray]:
         """One BGRA image (h, w, 4) uint8 per camera and pose; `skip` is the index of an actor to leave out."""
+        for _, pose in cameras:
+            require_finite("camera pose", pose)
         frame = self._prepare(scene)
         jobs = [self._pool.submit(self._draw, camera, pose, frame, skip) for camera, pose in cameras]
         return [job.result() for job in jobs]
@@ -95,6 +100,7 @@ class Renderer:
 
         Ids are indices into `scene.actors`, -1 for the town, -2 for the sky.
         """
+        require_finite("camera pose", pose)
         frame = self._prepare(scene)
         view = self._raster(camera, pose, frame, skip, samples=1)
         with np.errstate(divide="ignore"):
@@ -108,6 +114,7 @@ class Renderer:
     # --- one frame ------------------------------------------------------------------------------------------------
 
     def _prepare(self, scene: Scene) -> _Frame:
+        require_finite("weather", scene.weather)
         weather = Weather(*scene.weather)
         self._cast_shadows(light.snapped_sun(weather))
         sun = light.sun_direction(weather.sun_azimuth_angle, weather.sun_altitude_angle)

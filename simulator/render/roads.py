@@ -13,7 +13,7 @@ from scipy.spatial import KDTree
 
 from simulator.render.lanes import DRIVABLE, PAVED, RAISED, RoadMark, Section
 from simulator.render.mesh import ASPHALT, CONCRETE, GRASS, MARKING, MIDDLE, MeshBuilder
-from simulator.render.terrain import runs
+from simulator.render.terrain import Land, runs
 
 KERB_M = 0.13
 MARK_LIFT_M = 0.02
@@ -170,7 +170,7 @@ def crosswalk_polygons(carla_map: carla.Map) -> list[np.ndarray]:
     return polygons
 
 
-def add_crosswalks(mesh: MeshBuilder, polygons: Sequence[np.ndarray]) -> None:
+def add_crosswalks(mesh: MeshBuilder, polygons: Sequence[np.ndarray], land: Land) -> None:
     """Zebra stripes, long along the road, side by side across it."""
     for polygon in polygons:
         centre = polygon.mean(axis=0)
@@ -184,7 +184,7 @@ def add_crosswalks(mesh: MeshBuilder, polygons: Sequence[np.ndarray]) -> None:
         u = np.stack([starts, starts + ZEBRA_STRIPE_M, starts + ZEBRA_STRIPE_M, starts], axis=1)
         v = np.broadcast_to(np.array([low_v, low_v, high_v, high_v]), u.shape)
         xy = centre[:2] + u[..., None] * across + v[..., None] * along
-        z = np.broadcast_to(polygon[:, 2].max() + 1.5 * MARK_LIFT_M, u.shape)
+        z = land.lane_height_m(xy.reshape(-1, 2)).reshape(u.shape) + 2.0 * MARK_LIFT_M
         mesh.quads(np.concatenate([xy, z[..., None]], axis=2), WHITE, MARKING, layer=MIDDLE)
 
 
@@ -242,6 +242,14 @@ def junction_fill(sections: Sequence[Section]) -> np.ndarray:
 def add_junction_fill(mesh: MeshBuilder, quads: np.ndarray) -> None:
     """Asphalt over the quads of `junction_fill`."""
     mesh.quads(quads, ASPHALT_COLOUR, ASPHALT)
+
+
+def quad_points(quads: np.ndarray) -> np.ndarray:
+    """Points (n, 3) that cover quads (k, 4, 3) with sides up to `FILL_RECTANGLE_CELLS` at least every 0.8 m."""
+    f = np.linspace(0.0, 1.0, math.ceil(FILL_RECTANGLE_CELLS * FILL_CELL_M / 0.8) + 1)
+    u, v = (part.ravel()[:, None] for part in np.meshgrid(f, f))
+    a, b, c, d = (quads[:, k, None] for k in range(4))
+    return ((1 - u) * ((1 - v) * a + v * d) + u * ((1 - v) * b + v * c)).reshape(-1, 3)
 
 
 def _fill(points: np.ndarray) -> np.ndarray:

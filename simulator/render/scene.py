@@ -111,3 +111,12 @@ def axes(pose: Sequence[float]) -> np.ndarray:
             [-cy * sp * cr - sy * sr, -sy * sp * cr + cy * sr, cp * cr],
         ]
     )
+
+
+def require_finite(what: str, values: Sequence[float]) -> None:
+    """Refuse numbers that would lead the kernels astray.
+
+    Raises: ValueError if a value is not finite.
+    """
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"{what} must be finite, got {tuple(values)}; check where it comes from")

@@ -20,7 +20,7 @@ LIGHT_SIZE = 25
 STREET_RGB = (1.25, 0.98, 0.62)
 """Light on the ground under a street lamp."""
 
-FINE_PIXEL_M = 0.5
+FINE_PIXEL_M = 0.25
 """Ground grain is drawn where a pixel covers less than this, so that it does not flicker."""
 
 SHADOW_DEPTH = 0.78
@@ -146,7 +146,8 @@ def _surface(x, y, z, pixel_m, nx, ny, nz, r, g, b, material, style, light, nois
     if material == ASPHALT:
         k = 0.775 + 0.45 * _noise(noise, x * 0.9 + 31.0, y * 0.9)
         if pixel_m < FINE_PIXEL_M:
-            k += 0.35 * (_noise(noise, x * 9.0, y * 9.0) - 0.5) * (1.0 - pixel_m / FINE_PIXEL_M)
+            grain = noise[math.floor(x * 33.0) & 255, math.floor(y * 33.0) & 255]
+            k += 0.4 * (grain - 0.5) * (1.0 - pixel_m / FINE_PIXEL_M)
         r, g, b = r * k, g * k, b * k
     elif material == MARKING:
         k = 0.82 + 0.3 * _noise(noise, x * 5.0, y * 5.0)
@@ -155,7 +156,8 @@ def _surface(x, y, z, pixel_m, nx, ny, nz, r, g, b, material, style, light, nois
         hue = _noise(noise, x * 0.31, y * 0.31)
         k = 0.75 + 0.5 * hue
         if pixel_m < FINE_PIXEL_M:
-            k += 0.5 * (_noise(noise, x * 7.0, y * 7.0) - 0.5) * (1.0 - pixel_m / FINE_PIXEL_M)
+            blade = noise[math.floor(x * 21.0) & 255, math.floor(y * 21.0) & 255]
+            k += 0.7 * (blade - 0.5) * (1.0 - pixel_m / FINE_PIXEL_M)
         r, g, b = r * k * (0.8 + 0.4 * hue), g * k, b * k
     elif material == CONCRETE:
         k = 0.85 + 0.3 * _noise(noise, x * 2.3, y * 2.3)

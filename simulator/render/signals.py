@@ -13,7 +13,7 @@ import numpy as np
 
 from simulator.render.mesh import MIDDLE, PLAIN, Colour, MeshBuilder
 from simulator.render.roads import add_stop_line
-from simulator.render.terrain import SINK_M, Land
+from simulator.render.terrain import Land
 
 TRAFFIC_LIGHT, STOP, YIELD, SPEED_LIMIT = "1000001", "206", "205", "274"
 """OpenDRIVE signal types in CARLA's towns."""
@@ -84,7 +84,7 @@ def add_signals(
         transform = landmarks[0].transform
         x, y = transform.location.x, transform.location.y
         yaw = math.radians(transform.rotation.yaw)
-        ground = float(land.height_m(x, y)[0]) + SINK_M
+        ground = float(land.lane_height_m(np.array([[x, y]]))[0])
         approaches = _approaches(carla_map, roads, landmarks, yaw)
         if kind == TRAFFIC_LIGHT:
             lamps += [(*lamp, len(signal_ids)) for lamp in _add_traffic_light(mesh, x, y, ground, yaw, approaches)]

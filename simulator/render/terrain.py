@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from simulator.render.lanes import Section
 from simulator.render.mesh import GRASS, MeshBuilder
@@ -33,14 +34,23 @@ class Land:
     terrain_m: float
     terrain: np.ndarray
     """(mx, my) heights of the nodes"""
-    lane_low_m: np.ndarray
-    lane_high_m: np.ndarray
+    lane_index: KDTree
+    """over the (x, y) of the points that cover the lanes"""
+    lane_z_m: np.ndarray
+    """(n,) heights of these points"""
 
     def height_m(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
         """Terrain height at points (n,); a single point gives one value."""
         u = (np.asarray(x) - self.origin_m[0]) / self.terrain_m
         v = (np.asarray(y) - self.origin_m[1]) / self.terrain_m
         return ndimage.map_coordinates(self.terrain, [np.atleast_1d(u), np.atleast_1d(v)], order=1, mode="nearest")
+
+    def lane_height_m(self, xy: np.ndarray) -> np.ndarray:
+        """Height of the nearest lane surface at points (n, 2)."""
+        found = self.lane_index.query(xy, k=min(6, len(self.lane_z_m)))
+        distance, nearest = (np.asarray(part).reshape(len(xy), -1) for part in found)
+        weight = 1.0 / (distance + 0.05) ** 2
+        return (self.lane_z_m[nearest] * weight).sum(axis=1) / weight.sum(axis=1)
 
     def clearance_at(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
         """Distance to the nearest lane; 0 outside the grid, so that nothing is built there."""
@@ -52,8 +62,9 @@ class Land:
         return np.where(inside, values, 0.0)
 
 
-def survey(points: np.ndarray) -> Land:
-    """The land around lanes that are covered by `points` (n, 3)."""
+def survey(lanes: np.ndarray, pavement: np.ndarray) -> Land:
+    """The land around lanes and further pavement, each given by points (n, 3) that cover it."""
+    points = np.concatenate([lanes, pavement])
     low, high = points.min(axis=0), points.max(axis=0)
     terrain_m = 10.0 if high[2] - low[2] > 1.0 else 20.0
     origin = np.floor((low[:2] - MARGIN_M) / terrain_m) * terrain_m
@@ -62,6 +73,7 @@ def survey(points: np.ndarray) -> Land:
     occupied = np.zeros(tuple(cells), bool)
     at = ((points[:, :2] - origin) / CELL_M).astype(int)
     occupied[at[:, 0], at[:, 1]] = True
+    occupied = np.asarray(ndimage.binary_closing(occupied), bool)
     clearance = np.asarray(ndimage.distance_transform_edt(~occupied)) * CELL_M
 
     limit = np.full(tuple(nodes), np.inf)
@@ -69,7 +81,7 @@ def survey(points: np.ndarray) -> Land:
     for di in (0, 1):
         for dj in (0, 1):
             np.minimum.at(limit, (node[:, 0] + di, node[:, 1] + dj), points[:, 2] - SINK_M)
-    return Land(origin, clearance.astype(np.float32), terrain_m, _spread(limit), low, high)
+    return Land(origin, clearance.astype(np.float32), terrain_m, _spread(limit), KDTree(lanes[:, :2]), lanes[:, 2])
 
 
 def _spread(limit: np.ndarray) -> np.ndarray:

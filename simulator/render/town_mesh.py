@@ -21,7 +21,7 @@ from simulator.render.lanes import DRIVABLE, PAVED, sample_sections
 from simulator.render.mesh import MeshBuilder, TileMesh
 from simulator.render.signals import SignalLamps, add_signals
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 9
 """Raise it whenever the meshes or their file layout change."""
 
 _LOG = logging.getLogger(__name__)
@@ -81,8 +81,7 @@ def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
         raise ValueError("the OpenDRIVE text has no lane that carla.Map can sample; check that it is a road network")
     every_kind = frozenset(kind for section in sections for kind in section.lane_types)
     fill = roads.junction_fill(sections)
-    covered = [roads.surface_points(sections, every_kind, 0.8), fill.reshape(-1, 3), fill.mean(axis=1)]
-    land = terrain.survey(np.concatenate(covered))
+    land = terrain.survey(roads.surface_points(sections, every_kind, 0.8), roads.quad_points(fill))
     inside = roads.surface_points([s for s in sections if s.in_junction], DRIVABLE, 0.8)
     crosswalks = roads.crosswalk_polygons(carla_map)
 
@@ -90,7 +89,7 @@ def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
     roads.add_surfaces(mesh, sections, roads.point_index(inside))
     roads.add_markings(mesh, sections)
     roads.add_junction_fill(mesh, fill)
-    roads.add_crosswalks(mesh, crosswalks)
+    roads.add_crosswalks(mesh, crosswalks, land)
     lamps = add_signals(mesh, carla_map, root, land, crosswalks)
     terrain.add_terrain(mesh, land, style.grass)
     terrain.add_verges(mesh, sections, land, style.grass)

@@ -24,6 +24,9 @@ from simulator.render import (
     Scene,
     SceneActor,
     Weather,
+    placement,
+    raster,
+    shade,
 )
 from simulator.render.scene import axes
 from simulator.render.town_mesh import build, load_or_build
@@ -111,6 +114,7 @@ def shoot(renderer: Renderer, scene: Scene, pose: Pose = EYE, camera: Camera = F
 # --- geometry -------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.floats(-89, 89), st.floats(-180, 180), st.floats(-180, 180))
 def test_axes_are_the_columns_of_carlas_matrix(pitch_deg: float, yaw_deg: float, roll_deg: float) -> None:
     rotation = carla.Rotation(pitch=pitch_deg, yaw=yaw_deg, roll=roll_deg)
@@ -291,6 +295,14 @@ def test_threads_and_repetition_change_nothing(renderer: Renderer, busy_scene: S
             np.testing.assert_array_equal(a, b)
 
 
+def test_a_new_renderer_has_compiled_everything(renderer: Renderer, busy_scene: Scene) -> None:
+    kernels = (raster.draw_tiles, raster.draw_shadows, raster.splat_lamps, shade.shade_view, placement._place)
+    for scene in (Scene(), Scene(NIGHT), busy_scene):
+        renderer.render(rig(FRONT), scene)
+        renderer.render([(Camera(800, 600, 90.0), tuple(EYE))], scene, skip=0)
+    assert [len(kernel.signatures) for kernel in kernels] == [1] * len(kernels)
+
+
 def test_a_frame_takes_little_time(renderer: Renderer, busy_scene: Scene) -> None:
     renderer.render(rig(FRONT), busy_scene)
     seconds = []
@@ -304,7 +316,7 @@ def test_a_frame_takes_little_time(renderer: Renderer, busy_scene: Scene) -> Non
 def test_nothing_stands_on_a_lane() -> None:
     opendrive = generate(1)
     carla_map = carla.Map("town", opendrive)
-    spots = np.array([(w.transform.location.x, w.transform.location.y) for w in carla_map.generate_waypoints(2.0)])
+    spots = np.array([(w.transform.location.x, w.transform.location.y) for w in carla_map.generate_waypoints(5.0)])
     town = build(carla_map, opendrive, 1)
     cells = ((spots - town.grid_origin_m) / town.grid_cell_m).astype(int)
     assert (town.obstacle_height_m[cells[:, 0], cells[:, 1]] == 0.0).all()
@@ -373,6 +385,19 @@ def test_any_weather_and_pose_give_an_image(
     pose = Pose(50.0, 1.75, 1.6, pitch_deg, yaw_deg)
     (image,) = renderer.render([(Camera(32, 18, 90.0), pose)], Scene(tuple(weather)))
     assert image.dtype == np.uint8 and image.shape == (18, 32, 4)
+
+
+@pytest.mark.parametrize(
+    ("scene", "pose"),
+    [
+        (Scene(), Pose(math.nan, 0.0, 1.6)),
+        (Scene(Weather(cloudiness=math.nan)), EYE),
+        (Scene(actors=[car(math.inf, 0.0)]), EYE),
+    ],
+)
+def test_numbers_that_are_none_are_refused(renderer: Renderer, scene: Scene, pose: Pose) -> None:
+    with pytest.raises(ValueError, match="must be finite"):
+        renderer.render([(FRONT, pose)], scene)
 
 
 @pytest.mark.parametrize(
