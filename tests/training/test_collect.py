@@ -89,7 +89,7 @@ def test_the_expert_drives_on_when_the_agent_is_stuck() -> None:
     shift = Shift(replace(CONFIG, beta=0.0), np.random.default_rng(0))
     decision = Decision(0, np.zeros(len(ACTIONS), np.float32), 0.0, 0.0, 5.0, np.zeros(len(AUXILIARY), np.float32))
     driven = [shift.expert_drives(0.0, 0.0, 0.0, decision) for _ in range(60)]
-    assert not any(driven[:40]) and any(driven[40:])
+    assert not any(driven[:39]) and any(driven[39:])
 
 
 def test_weathers_differ_and_stay_in_range() -> None:
