@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from agent import carla_io
-from agent.actions import ACTIONS, BRAKE, STEER, THROTTLE
+from agent.actions import ACTIONS, BRAKE, REVERSE, STEER, THROTTLE
 from agent.carla_io import RigConfig
 from agent.driver import load_model
 from agent.inputs import InputBuilder, InputConfig, model_input
@@ -63,6 +63,11 @@ class DisturbanceConfig:
     max_s: float = 1.1
     steer: float = 0.35
     """Largest steering offset of a burst."""
+    stops_per_s: float = 0.05
+    """Expected full stops per second for no reason: else standing always means a reason to stand, and a policy that
+    knows its speed learns never to start."""
+    stop_min_s: float = 1.5
+    stop_max_s: float = 4.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,23 +176,31 @@ class DecisionCameras:
 
 
 class Disturbance:
-    """Bursts of a constant steering offset."""
+    """Bursts of a constant steering offset, and full stops without a reason."""
 
     def __init__(self, config: DisturbanceConfig, generator: np.random.Generator) -> None:
         self._config = config
         self._generator = generator
         self._left_s = 0.0
         self._offset = 0.0
+        self._brakes = False
 
-    def offset(self) -> float:
-        """Steering offset for the next decision, mostly zero."""
+    def apply(self, control: carla.VehicleControl) -> carla.VehicleControl:
+        """The control of the next decision, mostly the one given."""
+        config, generator = self._config, self._generator
         self._left_s -= DECISION_S
         if self._left_s <= 0.0:
-            self._offset = 0.0
-            if self._generator.random() < self._config.per_s * DECISION_S:
-                self._left_s = float(self._generator.uniform(self._config.min_s, self._config.max_s))
-                self._offset = float(self._generator.uniform(-1.0, 1.0)) * self._config.steer
-        return self._offset
+            self._offset, self._brakes = 0.0, False
+            if generator.random() < config.per_s * DECISION_S:
+                self._left_s = float(generator.uniform(config.min_s, config.max_s))
+                self._offset = float(generator.uniform(-config.steer, config.steer))
+            elif generator.random() < config.stops_per_s * DECISION_S:
+                self._left_s = float(generator.uniform(config.stop_min_s, config.stop_max_s))
+                self._brakes = True
+        if self._brakes:
+            return carla.VehicleControl(brake=1.0)
+        steer = float(np.clip(control.steer + self._offset, -1.0, 1.0))
+        return carla.VehicleControl(throttle=control.throttle, steer=steer, brake=control.brake)
 
 
 class AgentPilot:
@@ -313,19 +326,17 @@ class Recording:
         scene = self._view.scene()
         decision = self._expert.decide(scene)
         offset_m, heading_rad = lateral_error(scene)
-        action, expert_drives, steer_offset = decision.action, True, 0.0
+        action, expert_drives = decision.action, True
         if self._pilot is not None:
             proposed = self._pilot.act(arrays)
             expert_drives = self._shift.expert_drives(offset_m, heading_rad, scene.speed_mps, decision)
             action = decision.action if expert_drives else proposed
-        else:
-            steer_offset = self._disturbance.offset()
         row = ACTIONS[action]
         control = carla.VehicleControl(
-            throttle=float(row[THROTTLE]),
-            steer=float(np.clip(row[STEER] + steer_offset, -1.0, 1.0)),
-            brake=float(row[BRAKE]),
+            throttle=float(row[THROTTLE]), steer=float(row[STEER]), brake=float(row[BRAKE]), reverse=bool(row[REVERSE])
         )
+        if self._pilot is None:
+            control = self._disturbance.apply(control)
         step = Step(
             images=arrays["images"],
             words=self._view.words(),

@@ -6,6 +6,7 @@ from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
+import carla
 import numpy as np
 import pytest
 import torch
@@ -14,11 +15,13 @@ from agent.actions import ACTIONS
 from agent.model.driving_model import AUXILIARY, DrivingModel
 from training import bev, collect
 from training.clone import CloneConfig
-from training.collect import CollectConfig, Shift, random_weather
+from training.collect import CollectConfig, Disturbance, DisturbanceConfig, Shift, random_weather
 from training.expert import Decision
 from training.replay import Segment, read_segments
 
-CONFIG = CollectConfig(towns=("Gen02",), frames=40, workers=1, max_traffic=4)
+CONFIG = CollectConfig(
+    towns=("Gen02",), frames=40, workers=1, max_traffic=4, disturbance=DisturbanceConfig(stops_per_s=0.0)
+)
 
 
 def record(folder: Path, model: DrivingModel | None, config: CollectConfig = CONFIG) -> list[Segment]:
@@ -98,3 +101,13 @@ def test_weathers_differ_and_stay_in_range() -> None:
     assert all(0.0 < weather["sun_altitude_angle"] <= 90.0 for weather in weathers)
     assert any(weather["precipitation"] > 0.0 for weather in weathers)
     assert len({weather["cloudiness"] for weather in weathers}) == 50
+
+
+def test_disturbance_steers_and_stops_now_and_then() -> None:
+    disturbance = Disturbance(DisturbanceConfig(), np.random.default_rng(0))
+    wanted = carla.VehicleControl(throttle=0.7, steer=0.1)
+    controls = [disturbance.apply(wanted) for _ in range(6000)]
+    stopped = np.mean([control.brake > 0.0 for control in controls])
+    steered = np.mean([control.brake == 0.0 and abs(control.steer - 0.1) > 1e-3 for control in controls])
+    assert 0.05 < stopped < 0.25 and 0.03 < steered < 0.15
+    assert all(abs(control.steer) <= 0.46 for control in controls)
