@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -23,6 +24,9 @@ from simulator.render.signals import SignalLamps, add_signals
 
 FORMAT_VERSION = 9
 """Raise it whenever the meshes or their file layout change."""
+
+CACHE_FILES = 120
+"""Meshes kept on disk, 3 to 15 MB each; the least recently used go first."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,12 +64,16 @@ def load_or_build(name: str, opendrive: str, seed: int, folder: Path | None = No
     path = (folder or cache_folder()) / f"{digest}.npz"
     if path.is_file():
         try:
-            return _read(path)
+            town = _read(path)
+            with contextlib.suppress(OSError):  # a read-only cache serves as well
+                path.touch()
+            return town
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             _LOG.warning("%s: unreadable mesh cache (%s); building it again", path, error)
     town = build(carla.Map(name, opendrive), opendrive, seed)
     try:
         _write(path, town)
+        _prune(path.parent)
     except OSError as error:
         _LOG.warning("%s: cannot store the mesh (%s); the next start builds it again", path, error)
     return town
@@ -136,3 +144,10 @@ def _read(path: Path) -> TownMesh:
             lamps=SignalLamps(**lamps),
             **{key: data[key] for key in _PLAIN_FIELDS},
         )
+
+
+def _prune(folder: Path) -> None:
+    """Delete the least recently used meshes beyond `CACHE_FILES`."""
+    meshes = {path: path.stat().st_mtime for path in folder.glob("*.npz")}
+    for path in sorted(meshes, key=meshes.__getitem__)[:-CACHE_FILES]:
+        path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from simulator.render import (
     placement,
     raster,
     shade,
+    town_mesh,
 )
 from simulator.render.scene import axes
 from simulator.render.town_mesh import build, load_or_build
@@ -363,6 +365,17 @@ def test_the_mesh_cache_is_used_and_survives_damage(tmp_path: Path) -> None:
     repaired = load_or_build("road", ROAD, 5, tmp_path)
     np.testing.assert_array_equal(first.tiles.vertices, repaired.tiles.vertices)
     assert [path.name for path in tmp_path.iterdir()] == [stored.name], "no temporary file is left"
+
+
+def test_the_mesh_cache_forgets_what_was_not_used_for_long(tmp_path: Path) -> None:
+    for age in range(town_mesh.CACHE_FILES + 3):
+        old = tmp_path / f"{age}.npz"
+        old.touch()
+        os.utime(old, (1e9 - age, 1e9 - age))
+    load_or_build("road", ROAD, 5, tmp_path)
+    left = {path.stem for path in tmp_path.iterdir()}
+    assert len(left) == town_mesh.CACHE_FILES
+    assert "0" in left and str(town_mesh.CACHE_FILES + 2) not in left
 
 
 @pytest.mark.parametrize("name", ["Town01", "Town10HD"])
