@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import json
 import logging
 import os
@@ -107,6 +108,7 @@ def main(argv: list[str]) -> int:
     job = Job.load(Path(argv[0]))
     _end_with_parent(job.parent_pid)
     signal.signal(signal.SIGTERM, _on_sigterm)
+    faulthandler.register(signal.SIGUSR1)  # the runner asks for the stacks of a job that stalls
     try:
         outcome: dict[str, Any] = {"record": run_job(job).to_json()}
     except INPUT_ERRORS as error:
@@ -128,6 +130,7 @@ def run_job(job: Job) -> RouteRecord:
     with contextlib.ExitStack() as stack:
         server = _start_server(job, route)
         stack.callback(server.stop)
+        stack.callback(job.path("status").unlink, missing_ok=True)  # from here on the server may go
         agent_class = load_agent(job.agent)  # while the server starts
         server.wait_until_ready()
         config = _episode_config(job)
@@ -144,7 +147,7 @@ def run_job(job: Job) -> RouteRecord:
             config,
             address=(server.host, server.port),
             input_filter=_input_filter(job),
-            hooks=_hooks(job, stack),
+            hooks=_hooks(job, server.pid, stack),
             watchdog=watchdog,
         )
         episodes.append(episode)
@@ -183,14 +186,14 @@ def _connect(job: Job, host: str, port: int, timeout_s: float) -> carla.Client:
         raise
 
 
-def _hooks(job: Job, recorders: contextlib.ExitStack) -> list[TickHook]:
+def _hooks(job: Job, server_pid: int | None, recorders: contextlib.ExitStack) -> list[TickHook]:
     """What follows the drive; files are finished when `recorders` closes."""
     folder = Path(job.folder)
     trace = TraceRecorder()
     recorders.callback(trace.save, folder / "traces" / f"route_{job.route_id}.npz")
     story = RouteRecorder(folder, job.route_id, film=job.film)
     recorders.callback(story.close)
-    hooks: list[TickHook] = [_StatusWriter(job), trace, story]
+    hooks: list[TickHook] = [_StatusWriter(job, server_pid), trace, story]
     if job.record_cameras:
         cameras = CameraRecorder(recording_path(folder, job.route_id))
         recorders.callback(cameras.close)
@@ -226,8 +229,9 @@ def _run(episode: Episode) -> RouteRecord:
 class _StatusWriter:
     """A hook that tells the runner how far the route is."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, server_pid: int | None) -> None:
         self._path = job.path("status")
+        self._server_pid = server_pid
         self._next_s = 0.0
 
     def __call__(self, episode: Episode, tick: Tick) -> None:
@@ -240,6 +244,7 @@ class _StatusWriter:
             "length_m": episode.plan.length_m,
             "game_s": tick.ego.time_s,
             "speed_mps": tick.ego.speed_mps,
+            "server_pid": self._server_pid,
         }
         aside = self._path.with_suffix(".partial")
         aside.write_text(json.dumps(status))

@@ -37,6 +37,8 @@ from eval.watchdog import EXIT_AGENT_FROZEN
 MAX_TRIES = 3
 STALL_S = 600.0
 """A job that has not shown progress for this long is ended, whatever holds it."""
+DEAD_SERVER_S = 3.0
+"""A job notices the death of its server by itself, unless a client call holds it up."""
 POLL_S = 0.1
 TERMINATE_S = 5.0
 EXIT_OK, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 0, 1, 130
@@ -107,7 +109,10 @@ class _Running:
     process: subprocess.Popen[bytes]
     tries: int
     seen_s: float = field(default_factory=time.monotonic)
+    server_alive_s: float = field(default_factory=time.monotonic)
     status: Mapping[str, float] = field(default_factory=dict)
+    cut_off: bool = False
+    """Ended by the runner, because it stalled or its server died."""
 
 
 def run(config: RunConfig) -> int:
@@ -290,16 +295,39 @@ def _is_over(item: _Running) -> bool:
     """Whether the job's process has ended; one that stalls is ended."""
     if item.process.poll() is not None:
         return True
-    path = item.job.path("status")
-    if path.exists():
-        status = json.loads(path.read_text())
-        if status != item.status:
-            item.status = status
-            item.seen_s = time.monotonic()
-    if time.monotonic() - item.seen_s > STALL_S:
-        _end_all([item])
+    now_s = time.monotonic()
+    status = _read_status(item.job.path("status"))
+    if status != item.status:
+        item.status, item.seen_s = status, now_s
+    if not _server_is_dead(status.get("server_pid")):
+        item.server_alive_s = now_s
+    stalled = now_s - item.seen_s > STALL_S
+    if not stalled and now_s - item.server_alive_s < DEAD_SERVER_S:
+        return False
+    item.cut_off = True  # a client call to a dead server can hold the interpreter until its time-out
+    if stalled:
+        item.process.send_signal(signal.SIGUSR1)  # it writes its stacks to the log
+        time.sleep(1.0)
+    _end_all([item])
+    return True
+
+
+def _read_status(path: Path) -> Mapping[str, float]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+
+
+def _server_is_dead(pid: float | None) -> bool:
+    """Whether the process is gone, or dead and not yet collected by its parent."""
+    if pid is None:
+        return False
+    try:
+        state = Path(f"/proc/{int(pid)}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
         return True
-    return False
+    return state == "Z"
 
 
 def _outcome(item: _Running, route: Route, config: RunConfig) -> RouteRecord:
@@ -307,14 +335,15 @@ def _outcome(item: _Running, route: Route, config: RunConfig) -> RouteRecord:
     path = item.job.path("outcome")
     outcome = json.loads(path.read_text()) if path.exists() else {}
     code = item.process.returncode
-    if "bad_input" in outcome or code == EXIT_BAD_INPUT:
+    if not item.cut_off and ("bad_input" in outcome or code == EXIT_BAD_INPUT):
         raise InputError(outcome.get("bad_input") or _last_line(item.job.path("log")))
-    if code == EXIT_UNEXPECTED:  # an error of the evaluation itself must not pass for a verdict
+    if code == EXIT_UNEXPECTED and not item.cut_off:  # an error of the evaluation itself must not pass for a verdict
         log = item.job.path("log")
         raise JobError(f"route {route.id}: the evaluation failed: {_last_line(log)} (see {log})")
     if "record" in outcome:
         return _with_provenance(RouteRecord.from_json(outcome["record"]), item, config)
-    agent_died = code in (EXIT_AGENT_FROZEN, -signal.SIGKILL)  # the kernel kills what eats the memory: not retried
+    # The kernel kills what eats the memory: the agent's fault, not tried again.
+    agent_died = not item.cut_off and code in (EXIT_AGENT_FROZEN, -signal.SIGKILL)
     failure = STATUS_AGENT_CRASHED if agent_died else STATUS_SIMULATION_CRASHED
     verdict = judge(0.0, (), config.scoring, failure.removeprefix("Failed - "))
     record = RouteRecord(

@@ -127,6 +127,10 @@ class RunningServer:
         """`address`: HOST:PORT. Raises: ServerError."""
         self.host, self.port = parse_address(address)
 
+    @property
+    def pid(self) -> None:
+        """Not known."""
+
     def wait_until_ready(self) -> None:
         """It is running already."""
 
