@@ -14,6 +14,7 @@ import carla
 import numpy as np
 import pytest
 
+from eval.__main__ import main
 from eval.episode import Episode, EpisodeConfig, Tick
 from eval.generate import generate_routes
 from eval.routes import Route, write_routes
@@ -229,13 +230,20 @@ def test_routes_are_driven_scored_and_resumed(tmp_path: Path, generated_map: car
         (["--routes", "{routes}", "--agent", "constant-throttle"], "no town 'Nowhere'"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], expected: str) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    expected: str,
+) -> None:
     path = tmp_path / "routes.xml"
     write_routes([Route("1", "Nowhere", ((0.0, 0.0, 0.0), (9.0, 0.0, 0.0)))], path)
-    ended = evaluate(*[a.format(routes=path) for a in arguments], "--out", str(tmp_path / "run"))
-    assert ended.returncode == 2
-    assert expected in ended.stderr
-    assert len(ended.stderr.strip().splitlines()) == 1
+    command = ["eval", "run", *[a.format(routes=path) for a in arguments], "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", command)
+    assert main() == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1 and expected in errors[0]
 
 
 def test_interrupting_leaves_no_process_behind(tmp_path: Path, route: Route) -> None:
