@@ -454,6 +454,7 @@ def _one(  # noqa: PLR0913 - one call site, all of it the episode's context
 def _shorten_lights(world: carla.World) -> None:
     green_s, yellow_s, red_s = LIGHT_TIMES_S
     for light in world.get_actors().filter("traffic.traffic_light*"):
+        assert isinstance(light, carla.TrafficLight)
         light.set_green_time(green_s)
         light.set_yellow_time(yellow_s)
         light.set_red_time(red_s)

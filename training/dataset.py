@@ -204,7 +204,11 @@ class WindowDataset:
     ) -> Batch:
         """The windows decoded; disturbed if `noise` is given."""
         seeds = generator.spawn(len(windows))
-        parts = list(pool.map(lambda item: self._window(*item[0], noise, item[1]), zip(windows, seeds, strict=True)))
+        parts = list(
+            pool.map(
+                lambda item: self._window(item[0][0], item[0][1], noise, item[1]), zip(windows, seeds, strict=True)
+            )
+        )
         stack = lambda name: torch.from_numpy(np.stack([part[name] for part in parts]))  # noqa: E731
         return Batch(
             windows=tuple(windows),

@@ -50,6 +50,12 @@ class Step:
     """Numbers, booleans and texts by name."""
 
 
+def _pack(value: Any) -> bytes:
+    packed = msgpack.packb(value)
+    assert packed is not None  # msgpack's stubs allow None for a caller-owned buffer only
+    return packed
+
+
 def encode_step(step: Step) -> bytes:
     """The step as one msgpack record."""
     record = {
@@ -58,7 +64,7 @@ def encode_step(step: Step) -> bytes:
         "arrays": {name: [list(value.shape), value.astype("<f4").tobytes()] for name, value in step.arrays.items()},
         "scalars": dict(step.scalars),
     }
-    return msgpack.packb(record)
+    return _pack(record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,7 @@ def _write(file: io.BufferedWriter, metadata: Mapping[str, Any], records: Sequen
     for record in records:
         offsets.append(file.tell())
         file.write(record)
-    index = msgpack.packb(
+    index = _pack(
         {
             "metadata": metadata,
             "offsets": offsets,

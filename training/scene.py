@@ -157,9 +157,10 @@ class PrivilegedView:
         for actor in self._world.get_actors():
             if actor.type_id not in ("traffic.traffic_light", "traffic.stop"):
                 continue
+            assert isinstance(actor, carla.TrafficSign)  # the base class of lights, too
             box = SignalBox(actor.id, actor.get_transform(), actor.trigger_volume)
             _, waypoints = stop_line(carla_map, box)
-            light = actor if actor.type_id == "traffic.traffic_light" else None
+            light = actor if isinstance(actor, carla.TrafficLight) else None
             for waypoint in waypoints:
                 pose = world_pose(waypoint.transform)
                 signals.append(_Signal(pose, 0.5 * waypoint.lane_width, light, self._arc_of(pose)))
