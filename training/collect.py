@@ -40,6 +40,7 @@ from training.scene import PrivilegedView
 
 logger = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 DECISION_S = 0.1
 SENSOR_TIMEOUT_S = 30.0
 ROUTES_PER_TOWN = 24
@@ -144,6 +145,7 @@ class DecisionCameras:
             for key, value in (sensor_attributes(spec) | {"sensor_tick": str(DECISION_S)}).items():
                 blueprint.set_attribute(key, value)
             sensor = world.spawn_actor(blueprint, sensor_transform(spec), attach_to=ego)
+            assert isinstance(sensor, carla.Sensor)
             sensor.listen(self._receiver(spec["id"]))
             self._actors.append(sensor)
 
@@ -212,7 +214,7 @@ class AgentPilot:
 
     def act(self, arrays: dict[str, np.ndarray]) -> int:
         """The action the agent would take."""
-        logits, self._state = self._model.act(model_input(arrays, "cpu"), self._state)
+        logits, self._state = self._model.act(model_input(arrays, CPU), self._state)
         return pedal_first(logits[0])
 
 
