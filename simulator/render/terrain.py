@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from simulator.render.lanes import Section
-from simulator.render.mesh import GRASS, MeshBuilder
+from simulator.render.mesh import CONCRETE, GRASS, MeshBuilder
 
 CELL_M = 1.0
 MARGIN_M = 140.0
@@ -20,6 +20,11 @@ HORIZON_M = 900.0
 SINK_M = 0.12
 """Terrain stays at least this far below every lane."""
 
+BRIDGE_M = 2.5
+"""Lanes at least this high above the land are a bridge."""
+
+DECK_M, PARAPET_M = 0.8, 0.7
+CONCRETE_COLOUR = (0.30, 0.30, 0.29)
 VERGE_M, VERGE_DROP_M, VERGE_CLEARANCE_M = 1.6, 0.55, 0.6
 
 
@@ -129,6 +134,22 @@ def add_verges(mesh: MeshBuilder, sections: Sequence[Section], land: Land, colou
             for first, end in runs(clear):
                 top, foot = edge[first:end] - [0, 0, 0.03], (edge + out * VERGE_M)[first:end] - [0, 0, VERGE_DROP_M]
                 mesh.strip(top, foot, colour, GRASS)
+
+
+def add_bridges(mesh: MeshBuilder, sections: Sequence[Section], land: Land) -> None:
+    """Underside, fascias and, outside junctions, parapets where lanes lie high above the land."""
+    down = np.array([0.0, 0.0, -DECK_M])
+    for section in sections:
+        line = section.boundaries.mean(axis=0)
+        high = line[:, 2] - land.height_m(line[:, 0], line[:, 1]) > BRIDGE_M
+        for first, end in runs(np.asarray(ndimage.binary_dilation(high), bool)):
+            left, right = section.boundaries[0, first:end], section.boundaries[-1, first:end]
+            mesh.strip(left + down, right + down, CONCRETE_COLOUR, CONCRETE, toward=left + 10.0 * down)
+            for edge, other in ((left, right), (right, left)):
+                outside, rim = 2.0 * edge - other, np.array([0.0, 0.0, 0.0 if section.in_junction else PARAPET_M])
+                mesh.strip(edge + rim, edge + down, CONCRETE_COLOUR, CONCRETE, toward=outside)
+                if not section.in_junction:
+                    mesh.strip(edge + rim, edge, CONCRETE_COLOUR, CONCRETE, toward=other)
 
 
 def runs(mask: np.ndarray) -> list[tuple[int, int]]:

@@ -22,7 +22,7 @@ from simulator.render.lanes import DRIVABLE, PAVED, sample_sections
 from simulator.render.mesh import MeshBuilder, TileMesh
 from simulator.render.signals import SignalLamps, add_signals
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 11
 """Raise it whenever the meshes or their file layout change."""
 
 CACHE_FILES = 120
@@ -101,6 +101,7 @@ def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
     lamps = add_signals(mesh, carla_map, root, land, crosswalks)
     terrain.add_terrain(mesh, land, style.grass)
     terrain.add_verges(mesh, sections, land, style.grass)
+    terrain.add_bridges(mesh, sections, land)
     edges = scenery.frontages(sections)
     obstacles = scenery.Obstacles(land)
     scenery.add_buildings(mesh, edges, obstacles, style, rng)
