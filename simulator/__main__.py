@@ -1,4 +1,4 @@
-"""`python -m simulator serve | bench | soak`."""
+"""`python -m simulator serve | bench`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from typing import Annotated
 
 import tyro
 
+from simulator.orphan import end_with_parent  # isort: skip - first: it notes the parent before heavy imports
 from simulator import bench
 from simulator.server import ServerConfig, ServerError, serve
 from simulator.towns.town import TownError
 
 BAD_INPUT = 2
+INTERRUPTED = 130
 
 
 def _serve(config: Annotated[ServerConfig, tyro.conf.arg(name="")]) -> int:
     """Serve a town to CARLA clients until Ctrl-C."""
+    if config.die_with_parent:
+        end_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     asyncio.run(serve(config, ready=lambda host, port: print(f"listening on {host}:{port}", flush=True)))
     return 0
@@ -34,6 +38,8 @@ def main() -> int:
     except (ServerError, TownError, bench.BenchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:  # while starting; a server that listens ends by its own handler, with 0
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import signal
 import socket
 import time
@@ -24,7 +23,6 @@ log = logging.getLogger(__name__)
 
 SYNCHRONOUS_POLL_S: Final = 0.02
 DEFAULT_STEP_S: Final = 0.05
-PARENT_POLL_S: Final = 1.0
 FREE_PORT_TRIES: Final = 50
 
 
@@ -100,7 +98,6 @@ def _bound(host: str, port: int) -> socket.socket:
 
 async def serve(config: ServerConfig, ready: Callable[[str, int], None]) -> None:
     """Serve until SIGINT or SIGTERM; `ready(host, port)` is called when clients can connect."""
-    parent = os.getppid()
     rpc_socket, stream_socket = bind_pair(config.host, config.port)
     port = rpc_socket.getsockname()[1]
     loop = asyncio.get_running_loop()
@@ -112,21 +109,19 @@ async def serve(config: ServerConfig, ready: Callable[[str, int], None]) -> None
     register(registry, session)
     rpc_server = await loop.create_server(lambda: RpcConnection(registry, session.after_reply), sock=rpc_socket)
     stream_server = await loop.create_server(lambda: StreamConnection(hub), sock=stream_socket)
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
     session.start()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # only now: start-up may take long and has nothing to clean up
+        loop.add_signal_handler(number, stop.set)
     ready(config.host, port)
-    tasks = [asyncio.create_task(_run_clock(session))]
-    if config.die_with_parent:
-        tasks.append(asyncio.create_task(_watch_parent(parent, stop)))
+    clock = asyncio.create_task(_run_clock(session))
     stopped = asyncio.create_task(stop.wait())
     # A crash of the clock must end the process, not leave a server that never ticks.
-    done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait([clock, stopped], return_when=asyncio.FIRST_COMPLETED)
     rpc_server.close()
     stream_server.close()
     session.close()
-    for task in (*tasks, stopped):
+    for task in (clock, stopped):
         if task in done:
             task.result()
         else:
@@ -146,10 +141,3 @@ async def _run_clock(session: Session) -> None:
         session.after_reply()
         due = max(due + step_s, time.perf_counter() - step_s)  # a slow tick is not caught up by a burst
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-
-
-async def _watch_parent(parent: int, stop: asyncio.Event) -> None:
-    while os.getppid() == parent:
-        await asyncio.sleep(PARENT_POLL_S)
-    log.warning("parent process %s is gone, ending", parent)
-    stop.set()
