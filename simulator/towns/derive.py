@@ -11,6 +11,7 @@ from pathlib import Path
 import carla
 import numpy as np
 
+from simulator.orphan import end_with_parent
 from simulator.towns.ground import DEFAULT_LIMIT_KMH, GroundGrid, LaneSamples, rasterise
 from simulator.towns.opendrive_check import checked_opendrive
 from simulator.towns.signals import derive_lights, derive_stop_signs
@@ -165,6 +166,7 @@ def derive(data: bytes, target: Path) -> None:
 
 def main() -> int:
     """Exit code 0, or 2 with one line on stderr."""
+    end_with_parent()
     try:
         derive(sys.stdin.buffer.read(), Path(sys.argv[1]))
     except TownError as error:
