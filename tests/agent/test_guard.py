@@ -29,12 +29,19 @@ proposals = st.builds(
 )
 
 
+def assert_valid(control: Control) -> None:
+    for value, low in ((control.throttle, 0.0), (control.steer, -1.0), (control.brake, 0.0)):
+        assert type(value) is float
+        assert low <= value <= 1.0
+    assert type(control.reverse) is bool
+
+
 @given(steps=st.lists(st.tuples(proposals, anything), max_size=60))
 def test_any_sequence_gives_valid_controls(steps: list[tuple[Proposal, float]]) -> None:
     guard = Guard(GuardConfig())
     for proposal, now_s in steps:
         control = guard.step(proposal, now_s)
-        assert is_valid(control)
+        assert_valid(control)
         if guard.mode is not Mode.NOMINAL:
             assert control.throttle == 0.0
         if proposal.request is Request.EMERGENCY:
@@ -99,6 +106,10 @@ def test_stop_that_does_not_stop_becomes_an_emergency() -> None:
     assert modes[0] is Mode.STOP
     assert modes.count(Mode.STOP) in (200, 201)
     assert modes[-1] is Mode.EMERGENCY
+    exact = Guard(GuardConfig(stop_limit_s=0.0))
+    assert run(exact, stop, 2) == [Mode.STOP, Mode.EMERGENCY]
+    barely = Proposal(control=GO, request=Request.STOP, speed_mps=GuardConfig().standstill_mps)
+    assert run(Guard(GuardConfig()), barely, 210)[-1] is Mode.EMERGENCY
     standing = Guard(GuardConfig())
     assert set(run(standing, Proposal(control=GO, request=Request.STOP, speed_mps=0.0), 300)) == {Mode.STOP}
 
@@ -120,7 +131,22 @@ def test_speed_cap_takes_the_throttle_and_then_brakes() -> None:
     assert guard.step(braking, 0.15).brake == 1.0
 
 
-@pytest.mark.parametrize("setting", [{"hold_s": 2.0}, {"stop_brake": 0.0}, {"recovery_ticks": 0}])
+def test_controls_are_judged_by_type_and_limits() -> None:
+    good = [Control(throttle=a, steer=b, brake=c) for a in (0.0, 1.0) for b in (-1.0, 1.0) for c in (0.0, 1.0)]
+    assert all(is_valid(control) for control in good)
+    for value in (1.01, -1.01, math.nan, math.inf, -math.inf, None, "1", True):
+        for name in ("throttle", "steer", "brake"):
+            assert not is_valid(Control(**{name: value}))  # type: ignore[arg-type]
+    for name in ("throttle", "brake"):
+        assert not is_valid(Control(**{name: -0.01}))  # type: ignore[arg-type]
+    for control in (None, 3, Control(reverse=1), Control(reverse=None)):  # type: ignore[arg-type]
+        assert not is_valid(control)  # type: ignore[arg-type]
+
+
+IMPOSSIBLE = [{"hold_s": 1.01}, {"hold_s": -0.01}, {"stop_brake": 0.0}, {"stop_brake": 1.01}, {"recovery_ticks": 0}]
+
+
+@pytest.mark.parametrize("setting", IMPOSSIBLE)
 def test_impossible_limits_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         GuardConfig(**setting)  # type: ignore[arg-type]
@@ -131,6 +157,7 @@ def test_limits_may_be_reached() -> None:
         GuardConfig(hold_s=0.0),
         GuardConfig(hold_s=1.0),
         GuardConfig(stop_brake=1.0),
+        GuardConfig(stop_brake=0.05),
         GuardConfig(recovery_ticks=1),
     ):
         guard = Guard(config)
