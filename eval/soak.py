@@ -8,17 +8,17 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import carla
-import torch
 
-from agent.driver import AgentConfig, load_model
-from agent.model.driving_model import DrivingModel, ModelInput
 from eval.runner import InputError
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
 from eval.traffic import Traffic, TrafficConfig, pin_core, pinned
 from eval.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from agent.model.driving_model import DrivingModel
 
 TICK_S: Final = 0.05
 TIMEOUT_S: Final = 30.0
@@ -62,6 +62,10 @@ class Load:
         self._thread.join()
 
     def _run(self) -> None:
+        import torch  # here: the other commands of this package start faster without it
+
+        from agent.model.driving_model import ModelInput
+
         encoder = self._model.config.encoder
         inputs = ModelInput(
             images=torch.randint(0, 256, (1, CAMERAS, 3, encoder.image_height, encoder.image_width), dtype=torch.uint8),
@@ -85,6 +89,8 @@ def soak(config: SoakConfig) -> int:
         raise InputError(f"--networks {config.networks}: no such file; give the agent's configuration (agent.yaml)")
     model = None
     if config.networks is not None:
+        from agent.driver import AgentConfig, load_model
+
         model = load_model(config.networks.parent / AgentConfig.read(config.networks).checkpoint, "cpu")
     with EmbeddedServer(EmbeddedServerConfig(town=config.town, render=False)) as server:
         client = connect(server.host, server.port, TIMEOUT_S)

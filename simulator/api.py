@@ -5,6 +5,7 @@ Argument order is the wire's. Calls that a client sends without waiting are answ
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -119,7 +120,10 @@ class _Session(_Calls):
     def _set_weather(self, weather: list) -> None:
         if len(weather) != len(self.session.weather):
             raise CallError(f"WeatherParameters needs {len(self.session.weather)} numbers, got {len(weather)}")
-        self.session.weather = [float(value) for value in weather]
+        values = [float(value) for value in weather]
+        if not all(math.isfinite(value) for value in values):
+            raise CallError(f"WeatherParameters must be finite, got {values}")
+        self.session.weather = values
 
 
 class _Actors(_Calls):
