@@ -158,6 +158,7 @@ class Observer:
         self._lights: list[tuple[float, carla.TrafficLight]] = []
         self._seen: set[tuple[Infraction, int]] = set()
         self._incidents: list[Incident] = []
+        self._extents: dict[int, carla.Vector3D] = {}
         self._outside_until_s = -math.inf
         self._outside_percent = 0.0
 
@@ -188,9 +189,15 @@ class Observer:
             cameras={key: value[..., 2::-1] for key, (_, value) in tick.data.items() if _is_image(value)},
             route_ego_m=route_ego_m,
             bev=_bev(driver, decision) if self._with_bev and driver and decision else None,
-            others=tuple(_other(vehicle) for vehicle in episode.traffic.vehicles),
+            others=tuple(self._other(vehicle) for vehicle in episode.traffic.vehicles),
             incidents=tuple(self._incidents),
         )
+
+    def _other(self, vehicle: carla.Vehicle) -> OtherCar:
+        if vehicle.id not in self._extents:  # a call to the server in 0.9.16, with the interpreter locked meanwhile
+            self._extents[vehicle.id] = vehicle.bounding_box.extent
+        transform, extent = vehicle.get_transform(), self._extents[vehicle.id]
+        return OtherCar(transform.location.x, transform.location.y, transform.rotation.yaw, extent.x, extent.y)
 
     def _step(self, episode: Episode, tick: Tick, decision: Decision | None, fresh: list[Incident]) -> Step:
         ego, control = tick.ego, tick.control or carla.VehicleControl()
@@ -426,11 +433,6 @@ def _top_actions(decision: Decision) -> tuple[tuple[int, float], ...]:
         return ()
     best = decision.logits.softmax(0).topk(TOP_ACTIONS)
     return tuple((int(index), round(float(p), 4)) for p, index in zip(best.values, best.indices, strict=True))
-
-
-def _other(vehicle: carla.Vehicle) -> OtherCar:
-    transform, extent = vehicle.get_transform(), vehicle.bounding_box.extent
-    return OtherCar(transform.location.x, transform.location.y, transform.rotation.yaw, extent.x, extent.y)
 
 
 def _incident(event: Event) -> Incident:
