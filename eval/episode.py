@@ -336,7 +336,7 @@ class Episode:
     def _advance(self) -> EgoState:
         started_s = time.perf_counter()
         limit_s = self.config.timeout_s + WATCHDOG_SLACK_S
-        with self._phase("world.tick()", limit_s), pinned(self._core):
+        with self._phase("world.tick()", limit_s, rescue=self.traffic.wake), pinned(self._core):
             frame = self._simulation(lambda: self.world.tick(self.config.timeout_s))
         self.ticks += 1
         ego = EgoState(
@@ -417,9 +417,11 @@ class Episode:
                 settings.fixed_delta_seconds = None
                 self.world.apply_settings(settings)
 
-    def _phase(self, name: str, limit_s: float, exit_code: int | None = None) -> Any:
+    def _phase(
+        self, name: str, limit_s: float, exit_code: int | None = None, rescue: Callable[[], None] | None = None
+    ) -> Any:
         codes = {} if exit_code is None else {"exit_code": exit_code}
-        return self._watchdog.phase(name, limit_s, **codes)
+        return self._watchdog.phase(name, limit_s, rescue=rescue, **codes)
 
     def _simulation(self, action: Callable[[], Any]) -> Any:
         """The action's result; the client's errors become the simulator's failure."""

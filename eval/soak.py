@@ -121,7 +121,7 @@ def _tick_on(config: SoakConfig, world: carla.World, traffic: Traffic, server_pi
     started_s = time.monotonic()
     for tick in range(1, config.ticks + 1):
         before_s = time.perf_counter()
-        with watchdog.phase(f"tick {tick} with the Traffic Manager", FREEZE_S), pinned(core):
+        with watchdog.phase(f"tick {tick}", FREEZE_S, rescue=traffic.wake), pinned(core):
             world.tick()
         durations_s.append(time.perf_counter() - before_s)
         if tick % 20 == 0:

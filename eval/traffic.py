@@ -8,6 +8,7 @@ under the pin, and ticks are made under the pin (embedded server only).
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import random
@@ -25,6 +26,7 @@ CLEARANCE_M = 15.0
 NEARBY_SHARE = 0.5
 SPEED_DIFFERENCE_PERCENT = 10.0
 FOLLOW_DISTANCE_M = 3.0
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,17 @@ class Traffic:
             for vehicle in self.vehicles:
                 vehicle.set_autopilot(True, port)
                 self._manager.update_vehicle_lights(vehicle, True)
+
+    def wake(self) -> None:
+        """Wake a Traffic Manager that missed its signal and let the tick that waits for it go on.
+
+        Leaving synchronous mode signals the manager's thread once more; its step then ends as the waiting tick expects.
+        A manager that is only slow makes one step more than there were ticks.
+        """
+        if self._manager is not None:
+            logger.warning("the Traffic Manager does not answer; waking it")
+            self._manager.set_synchronous_mode(False)
+            self._manager.set_synchronous_mode(True)
 
     def speeds_mps(self) -> list[float]:
         """Speed of every background vehicle."""

@@ -6,6 +6,7 @@ CARLA's 0.9.16 client can freeze for ever inside `world.tick()` while a synchron
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import sys
 import threading
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 EXIT_SIMULATION_FROZEN = 70
 EXIT_AGENT_FROZEN = 71
 EXIT_SERVER_DIED = 72
+RESCUE_AFTER_S = 3.0
+"""A phase that takes this long is given its rescue, and again after as long."""
 _POLL_S = 0.25
 
 
@@ -31,18 +34,32 @@ class Watchdog:
         self._on_freeze = on_freeze
         self._server_exit_code = server_exit_code
         self._phase: tuple[str, float, int] | None = None
+        self._rescue: Callable[[], None] | None = None
+        self._rescue_at_s = math.inf
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
     @contextmanager
-    def phase(self, name: str, limit_s: float, exit_code: int = EXIT_SIMULATION_FROZEN) -> Iterator[None]:
-        """The block may take `limit_s`; after that the process ends with `exit_code`."""
+    def phase(
+        self,
+        name: str,
+        limit_s: float,
+        exit_code: int = EXIT_SIMULATION_FROZEN,
+        rescue: Callable[[], None] | None = None,
+    ) -> Iterator[None]:
+        """The block may take `limit_s`; after that the process ends with `exit_code`.
+
+        `rescue` is called from another thread when the block takes unusually long, and must be harmless to one that
+        is only slow.
+        """
+        self._rescue, self._rescue_at_s = rescue, time.monotonic() + RESCUE_AFTER_S
         self._phase = (name, time.monotonic() + limit_s, exit_code)
         try:
             yield
         finally:
             self._phase = None
+            self._rescue = None
 
     def close(self) -> None:
         """Stop watching."""
@@ -50,7 +67,10 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._closed.wait(_POLL_S):
-            phase = self._phase
+            phase, rescue = self._phase, self._rescue
+            if rescue is not None and time.monotonic() > self._rescue_at_s:
+                self._rescue_at_s = time.monotonic() + RESCUE_AFTER_S
+                rescue()
             if phase is not None and time.monotonic() > phase[1]:
                 self._end(*phase)
             code = self._server_exit_code()
