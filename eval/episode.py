@@ -32,6 +32,8 @@ from eval.plan import BENCH2DRIVE_SPACING_M, LEADERBOARD_SPACING_M, RoutePlan, m
 from eval.planner import RoutePlanner
 from eval.results import RouteRecord, judge
 from eval.routes import Route
+from eval.scenarios.director import Director
+from eval.scenarios.stage import Stage
 from eval.scoring import Scoring
 from eval.sensors import InputData, SensorConfigurationInvalid, SensorRig, validate_sensors
 from eval.server import ServerError
@@ -85,6 +87,8 @@ class EpisodeConfig:
     """For the agent's setup or one of its steps."""
     max_game_s: float | None = None
     """End the route after this game time (for tests and demos)."""
+    scenarios: bool = True
+    """Play the route's scenario blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,7 @@ class Episode:
     plan: RoutePlan
     criteria: Criteria
     traffic: Traffic
+    director: Director
 
     def __init__(  # noqa: PLR0913 - independent parts, most of them by keyword
         self,
@@ -204,7 +209,8 @@ class Episode:
         """The verdict so far; `failure` is the reason if something other than the criteria ended the route."""
         criteria = getattr(self, "criteria", None)
         completion = criteria.completion.percent if criteria else 0.0
-        events = criteria.events() if criteria else []
+        director = getattr(self, "director", None)
+        events = [*(criteria.events() if criteria else []), *(director.events if director else [])]
         reason = (criteria.failure_message() if criteria else None) or failure
         plan = getattr(self, "plan", None)
         return RouteRecord(
@@ -220,7 +226,7 @@ class Episode:
             traffic=self.config.traffic,
             sensors=[str(spec["type"]) for spec in self._sensor_specs],
             provenance={
-                "scenario_blocks_ignored": len(self.route.scenarios),
+                "scenarios": director.summary() if director else [],
                 "timings_ms": {name: _median_ms(values) for name, values in self._wall_s.items()},
             },
         )
@@ -229,6 +235,8 @@ class Episode:
         """Destroy the agent and everything spawned; safe to call twice and after a failed start."""
         if getattr(self, "criteria", None) is not None and self.ticks:
             self.criteria.finish()
+        if getattr(self, "director", None) is not None:
+            self.director.judge()
         agent, self.agent = self.agent, None
         if agent is not None:
             try:
@@ -294,6 +302,19 @@ class Episode:
             stop_signs=[_signal_box(sign) for sign in actors.filter("traffic.stop*")],
         )
         self._weather = RouteWeather(self.world, self.criteria.track, self.route.weathers)
+        stage = Stage(
+            self._client,
+            self.world,
+            self.carla_map,
+            self.ego,
+            self.plan.world,
+            traffic=self.traffic,
+            seed=self.config.seed,
+            planner=self._planner,
+            set_wrong_way_allowed=self._allow_wrong_way,
+        )
+        self.director = Director(stage, self.route.scenarios if self.config.scenarios else ())
+        self.director.prepare(self._ego_state(0))
 
     def _set_up_agent(self) -> None:
         assert self._agent_class is not None
@@ -310,6 +331,9 @@ class Episode:
         except Exception as error:  # the agent's code may raise anything
             logger.debug("%s", traceback.format_exc())
             raise EpisodeError(FAILURE_SETUP, f"{type(error).__name__}: {error}") from error
+
+    def _allow_wrong_way(self, allowed: bool) -> None:
+        self.criteria.outside_lanes.wrong_way_allowed = allowed
 
     def _give_sparse_plan(self, agent: Any) -> None:
         """The benchmark's own sparse plan, whichever base class the agent has (they differ in the spacing)."""
@@ -339,15 +363,18 @@ class Episode:
         with self._phase("world.tick()", limit_s, rescue=self.traffic.wake), pinned(self._core):
             frame = self._simulation(lambda: self.world.tick(self.config.timeout_s))
         self.ticks += 1
-        ego = EgoState(
+        ego = self._ego_state(frame)
+        self._wall_s["world"].append(time.perf_counter() - started_s)
+        return ego
+
+    def _ego_state(self, frame: int) -> EgoState:
+        return EgoState(
             frame=frame,
             time_s=self.ticks * TICK_S,
             transform=self.ego.get_transform(),
             velocity=self.ego.get_velocity(),
             speed_limit_mps=self.ego.get_speed_limit() / 3.6,
         )
-        self._wall_s["world"].append(time.perf_counter() - started_s)
-        return ego
 
     def _observe(self, ego: EgoState) -> InputData:
         started_s = time.perf_counter()
@@ -375,11 +402,12 @@ class Episode:
     def _judge(self, ego: EgoState, data: InputData, control: carla.VehicleControl | None) -> bool:
         started_s = time.perf_counter()
         self._weather.update(ego.location)
+        self.director.update(ego)
         over = self.criteria.update(ego, self._arrived_contacts(ego.frame), self.traffic.speeds_mps())
         if not self.config.embedded:
             above = carla.Location(ego.location.x, ego.location.y, ego.location.z + SPECTATOR_HEIGHT_M)
             self.world.get_spectator().set_transform(carla.Transform(above, carla.Rotation(pitch=-90.0)))
-        events = self.criteria.events()
+        events = [*self.criteria.events(), *self.director.events]
         tick = Tick(ego, data, control, events[self._seen_events :])
         self._seen_events = len(events)
         self._wall_s["criteria"].append(time.perf_counter() - started_s)
@@ -405,6 +433,8 @@ class Episode:
             self._collision_sensor.stop()
             self._collision_sensor.destroy()
             self._collision_sensor = None
+        if getattr(self, "director", None) is not None:
+            self.director.close()
         if getattr(self, "traffic", None) is not None:
             self.traffic.destroy()
         if self._owned:

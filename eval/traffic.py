@@ -106,6 +106,19 @@ class Traffic:
         """Speed of every background vehicle."""
         return [math.hypot(v.x, v.y, v.z) for v in (vehicle.get_velocity() for vehicle in self.vehicles)]
 
+    def remove(self, vehicles: Sequence[carla.Vehicle]) -> None:
+        """Take some vehicles out of the traffic; with the last one the Traffic Manager ends."""
+        gone = {vehicle.id for vehicle in vehicles}
+        left = [vehicle for vehicle in self.vehicles if vehicle.id not in gone]
+        if not left:
+            self.destroy()
+            return
+        for vehicle in vehicles:
+            if self._manager is not None:
+                vehicle.set_autopilot(False, self._manager.get_port())
+        self._client.apply_batch_sync([carla.command.DestroyActor(vehicle) for vehicle in vehicles], False)
+        self.vehicles = left
+
     def destroy(self) -> None:
         """End the Traffic Manager, then remove the vehicles; safe to call twice."""
         if self._manager is not None:

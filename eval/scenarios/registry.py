@@ -1,0 +1,10 @@
+"""Scenario types of route files and what plays them."""
+
+from __future__ import annotations
+
+from eval.scenarios.obstacles import ParkedObstacle
+from eval.scenarios.scenario import Scenario
+
+SCENARIOS: dict[str, type[Scenario]] = {
+    "ParkedObstacle": ParkedObstacle,
+}
