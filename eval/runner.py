@@ -199,7 +199,7 @@ def _announce(config: RunConfig, routes: Sequence[Route], pending: Sequence[Rout
     )
     blocks = sum(len(route.scenarios) for route in routes)
     if blocks:
-        print(f"{blocks} scenario blocks of the route file are ignored: only route, weather and traffic are used")
+        print(f"{blocks} scenarios to play")
     if len(pending) < len(routes):
         print(f"{len(routes) - len(pending)} routes are already in {out} and are kept")
     if config.view:
