@@ -30,13 +30,15 @@ class OutsideRouteLanes:
         self._driven_m = 0.0
         self._outside_m = 0.0
         self.outside = False
+        self.wrong_way_allowed = False
+        """Set while a scenario leaves no way but the opposite lane."""
         self.events: list[Event] = []
 
     def update(self, ego: EgoState) -> None:
         """Judge the ego's position and add the newly passed metres to the right account."""
         off_lanes = self._is_off_lanes(ego.location)
         self._update_wrong_lane(ego)
-        self.outside = off_lanes or self._wrong_lane
+        self.outside = off_lanes or (self._wrong_lane and not self.wrong_way_allowed)
         first, last = self._index + 1, min(self._index + self.WINDOW, len(self._track) - 1)
         for index in range(first, last + 1):
             if not self._track.passed(index, ego.location):
