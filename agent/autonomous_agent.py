@@ -11,15 +11,9 @@ from enum import Enum
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from agent.route import downsampled_indices
+from agent.route import LEADERBOARD_SPACING_M, sparse_indices
 
 logger = logging.getLogger(__name__)
-
-PLAN_SPACING_M = 200.0
-"""Longest distance between plan points in the official leaderboard (Bench2Drive's own class uses 50 m)."""
-LANE_CHANGES = ("CHANGELANELEFT", "CHANGELANERIGHT")
 
 
 class Track(Enum):
@@ -116,11 +110,7 @@ class StandInAutonomousAgent:
 
     def set_global_plan(self, global_plan_gps: Any, global_plan_world_coord: Any) -> None:
         """Keeps the down-sampled plan: GPS in _global_plan, world in _global_plan_world_coord."""
-        locations = [transform.location for transform, _ in global_plan_world_coord]
-        points_m = np.array([(location.x, location.y, location.z) for location in locations]).reshape(-1, 3)
-        options = [option for _, option in global_plan_world_coord]
-        lane_change = [getattr(option, "name", option) in LANE_CHANGES for option in options]
-        kept = downsampled_indices(points_m, options, lane_change, PLAN_SPACING_M)
+        kept = sparse_indices(global_plan_world_coord, LEADERBOARD_SPACING_M)
         self._global_plan_world_coord = [tuple(global_plan_world_coord[i][:2]) for i in kept]
         self._global_plan = [global_plan_gps[i] for i in kept]
 

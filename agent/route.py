@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +35,12 @@ DISTANCE_SCALE_M = 50.0
 POINT_CLIP = 2.0
 DISTANCE_CLIP = 4.0
 """The plan's spacing in units of DISTANCE_SCALE_M."""
-LONGEST_ROAD_M = 204.0
-"""Between two plan points: 200 m, the step that exceeds them, and the step that is not counted."""
+LEADERBOARD_SPACING_M = 200.0
+"""Longest distance between plan points in the official leaderboard."""
+BENCH2DRIVE_SPACING_M = 50.0
+LONGEST_ROAD_M = LEADERBOARD_SPACING_M + 4.0
+"""Between two plan points: the spacing, the step that exceeds it, and the step that is not counted."""
+LANE_CHANGES = (Command.CHANGELANELEFT.name, Command.CHANGELANERIGHT.name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,22 +199,28 @@ def route_vector(view: RouteView, speed_mps: float) -> np.ndarray:
     return vector
 
 
-def downsampled_indices(
-    points_m: np.ndarray, options: Sequence[object], lane_change: Sequence[bool], spacing_m: float
-) -> list[int]:
-    """Indices of the dense plan points (n, 3) that the leaderboard keeps, given their road options.
+def sparse_indices(plan: Sequence[tuple[Any, Any]], spacing_m: float) -> list[int]:
+    """Indices of the dense plan's (transform, road option) pairs that the leaderboard gives to the agent.
 
-    Kept are the first point, every lane-change point, every point whose option differs from its predecessor's unless
-    that was a lane change, a point after more than spacing_m, and the last point. Faithful in its details: the step
-    that leads to a kept point is not counted as distance.
+    Kept are the first and the last point, every lane-change point, every change of option (unless it follows a lane
+    change) and a point after more than `spacing_m` metres. The step to a kept point does not count towards the
+    distance. Options are told by their names, whichever enumeration they are of.
+    Source: leaderboard 2.0 `downsample_route`.
     """
     kept: list[int] = []
     distance_m = 0.0
-    for i, option in enumerate(options):
-        changes = i == 0 or lane_change[i] or (option != options[i - 1] and not lane_change[i - 1])
-        if changes or distance_m > spacing_m or i == len(options) - 1:
-            kept.append(i)
+    option_before, changing_before, location_before = None, False, None
+    for index, (transform, option) in enumerate(plan):
+        changing = getattr(option, "name", option) in LANE_CHANGES
+        turns_off = location_before is None or changing or (option != option_before and not changing_before)
+        if turns_off or distance_m > spacing_m or index == len(plan) - 1:
+            kept.append(index)
             distance_m = 0.0
         else:
-            distance_m += float(np.linalg.norm(np.asarray(points_m[i]) - np.asarray(points_m[i - 1])))
+            distance_m += math.dist(_xyz(transform.location), _xyz(location_before))
+        option_before, changing_before, location_before = option, changing, transform.location
     return kept
+
+
+def _xyz(location: Any) -> tuple[float, float, float]:
+    return location.x, location.y, location.z

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import carla
 
+from agent.observation import CAMERA_NAMES
+from agent.route import ROUTE_POINTS, VECTOR_SIZE
 from eval.runner import InputError
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
 from eval.traffic import Traffic, TrafficConfig, pin_core, pinned
@@ -26,9 +28,6 @@ FREEZE_S: Final = 60.0
 SETTLED_SHARE: Final = 0.1
 """Memory growth is counted from here on: caches fill in the beginning."""
 REPORTS: Final = 20
-ROUTE_POINTS: Final = 8
-VECTOR_SIZE: Final = 18
-CAMERAS: Final = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +65,10 @@ class Load:
 
         from agent.model.driving_model import ModelInput
 
-        encoder = self._model.config.encoder
+        encoder, cameras = self._model.config.encoder, len(CAMERA_NAMES)
         inputs = ModelInput(
-            images=torch.randint(0, 256, (1, CAMERAS, 3, encoder.image_height, encoder.image_width), dtype=torch.uint8),
-            camera_valid=torch.ones(1, CAMERAS, dtype=torch.bool),
+            images=torch.randint(0, 256, (1, cameras, 3, encoder.image_height, encoder.image_width), dtype=torch.uint8),
+            camera_valid=torch.ones(1, cameras, dtype=torch.bool),
             ego_motion=torch.zeros(1, 3),
             route=torch.zeros(1, ROUTE_POINTS, 2),
             vector=torch.zeros(1, VECTOR_SIZE),

@@ -16,10 +16,7 @@ from agent.model.heads import ConvNormAct, LatentMaskHead, MaskHead, NormAct, ml
 from agent.model.image_encoder import EncoderConfig, ImageEncoder
 from agent.model.policy import Policy, PolicyConfig
 from agent.model.rssm import Belief, LatentState, Rssm, RssmConfig
-
-ROUTE_POINTS = 8
-VECTOR_SIZE = 18
-MOTION_SIZE = 3
+from agent.route import ROUTE_POINTS, VECTOR_SIZE
 
 MASKS = (
     "road",

@@ -65,7 +65,7 @@ class RunningRedLight:
                 continue
             for waypoint in waypoints:
                 same_lane = (tail_waypoint.road_id, tail_waypoint.lane_id) == (waypoint.road_id, waypoint.lane_id)
-                if not same_lane or dot(heading, waypoint.transform.get_forward_vector()) <= 0.0:
+                if not same_lane or _dot(heading, waypoint.transform.get_forward_vector()) <= 0.0:
                     continue
                 if segments_cross(*tail, *_across(waypoint)):
                     self._last_id = light.id
@@ -115,9 +115,9 @@ class RunningStopSign:
 
     def _find(self, ego: EgoState, waypoints: list[carla.Waypoint]) -> tuple[SignalBox, carla.Location] | None:
         heading = ego.transform.get_forward_vector()
-        if dot(ego.velocity, heading) < BACKWARDS_DOT:
+        if _dot(ego.velocity, heading) < BACKWARDS_DOT:
             return None
-        if dot(heading, waypoints[0].transform.get_forward_vector()) < BACKWARDS_DOT:
+        if _dot(heading, waypoints[0].transform.get_forward_vector()) < BACKWARDS_DOT:
             return None
         return next((item for item in self._signs if self._affects(waypoints, *item)), None)
 
@@ -204,5 +204,5 @@ def _signal_event(ego: EgoState, signal: SignalBox, kind: Infraction, deed: str)
     return make_event(ego, kind, message, other_id=signal.id)
 
 
-def dot(a: carla.Vector3D, b: carla.Vector3D) -> float:
+def _dot(a: carla.Vector3D, b: carla.Vector3D) -> float:
     return a.x * b.x + a.y * b.y + a.z * b.z

@@ -13,8 +13,6 @@ from agent.model.driving_model import (
     AUXILIARY,
     AUXILIARY_SCALE,
     MASKS,
-    ROUTE_POINTS,
-    VECTOR_SIZE,
     DrivingModel,
     DrivingModelConfig,
     ModelInput,
@@ -23,6 +21,7 @@ from agent.model.driving_model import (
     small_encoder,
 )
 from agent.model.policy import pedal_first
+from agent.route import ROUTE_POINTS, VECTOR_SIZE
 
 MAX_PARAMETERS = 6_000_000
 MAX_DECISION_S = 0.080

@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.localization import Pose
-from agent.route import Command, Plan, RouteConfig, RouteTracker, downsampled_indices, route_vector
+from agent.route import Command, Plan, RouteConfig, RouteTracker, route_vector, sparse_indices
 from tests.agent.synthetic import RoadOption
 
 L, R, S, F, CL, CR = (
@@ -43,8 +44,9 @@ CORNER = make_plan(
 
 
 def kept(options: list[RoadOption], spacing_m: float, step_m: float = 1.0) -> list[int]:
-    points_m = np.array([(i * step_m, 0.0, 0.0) for i in range(len(options))]).reshape(-1, 3)
-    return downsampled_indices(points_m, options, [o in (CL, CR) for o in options], spacing_m)
+    locations = [SimpleNamespace(x=i * step_m, y=0.0, z=0.0) for i in range(len(options))]
+    plan = [(SimpleNamespace(location=x), o) for x, o in zip(locations, options, strict=True)]
+    return sparse_indices(plan, spacing_m)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def kept(options: list[RoadOption], spacing_m: float, step_m: float = 1.0) -> li
         ([F], 200.0, [0]),
         ([F] * 5, 200.0, [0, 4]),
         ([F, F, L, L, L, F, F], 200.0, [0, 2, 5, 6]),
-        ([F, CL, CL, F, F, F], 200.0, [0, 1, 2, 5]),  # after a lane change a new option is no reason
+        ([F, CL, CR, F, F, F], 200.0, [0, 1, 2, 5]),  # after a lane change a new option is no reason
         ([F] * 460, 200.0, [0, 202, 404, 459]),  # 201 m are counted before the point is taken
         ([F] * 120, 50.0, [0, 52, 104, 119]),
     ],
@@ -82,9 +84,7 @@ def test_downsampling_equals_the_official_function() -> None:
         points_m = np.cumsum(random.uniform(0.0, 3.0, (len(options), 3)), axis=0)
         route = [(carla.Transform(carla.Location(*p)), o) for p, o in zip(points_m.tolist(), options, strict=True)]
         spacing_m = (50.0, 200.0)[trial % 2]
-        lane_change = [option.name in ("CHANGELANELEFT", "CHANGELANERIGHT") for option in options]
-        ours = downsampled_indices(points_m, options, lane_change, spacing_m)
-        assert ours == manipulation.downsample_route(route, spacing_m)
+        assert sparse_indices(route, spacing_m) == manipulation.downsample_route(route, spacing_m)
 
 
 def test_view_before_a_turn() -> None:
