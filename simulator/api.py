@@ -92,8 +92,9 @@ class _Session(_Calls):
                 [_transform(pose) for pose in self.world.town.spawn_points],
             ],
             "get_map_data": lambda: self.world.town.opendrive,
-            "get_required_files": lambda folder="": [],
-            "get_navigation_mesh": lambda: b"",
+            "get_required_files": self._required_files,
+            "request_file": self._file,
+            "get_navigation_mesh": lambda: self.world.navigation.mesh,
             "tick_cue": session.tick,
             "get_weather_parameters": lambda: session.weather,
             "get_imui_gravity": lambda: GRAVITY_MPS2,
@@ -111,6 +112,17 @@ class _Session(_Calls):
 
     def _available_maps(self) -> list[str]:
         return [f"/Game/Carla/Maps/{name}" for name in available_towns(self.session.config.town_dir)]
+
+    def _required_files(self, folder: str = "") -> list[str]:
+        """The town's navigation mesh; a client that loads another town asks before the switch is made."""
+        world = self.session.coming_world
+        return [world.navigation.file_name(world.town.name)] if folder == "Nav" and world.navigation.mesh else []
+
+    def _file(self, name: str) -> bytes:
+        for world in (self.session.coming_world, self.world):
+            if world.navigation.mesh and name == world.navigation.file_name(world.town.name):
+                return world.navigation.mesh
+        raise CallError(f"{name!r} is not a file of this server; ask get_required_files for their names")
 
     def _upload(self, opendrive: str, _parameters: list | None = None) -> None:
         if len(opendrive) > MAX_UPLOAD_CHARACTERS:

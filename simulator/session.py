@@ -83,6 +83,7 @@ class Session:
         """Make the first step, with everything compiled and loaded that later steps need."""
         dynamics.warm_up()
         self.sensors.prepare()
+        self.world.navigation  # noqa: B018 - built now, for the first client asks for it
         self.tick()
         self.after_reply()
 
@@ -151,6 +152,11 @@ class Session:
             raise CallError(str(error)) from error
         self._pending_load = (world, reset_settings)
         self._schedule_switch(LOAD_PATIENCE_S)
+
+    @property
+    def coming_world(self) -> World:
+        """The world that a client will see which starts an episode now."""
+        return self.world if self._pending_load is None else self._pending_load[0]
 
     def world_subscriber_came(self) -> None:
         if self._pending_load is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from simulator import blueprints, dynamics, wire
 from simulator.actors import Actor, ActorTable, Box, Kind, Pose, VehicleControl, WalkerControl, compose
 from simulator.collisions import overlaps_any
+from simulator.navigation.navigation import Navigation, load_or_build
 from simulator.physics_control import physics_control
 from simulator.rpc import CallError
 from simulator.towns.town import Town
@@ -58,6 +60,11 @@ class World:
         self._light_states["sign_id"] = [light.place.opendrive_id.encode()[:31] for light in self.lights.by_id.values()]
         self._index_bodies()
         self._write_extras()
+
+    @cached_property
+    def navigation(self) -> Navigation:
+        """Where people walk in this town; built when it is first asked for."""
+        return load_or_build(self.town)
 
     # ---- looking up -------------------------------------------------------------------------------------
 
