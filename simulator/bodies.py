@@ -22,7 +22,9 @@ PROP: Final = 2
 
 REFERENCE_WHEELBASE_M: Final = 2.85
 REFERENCE_MAX_STEER_DEG: Final = 70.0
-"""The car the fit was made with (Lincoln MKZ)."""
+REFERENCE_TOP_SPEED_MPS: Final = 55.0
+REFERENCE_GRIP_MPS2: Final = 9.0
+"""The car the fit was made with (Lincoln MKZ). Its tyres give no more centripetal acceleration than the last."""
 
 
 _FLOATS: Final = (
@@ -30,13 +32,13 @@ _FLOATS: Final = (
     "vx", "vy", "vz", "wx", "wy", "wz", "ax", "ay", "az",
     "speed", "slide", "spin",
     "throttle", "steer", "brake",
-    "walk_x", "walk_y", "walk_speed", "constant_vx", "constant_vy",
+    "walk_x", "walk_y", "walk_speed", "push_x", "push_y", "constant_vx", "constant_vy",
     "mass", "half_length", "half_width", "half_height", "box_forward", "box_up", "origin_height",
-    "wheelbase", "max_steer", "acceleration_scale", "top_speed",
+    "wheelbase", "max_steer", "acceleration_scale", "top_speed", "brake_scale", "grip", "friction",
 )  # fmt: skip
 _FLAGS: Final = (
     "active", "physics", "gravity", "collides",
-    "hand_brake", "reverse", "constant_velocity", "airborne", "settled",
+    "hand_brake", "reverse", "neutral", "constant_velocity", "airborne", "settled",
 )  # fmt: skip
 BODY_DTYPE: Final = np.dtype(
     [(name, np.float64) for name in _FLOATS] + [(name, np.bool_) for name in _FLAGS] + [("kind", np.uint8)], align=True
@@ -67,8 +69,12 @@ class BodySpec:
     wheelbase_m: float = REFERENCE_WHEELBASE_M
     max_steer_deg: float = REFERENCE_MAX_STEER_DEG
     acceleration_scale: float = 1.0
-    """Acceleration at a given throttle relative to the Lincoln MKZ."""
-    top_speed_mps: float = 55.0
+    """Acceleration relative to the Lincoln MKZ at the same throttle and the same share of the top speed."""
+    top_speed_mps: float = REFERENCE_TOP_SPEED_MPS
+    brake_scale: float = 1.0
+    """Deceleration at a given brake relative to the Lincoln MKZ."""
+    grip_mps2: float = REFERENCE_GRIP_MPS2
+    """Largest centripetal acceleration on dry ground."""
 
 
 class Bodies:
@@ -77,7 +83,8 @@ class Bodies:
     x y z pitch yaw roll: pose of the actor origin. vx vy vz: world velocity. wx wy wz: angular velocity, wz = yaw rate.
     ax ay az: world acceleration over the last step, collisions included. speed: signed speed along the heading. slide:
     sideways speed (right positive) and spin: extra yaw rate left by a push. walk_x, walk_y, walk_speed: the walker's
-    command. settled: stands still on the ground; clear it after writing x, y or z.
+    command; push_x, push_y: the world velocity a hit gave it, which ends as it slides. friction: of the ground below,
+    1 on dry road. settled: stands still on the ground; clear it after writing x, y or z.
     """
 
     x: Floats
@@ -104,6 +111,8 @@ class Bodies:
     walk_x: Floats
     walk_y: Floats
     walk_speed: Floats
+    push_x: Floats
+    push_y: Floats
     constant_vx: Floats
     constant_vy: Floats
     mass: Floats
@@ -117,12 +126,16 @@ class Bodies:
     max_steer: Floats
     acceleration_scale: Floats
     top_speed: Floats
+    brake_scale: Floats
+    grip: Floats
+    friction: Floats
     active: NDArray[np.bool_]
     physics: NDArray[np.bool_]
     gravity: NDArray[np.bool_]
     collides: NDArray[np.bool_]
     hand_brake: NDArray[np.bool_]
     reverse: NDArray[np.bool_]
+    neutral: NDArray[np.bool_]
     constant_velocity: NDArray[np.bool_]
     airborne: NDArray[np.bool_]
     settled: NDArray[np.bool_]
@@ -160,6 +173,9 @@ class Bodies:
             "max_steer": spec.max_steer_deg,
             "acceleration_scale": spec.acceleration_scale,
             "top_speed": spec.top_speed_mps,
+            "brake_scale": spec.brake_scale,
+            "grip": spec.grip_mps2,
+            "friction": 1.0,
             "kind": spec.kind,
             "active": True,
             "gravity": True,
@@ -177,13 +193,20 @@ class Bodies:
         while self.count and not self.active[self.count - 1]:
             self.count -= 1
 
-    def set_control(
-        self, slot: int, throttle: float, steer: float, brake: float, hand_brake: bool = False, reverse: bool = False
+    def set_control(  # noqa: PLR0913 - the fields of CARLA's VehicleControl
+        self,
+        slot: int,
+        throttle: float,
+        steer: float,
+        brake: float,
+        hand_brake: bool = False,
+        reverse: bool = False,
+        neutral: bool = False,
     ) -> None:
         """CARLA's VehicleControl, clipped to its ranges (NaN counts as 0); it acts until replaced."""
         self.throttle[slot], self.brake[slot] = _clipped(throttle, 0.0), _clipped(brake, 0.0)
         self.steer[slot] = _clipped(steer, -1.0)
-        self.hand_brake[slot], self.reverse[slot] = hand_brake, reverse
+        self.hand_brake[slot], self.reverse[slot], self.neutral[slot] = hand_brake, reverse, neutral
 
     def set_walk(self, slot: int, direction_x: float, direction_y: float, speed_mps: float) -> None:
         """CARLA's WalkerControl: walk along a world direction (need not be a unit vector) until replaced."""
@@ -250,6 +273,7 @@ class Bodies:
         if not enabled:
             for name in ("vx", "vy", "vz", "wx", "wy", "wz", "ax", "ay", "az", "speed", "slide", "spin", "airborne"):
                 self.rows[name][slot] = 0
+            self.push_x[slot] = self.push_y[slot] = 0.0
 
 
 def _clipped(value: float, low: float) -> float:

@@ -1,4 +1,4 @@
-"""Overlap of upright oriented boxes: sort on x, then the separating axis test (SAT) with contact data.
+"""Meetings of upright oriented boxes: sort on x, then the separating axis test (SAT), at rest or along their way.
 
 Boxes are upright (pitch and roll are ignored) and stand in CARLA's frame: x forward, y right, z up, yaw in degrees
 clockwise seen from above. All lengths in metres; `z` is the height of the box centre.
@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 PAIRS_PER_BOX: Final = 4
 """Space first set aside for contacts; more is taken when a crowd needs it."""
-_TOUCH_M: Final = 1e-9
+_TOUCH_M: Final = 1e-3
+"""A corner this far outside the other box still counts as touching it."""
+_STILL_M: Final = 1e-12
+"""Relative motion in a step that counts as none."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,24 @@ class Contacts:
 
 
 @numba.njit(cache=True)
+def _reach(axis, c1, s1, l1, w1, c2, s2, l2, w2):  # noqa: PLR0913 - plain numbers are fastest
+    """One of the four separating axes of two boxes and half the length that both cover on it."""
+    cc, ss = abs(c1 * c2 + s1 * s2), abs(s1 * c2 - c1 * s2)
+    if axis == 0:
+        return c1, s1, l1 + l2 * cc + w2 * ss
+    if axis == 1:
+        return -s1, c1, w1 + l2 * ss + w2 * cc
+    if axis == 2:
+        return c2, s2, l2 + l1 * cc + w1 * ss
+    return -s2, c2, w2 + l1 * ss + w1 * cc
+
+
+@numba.njit(cache=True)
 def _separation(dx, dy, c1, s1, l1, w1, c2, s2, l2, w2):  # noqa: PLR0913 - plain numbers are fastest
     """Depth and unit normal (first to second) of the axis of least penetration; negative depth: apart."""
-    cc, ss = abs(c1 * c2 + s1 * s2), abs(s1 * c2 - c1 * s2)
     best, nx, ny = np.inf, 1.0, 0.0
     for axis in range(4):
-        if axis == 0:
-            ux, uy, reach = c1, s1, l1 + l2 * cc + w2 * ss
-        elif axis == 1:
-            ux, uy, reach = -s1, c1, w1 + l2 * ss + w2 * cc
-        elif axis == 2:
-            ux, uy, reach = c2, s2, l2 + l1 * cc + w1 * ss
-        else:
-            ux, uy, reach = -s2, c2, w2 + l1 * ss + w1 * cc
+        ux, uy, reach = _reach(axis, c1, s1, l1, w1, c2, s2, l2, w2)
         distance = dx * ux + dy * uy
         depth = reach - abs(distance)
         if depth < best:
@@ -58,11 +66,42 @@ def _separation(dx, dy, c1, s1, l1, w1, c2, s2, l2, w2):  # noqa: PLR0913 - plai
 
 
 @numba.njit(cache=True)
-def find_pairs(box, solid, movable, pairs, normal, depth):
-    """Fill pairs, normal and depth with the touching pairs, sorted; returns their number, which may exceed the space.
+def _meeting(dx, dy, mx, my, c1, s1, l1, w1, c2, s2, l2, w2):  # noqa: PLR0913 - plain numbers are fastest
+    """Depth, unit normal (first to second) and when in the last step two boxes met, 0 now to 1 at its start.
 
-    Args: box (7, n) rows x, y, z, yaw, half_length, half_width, half_height; solid, movable (n,): only pairs of two
-    solid boxes count, of which one or both are movable.
+    (mx, my) is the way of the first box relative to the second. The normal is that of the faces that met, or, for
+    boxes that overlapped all the step, of the least penetration. Depth is negative for boxes that did not meet.
+    """
+    latest, earliest, depth, nx, ny = 0.0, 1.0, -1.0, 1.0, 0.0
+    for axis in range(4):
+        ux, uy, reach = _reach(axis, c1, s1, l1, w1, c2, s2, l2, w2)
+        distance, speed = dx * ux + dy * uy, mx * ux + my * uy
+        if abs(speed) < _STILL_M:
+            if abs(distance) > reach:
+                return -1.0, 1.0, 0.0, 0.0
+            continue
+        start, end = (-reach - distance) / speed, (reach - distance) / speed
+        if start > end:
+            start, end = end, start
+        latest = max(latest, start)
+        if end < earliest:
+            sign = 1.0 if speed > 0.0 else -1.0
+            earliest, depth, nx, ny = end, reach - sign * distance, sign * ux, sign * uy
+        if latest > earliest:
+            return -1.0, 1.0, 0.0, 0.0
+    if earliest == 1.0:
+        depth, nx, ny = _separation(dx, dy, c1, s1, l1, w1, c2, s2, l2, w2)
+        return depth, nx, ny, 0.0
+    return depth, nx, ny, earliest
+
+
+@numba.njit(cache=True)
+def find_pairs(box, motion, solid, movable, pairs, normal, depth, ago):  # noqa: PLR0913 - in and out arrays
+    """Fill pairs, normal, depth and ago with the pairs that met, sorted; returns their number, maybe above the space.
+
+    Args: box (7, n) rows x, y, z, yaw, half_length, half_width, half_height; motion (2, n) way in x and y that each
+    went in the last step; solid, movable (n,): only pairs of two solid boxes count, of which one or both are movable;
+    ago (k,) the part of the last step that passed since the meeting, 0 for boxes that overlapped all the time.
     """
     n, found = box.shape[1], 0
     cos, sin, low, high = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
@@ -70,7 +109,8 @@ def find_pairs(box, solid, movable, pairs, normal, depth):
         heading = np.radians(box[3, i])
         cos[i], sin[i] = np.cos(heading), np.sin(heading)
         reach = abs(box[4, i] * cos[i]) + abs(box[5, i] * sin[i])
-        low[i], high[i] = box[0, i] - reach, box[0, i] + reach
+        low[i] = min(box[0, i], box[0, i] - motion[0, i]) - reach
+        high[i] = max(box[0, i], box[0, i] - motion[0, i]) + reach
     order = np.argsort(low, kind="mergesort")
     for a in range(n):
         i = order[a]
@@ -85,30 +125,30 @@ def find_pairs(box, solid, movable, pairs, normal, depth):
             if abs(box[2, i] - box[2, j]) > box[6, i] + box[6, j]:
                 continue
             p, q = min(i, j), max(i, j)
-            overlap, nx, ny = _separation(
+            overlap, nx, ny, when = _meeting(
                 box[0, q] - box[0, p], box[1, q] - box[1, p],
+                motion[0, p] - motion[0, q], motion[1, p] - motion[1, q],
                 cos[p], sin[p], box[4, p], box[5, p], cos[q], sin[q], box[4, q], box[5, q],
             )  # fmt: skip
             if overlap < 0.0:
                 continue
             if found < pairs.shape[0]:
                 pairs[found, 0], pairs[found, 1] = p, q
-                normal[found, 0], normal[found, 1], depth[found] = nx, ny, overlap
+                normal[found, 0], normal[found, 1], depth[found], ago[found] = nx, ny, overlap, when
             found += 1
     if found <= pairs.shape[0]:
-        _sort(pairs[:found], normal[:found], depth[:found], n)
+        order = np.argsort(pairs[:found, 0] * n + pairs[:found, 1], kind="mergesort")
+        pairs[:found], normal[:found] = pairs[:found][order], normal[:found][order]
+        depth[:found], ago[:found] = depth[:found][order], ago[:found][order]
     return found
 
 
 @numba.njit(cache=True)
-def _sort(pairs, normal, depth, n):
-    order = np.argsort(pairs[:, 0] * n + pairs[:, 1], kind="mergesort")
-    pairs[:], normal[:], depth[:] = pairs[order], normal[order], depth[order]
+def contact_point(box, motion, first, second, ago, out):
+    """Write into out (3,) the middle of the corners of each box that lay in the other; without any, of the boxes.
 
-
-@numba.njit(cache=True)
-def contact_point(box, first, second, out):
-    """Write into out (3,) the middle of the corners of each box that lie in the other; without any, of the boxes."""
+    Both are looked at when they met, the part `ago` of the last step before now.
+    """
     total, x, y = 0, 0.0, 0.0
     for turn in range(2):
         inner, outer = (first, second) if turn == 0 else (second, first)
@@ -117,13 +157,15 @@ def contact_point(box, first, second, out):
         for corner in range(4):
             forward = box[4, inner] if corner < 2 else -box[4, inner]
             right = box[5, inner] if corner % 2 else -box[5, inner]
-            px = box[0, inner] + forward * cos - right * sin
-            py = box[1, inner] + forward * sin + right * cos
-            dx, dy = px - box[0, outer], py - box[1, outer]
+            px = box[0, inner] - ago * motion[0, inner] + forward * cos - right * sin
+            py = box[1, inner] - ago * motion[1, inner] + forward * sin + right * cos
+            dx, dy = px - box[0, outer] + ago * motion[0, outer], py - box[1, outer] + ago * motion[1, outer]
             if abs(dx * c + dy * s) <= box[4, outer] + _TOUCH_M and abs(dy * c - dx * s) <= box[5, outer] + _TOUCH_M:
                 total, x, y = total + 1, x + px, y + py
     if total == 0:
-        total, x, y = 2, box[0, first] + box[0, second], box[1, first] + box[1, second]
+        total = 2
+        x = box[0, first] + box[0, second] - ago * (motion[0, first] + motion[0, second])
+        y = box[1, first] + box[1, second] - ago * (motion[1, first] + motion[1, second])
     bottom = max(box[2, first] - box[6, first], box[2, second] - box[6, second])
     top = min(box[2, first] + box[6, first], box[2, second] + box[6, second])
     out[0], out[1], out[2] = x / total, y / total, 0.5 * (bottom + top)
@@ -138,17 +180,17 @@ def find_contacts(
     """
     box = np.stack([x, y, z, yaw, half_length, half_width, half_height]).astype(np.float64, copy=False)
     count = box.shape[1]
-    everything = np.ones(count, np.bool_)
+    everything, still = np.ones(count, np.bool_), np.zeros((2, count))
     size = PAIRS_PER_BOX * count
     while True:
-        pairs, normal, depth = np.empty((size, 2), np.int64), np.empty((size, 2)), np.empty(size)
-        found = find_pairs(box, everything if solid is None else solid, everything, pairs, normal, depth)
+        pairs, normal, depth, ago = np.empty((size, 2), np.int64), np.empty((size, 2)), np.empty(size), np.empty(size)
+        found = find_pairs(box, still, everything if solid is None else solid, everything, pairs, normal, depth, ago)
         if found <= size:
             break
         size = found
     point = np.empty((found, 3))
     for pair, out in zip(pairs[:found], point, strict=True):
-        contact_point(box, pair[0], pair[1], out)
+        contact_point(box, still, pair[0], pair[1], 0.0, out)
     return Contacts(pairs[:found], normal[:found], depth[:found], point)
 
 

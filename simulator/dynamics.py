@@ -1,8 +1,9 @@
-"""How bodies move and collide, all rows of `Bodies` at once. Frame and units: see `bodies`.
+"""How bodies move, all rows of `Bodies` at once. Frame and units: see `bodies`.
 
 The vehicle model is measured, not derived. Steering is the kinematic bicycle fitted to CARLA's driving by World on
 Rails (Chen et al. 2021), scaled by wheelbase and largest steering angle for other vehicles. Speed follows the
-polynomials PDM-Lite fitted to CARLA at 20 Hz; what is done where those fits end stands at the constants below.
+polynomials PDM-Lite fitted to CARLA at 20 Hz, scaled in time and speed for other vehicles (`drives`); what is done
+where those fits end stands at the constants below.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from simulator.bodies import (
     PROP,
     REFERENCE_MAX_STEER_DEG,
+    REFERENCE_TOP_SPEED_MPS,
     REFERENCE_WHEELBASE_M,
     VEHICLE,
     WALKER,
@@ -23,7 +25,8 @@ from simulator.bodies import (
     BodySpec,
     Floats,
 )
-from simulator.collisions import PAIRS_PER_BOX, Contacts, contact_point, find_pairs, overlaps_any
+from simulator.collisions import Contacts, overlaps_any
+from simulator.impacts import boxes, collide
 
 __all__ = [
     "PROP",
@@ -79,22 +82,17 @@ BRAKE_HOLD_MPS2: Final = 6.0
 """Least deceleration of a full brake: stops the car for good where the fit only decays, and holds it on a slope."""
 HAND_BRAKE_MPS2: Final = 6.0
 REVERSE_TOP_SPEED_MPS: Final = 10.0
-LATERAL_GRIP_MPS2: Final = 9.0
-"""Tyres give no more centripetal acceleration than this; the path widens instead (the fit knows no such limit)."""
+ROLLING_DRAG_MPS2: Final = 0.15
+"""Rolling resistance of a car out of gear."""
 SLIDE_DECEL_MPS2: Final = 6.0
 SPIN_DECEL_DEG_S2: Final = 240.0
 """How fast tyres stop the sideways motion and the spin left by a collision."""
-RESTITUTION: Final = 0.1
-CONTACT_SLOP_M: Final = 0.01
-"""Penetration left in place so that resting contact is still seen in the next step."""
 LONGEST_SUBSTEP_S: Final = FIT_STEP_S
 MAX_STEP_S: Final = 0.2
 DROP_M: Final = 0.3
 """A body higher above the ground than this falls; below, it follows the ground."""
 CLIMB_M: Final = 1.5
 """Ground higher above a body than this is a bridge overhead and ignored."""
-GROUND_CLEARANCE_M: Final = 0.2
-"""Vehicles pass over props lower than this."""
 
 
 def step(bodies: Bodies, count: int, dt_s: float, ground: Ground) -> None:
@@ -113,37 +111,6 @@ def step(bodies: Bodies, count: int, dt_s: float, ground: Ground) -> None:
         x, y, z = points[:, : _GROUND_POINTS * number]
         heights = ground(x, y, z)
         _settle(rows, dt_s, moved[:number], np.asarray(heights, np.float64))
-
-
-def collide(bodies: Bodies, count: int) -> tuple[Contacts, Floats]:
-    """Find the touching bodies among the first `count` slots, push them apart and exchange momentum.
-
-    Pairs of which neither can move are left out. Returns the contacts (indices are slots) and the impulses, (k, 3) in
-    N s on the first body of each pair.
-    """
-    rows = bodies.rows[:count]
-    size = PAIRS_PER_BOX * count
-    while True:
-        pairs, normal, depth = np.empty((size, 2), np.int64), np.empty((size, 2)), np.empty(size)
-        found = _find_movable(rows, pairs, normal, depth)
-        if found <= size:
-            break
-        size = found
-    pairs, normal, depth = pairs[:found], normal[:found], depth[:found]
-    point, impulse = np.empty((found, 3)), np.zeros((found, 3))
-    if found:
-        _respond(rows, bodies.last_step_s, pairs, normal, depth, point, impulse)
-    return Contacts(pairs, normal, depth, point), impulse
-
-
-def boxes(bodies: Bodies, count: int) -> tuple[Floats, Floats, Floats, Floats, Floats, Floats, Floats]:
-    """(x, y, z, yaw, half_length, half_width, half_height) of the collision boxes, centres in the world.
-
-    The boxes of vehicles begin GROUND_CLEARANCE_M above the wheels.
-    """
-    out = np.empty((7, count))
-    _boxes(bodies.rows[:count], out)
-    return out[0], out[1], out[2], out[3], out[4], out[5], out[6]
 
 
 def warm_up() -> None:
@@ -196,19 +163,28 @@ def _braking(speed):
 
 
 @numba.njit(cache=True)
+def _pedal(b, u):
+    """Acceleration that the engine gives at speed u in gear direction: the reference car's at the same share of top."""
+    share = REFERENCE_TOP_SPEED_MPS / b.top_speed
+    return b.acceleration_scale * _acceleration(max(u, 0.0) * share, b.throttle)
+
+
+@numba.njit(cache=True)
 def _next_speed(b, slope_mps2, h):
     """Signed speed h seconds later: the pedals act in the direction of the gear, resistance against the motion."""
     gear = -1.0 if b.reverse else 1.0
     u = gear * b.speed
     top = min(b.top_speed, REVERSE_TOP_SPEED_MPS) if b.reverse else b.top_speed
-    pedal = _acceleration(max(u, 0.0), b.throttle)
-    push, resist = max(pedal, 0.0) * b.acceleration_scale, max(-pedal, 0.0)
+    pedal = _pedal(b, u)
+    push, resist = max(pedal, 0.0), max(-pedal, 0.0)
+    if b.neutral:
+        push, resist = 0.0, ROLLING_DRAG_MPS2 + AIR_DRAG_PER_M * u * u
     if b.hand_brake:
         push = 0.0
-    push = (1.0 - b.brake) * min(push, max(top - u, 0.0) / h) + gear * slope_mps2
-    resist = (1.0 - b.brake) * resist + b.brake * _braking(abs(u))
+    push = (1.0 - b.brake) * min(push, b.friction * b.grip, max(top - u, 0.0) / h) + gear * slope_mps2
+    resist = (1.0 - b.brake) * resist + b.brake * b.friction * b.brake_scale * _braking(abs(u))
     if b.hand_brake:
-        resist = max(resist, HAND_BRAKE_MPS2)
+        resist = max(resist, b.friction * HAND_BRAKE_MPS2)
     u += push * h
     u = max(u - resist * h, 0.0) if u > 0.0 else min(u + resist * h, 0.0)
     return gear * u
@@ -225,8 +201,33 @@ def _slip_angle(b):
     wheel = STEER_GAIN_RAD * b.steer * b.max_steer / REFERENCE_MAX_STEER_DEG
     sine = np.sin(np.arctan(REAR_M / (FRONT_M + REAR_M) * np.tan(wheel)))
     rear = REAR_M * b.wheelbase / REFERENCE_WHEELBASE_M
-    most = LATERAL_GRIP_MPS2 * rear / max(b.speed * b.speed, 1e-6)
+    most = b.friction * b.grip * rear / max(b.speed * b.speed, 1e-6)
     return np.arcsin(min(max(sine, -most), most))
+
+
+@numba.njit(cache=True)
+def _keep_course(b, h):
+    """A car that a collision spins turns below its motion: the world velocity stays, its parts in the body change."""
+    if b.spin == 0.0:
+        return
+    turned = np.radians(b.spin * h)
+    cos, sin = np.cos(turned), np.sin(turned)
+    b.speed, b.slide = b.speed * cos + b.slide * sin, b.slide * cos - b.speed * sin
+
+
+@numba.njit(cache=True)
+def _walk(b, h):
+    """One step of a walker: as commanded, or sliding after a hit until it stands again."""
+    push = np.hypot(b.push_x, b.push_y)
+    if push > 0.0:
+        left = max(push - SLIDE_DECEL_MPS2 * h, 0.0) / push
+        b.push_x *= left
+        b.push_y *= left
+        b.vx, b.vy = b.push_x, b.push_y
+    else:
+        b.vx, b.vy = b.walk_speed * b.walk_x, b.walk_speed * b.walk_y
+    b.x += b.vx * h
+    b.y += b.vy * h
 
 
 @numba.njit(cache=True)
@@ -237,11 +238,12 @@ def _drive(b, h):
         b.speed, b.slide, beta = b.constant_vx, b.constant_vy, 0.0
         turn = np.sin(_slip_angle(b))
     else:
+        _keep_course(b, h)
         b.speed = _next_speed(b, -GRAVITY_MPS2 * np.sin(pitch), h)
-        b.slide = _decayed(b.slide, SLIDE_DECEL_MPS2 * h)
+        b.slide = _decayed(b.slide, b.friction * SLIDE_DECEL_MPS2 * h)
         beta = _slip_angle(b)
         turn = np.sin(beta)
-    b.spin = _decayed(b.spin, SPIN_DECEL_DEG_S2 * h)
+    b.spin = _decayed(b.spin, b.friction * SPIN_DECEL_DEG_S2 * h)
     b.wz = np.degrees(b.speed * turn * REFERENCE_WHEELBASE_M / (REAR_M * b.wheelbase)) + b.spin
     middle = np.radians(b.yaw + 0.5 * b.wz * h)
     level = np.cos(pitch)
@@ -271,9 +273,7 @@ def _move(rows, dt, moved, points):
             for _ in range(substeps):
                 _drive(b, dt / substeps)
         else:
-            b.vx, b.vy = b.walk_speed * b.walk_x, b.walk_speed * b.walk_y
-            b.x += b.vx * dt
-            b.y += b.vy * dt
+            _walk(b, dt)
         b.ax, b.ay = (b.vx - vx) / dt, (b.vy - vy) / dt
         if b.settled and b.vx == 0.0 and b.vy == 0.0:
             continue
@@ -317,86 +317,3 @@ def _settle(rows, dt, moved, heights):
                 vz = (b.vx * np.cos(heading) + b.vy * np.sin(heading)) * np.tan(np.radians(b.pitch))
         b.az, b.vz = (vz - b.vz) / dt, vz
         b.settled = not b.airborne and b.vx == 0.0 and b.vy == 0.0 and b.az == 0.0
-
-
-@numba.njit(cache=True)
-def _boxes(rows, out):
-    for i in range(rows.shape[0]):
-        b = rows[i]
-        heading = np.radians(b.yaw)
-        lift = min(GROUND_CLEARANCE_M, b.half_height) if b.kind == VEHICLE else 0.0
-        out[0, i] = b.x + b.box_forward * np.cos(heading)
-        out[1, i] = b.y + b.box_forward * np.sin(heading)
-        out[2, i] = b.z + b.box_up + 0.5 * lift
-        out[3, i], out[4, i], out[5, i] = b.yaw, b.half_length, b.half_width
-        out[6, i] = b.half_height - 0.5 * lift
-
-
-@numba.njit(cache=True)
-def _find_movable(rows, pairs, normal, depth):
-    n = rows.shape[0]
-    box = np.empty((7, n))
-    _boxes(rows, box)
-    solid, movable = np.empty(n, np.bool_), np.empty(n, np.bool_)
-    for i in range(n):
-        solid[i] = rows[i].active and rows[i].collides
-        movable[i] = rows[i].physics
-    return find_pairs(box, solid, movable, pairs, normal, depth)
-
-
-@numba.njit(cache=True)
-def _inverse_mass(b):
-    return 1.0 / b.mass if b.physics and b.mass > 0.0 else 0.0
-
-
-@numba.njit(cache=True)
-def _inverse_inertia(b):
-    """Of a homogeneous box about the vertical; walkers do not turn when pushed."""
-    if b.kind != VEHICLE:
-        return 0.0
-    return _inverse_mass(b) * 3.0 / (b.half_length * b.half_length + b.half_width * b.half_width)
-
-
-@numba.njit(cache=True)
-def _push(b, jx, jy, torque, dt):
-    """Apply a horizontal impulse (N s) and an angular one (N m s, clockwise seen from above as CARLA's yaw)."""
-    dx, dy = jx * _inverse_mass(b), jy * _inverse_mass(b)
-    heading = np.radians(b.yaw)
-    cos, sin = np.cos(heading), np.sin(heading)
-    turn = np.degrees(torque * _inverse_inertia(b))
-    b.vx += dx
-    b.vy += dy
-    b.ax += dx / dt
-    b.ay += dy / dt
-    b.wz += turn
-    b.speed += dx * cos + dy * sin
-    b.slide += dy * cos - dx * sin
-    b.spin += turn
-
-
-@numba.njit(cache=True)
-def _respond(rows, dt, pairs, normal, depth, point, impulse):
-    box = np.empty((7, rows.shape[0]))
-    _boxes(rows, box)
-    for k in range(pairs.shape[0]):
-        first, second = pairs[k, 0], pairs[k, 1]
-        a, b = rows[first], rows[second]
-        nx, ny = normal[k, 0], normal[k, 1]
-        contact_point(box, first, second, point[k])
-        ax, ay = point[k, 0] - box[0, first], point[k, 1] - box[1, first]
-        bx, by = point[k, 0] - box[0, second], point[k, 1] - box[1, second]
-        ma, mb, ia, ib = _inverse_mass(a), _inverse_mass(b), _inverse_inertia(a), _inverse_inertia(b)
-        wa, wb = np.radians(a.wz), np.radians(b.wz)
-        approach = (a.vx - wa * ay - b.vx + wb * by) * nx + (a.vy + wa * ax - b.vy - wb * bx) * ny
-        if approach > 0.0:
-            arm_a, arm_b = ax * ny - ay * nx, bx * ny - by * nx
-            j = (1.0 + RESTITUTION) * approach / (ma + mb + arm_a * arm_a * ia + arm_b * arm_b * ib)
-            _push(a, -j * nx, -j * ny, -j * arm_a, dt)
-            _push(b, j * nx, j * ny, j * arm_b, dt)
-            impulse[k, 0], impulse[k, 1] = -j * nx, -j * ny
-        excess = max(depth[k] - CONTACT_SLOP_M, 0.0) / (ma + mb)
-        a.x -= excess * ma * nx
-        a.y -= excess * ma * ny
-        b.x += excess * mb * nx
-        b.y += excess * mb * ny
-        a.settled = b.settled = False
