@@ -193,7 +193,7 @@ class Bodies:
         while self.count and not self.active[self.count - 1]:
             self.count -= 1
 
-    def set_control(  # noqa: PLR0913 - the fields of CARLA's VehicleControl
+    def set_control(
         self,
         slot: int,
         throttle: float,

@@ -96,7 +96,7 @@ def _meeting(dx, dy, mx, my, c1, s1, l1, w1, c2, s2, l2, w2):  # noqa: PLR0913 -
 
 
 @numba.njit(cache=True)
-def find_pairs(box, motion, solid, movable, pairs, normal, depth, ago):  # noqa: PLR0913 - in and out arrays
+def find_pairs(box, motion, solid, movable, pairs, normal, depth, ago):
     """Fill pairs, normal, depth and ago with the pairs that met, sorted; returns their number, maybe above the space.
 
     Args: box (7, n) rows x, y, z, yaw, half_length, half_width, half_height; motion (2, n) way in x and y that each
