@@ -73,6 +73,8 @@ class Director:
         for act in self.acts:
             if act.state is State.PREPARED and self.stage.ego_arc_m > act.trigger_arc_m - TRIGGER_EARLY_M:
                 self._start(act)
+            if act.state is State.PREPARED:
+                self._guarded(act, self._approach)
             if act.state is State.RUNNING:
                 self._guarded(act, self._advance)
         self.stage.send()
@@ -126,7 +128,12 @@ class Director:
     def _prepare(self, act: Act) -> None:
         assert act.scenario is not None
         act.scenario.prepare()
+        act.script = act.scenario.approach()
         act.state = State.PREPARED
+
+    def _approach(self, act: Act) -> None:
+        assert act.script is not None
+        next(act.script, None)
 
     def _start(self, act: Act) -> None:
         assert act.scenario is not None

@@ -7,6 +7,8 @@ import math
 import carla
 
 STEP_M = 1.0
+MAX_LANES = 16
+"""More lanes beside each other than any road has."""
 PARKABLE = (carla.LaneType.Driving, carla.LaneType.Parking, carla.LaneType.Shoulder)
 
 
@@ -85,6 +87,18 @@ def outermost(waypoint: carla.Waypoint, side: str, types: tuple[carla.LaneType, 
         if other is None or other.lane_type not in types or not same_way(waypoint, other):
             return current
         current = other
+
+
+def roadside(waypoint: carla.Waypoint, side: str) -> carla.Waypoint:
+    """The sidewalk on a side of the road, or its last lane if there is none; lanes of both directions are crossed."""
+    for _ in range(MAX_LANES):
+        other = beside(waypoint, side)
+        if other is None or waypoint.lane_type == carla.LaneType.Sidewalk:
+            break
+        if not same_way(waypoint, other):
+            side = "left" if side == "right" else "right"
+        waypoint = other
+    return waypoint
 
 
 def shifted(

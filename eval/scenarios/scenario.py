@@ -29,6 +29,9 @@ from eval.scoring import Infraction
 
 Script = Iterator[None]
 TICK_S = 0.05
+BEHIND_TRIGGER_M = 30.0
+AHEAD_OF_TRIGGER_M = 300.0
+"""Things of a scenario lie this far around its trigger, along the route."""
 ActorT = TypeVar("ActorT", bound=carla.Actor)
 MESSAGES = {
     Infraction.SCENARIO_TIMEOUT: "Agent timed out a scenario",
@@ -62,6 +65,10 @@ class Scenario(ABC):
 
     def prepare(self) -> None:  # noqa: B027 - optional
         """Put on stage what stands there before the trigger. Raises: ScenarioError."""
+
+    def approach(self) -> Script:
+        """What happens between `prepare` and the trigger, resumed once per tick."""
+        yield from ()
 
     @abstractmethod
     def script(self) -> Script:
@@ -144,6 +151,26 @@ class Scenario(ABC):
     def place_ahead(self, distance_m: float) -> carla.Waypoint:
         """Waypoint on the trigger's lane, `distance_m` further or just before the next junction."""
         return ahead(self.trigger, distance_m)
+
+    def arc_ahead(self, location: carla.Location) -> float:
+        """Arc length of the ego's route beside a location; of a route that comes by twice the part after the trigger."""
+        route = self.stage.route
+        start = route.index_at(self.trigger_arc_m - BEHIND_TRIGGER_M)
+        end = route.index_at(self.trigger_arc_m + AHEAD_OF_TRIGGER_M) + 1
+        delta = route.points[start:end] - (location.x, location.y, location.z)
+        return route.arc_of(location, start + int((delta**2).sum(1).argmin()))
+
+    def after_junction(self) -> carla.Waypoint:
+        """Where the ego's route leaves the junction after the trigger. Raises: ScenarioError."""
+        route, inside = self.stage.route, False
+        for index in range(route.index_at(self.trigger_arc_m), len(route.points)):
+            waypoint = self.stage.map.get_waypoint(route.transforms[index].location)
+            if inside and not waypoint.is_junction:
+                return waypoint
+            inside = inside or waypoint.is_junction
+        raise ScenarioError(
+            f"the route leaves no junction after the trigger at {self.trigger_arc_m:.0f} m; move it before one"
+        )
 
     def line_between(self, start: carla.Location, end: carla.Location) -> Line:
         """The drivable way from one location to another. Raises: ScenarioError."""
