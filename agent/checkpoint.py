@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from agent import strict_json
 from agent.config import ConfigError, parse_yaml
 
 FORMAT = 1
@@ -142,7 +143,7 @@ def save_checkpoint(
         },
     }
     _check_manifest(folder / MANIFEST_FILE, manifest)
-    contents[MANIFEST_FILE] = (json.dumps(manifest, indent=2) + "\n").encode("utf-8")
+    contents[MANIFEST_FILE] = (strict_json.dumps(manifest, indent=2) + "\n").encode("utf-8")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)

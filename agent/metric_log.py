@@ -1,10 +1,11 @@
 """Bench2Drive's metric_info.json: the ego's true motion per tick, which its comfort score is computed from."""
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from agent import strict_json
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,6 @@ class MetricLog:
         """Writes metric_info.json, {tick: info}."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / "metric_info.json").write_text(json.dumps(self._ticks), encoding="utf-8")
+            (self._folder / "metric_info.json").write_text(strict_json.dumps(self._ticks), encoding="utf-8")
         except (OSError, TypeError, ValueError) as error:
             logger.error("%s: metrics of the route cannot be written: %s", self._folder, error)

@@ -20,6 +20,7 @@ from typing import Any
 
 import carla
 
+from agent import strict_json
 from eval.agents import AgentLoadError, CameraRecorder, ReplayedCameras, black_cameras, load_agent
 from eval.episode import (
     CARLA_TIMEOUT_S,
@@ -112,7 +113,7 @@ def main(argv: list[str]) -> int:
     try:
         outcome: dict[str, Any] = {"record": run_job(job).to_json()}
     except INPUT_ERRORS as error:
-        outcome = {"bad_input": " ".join(str(error).split())}
+        outcome = {"bad_input": _one_line(error)}
     except ServerDiedError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_SERVER_DIED
@@ -210,7 +211,7 @@ def recording_path(folder: Path, route_id: str) -> Path:
 
 def _run(episode: Episode) -> RouteRecord:
     """As `Episode.run`, with bad weights told apart from an agent that merely fails to set up."""
-    failure = None
+    failure, message = None, ""
     try:
         episode.start()
         while episode.tick():
@@ -219,11 +220,11 @@ def _run(episode: Episode) -> RouteRecord:
         cause = error.__cause__
         if cause is not None and any(kind.__name__ in SETUP_INPUT_ERRORS for kind in type(cause).__mro__):
             raise AgentLoadError(str(cause)) from error
-        failure = error.failure
-        print(f"error: route {episode.route.id}: {failure}: {error}", file=sys.stderr, flush=True)
+        failure, message = error.failure, _one_line(error)
+        print(f"error: route {episode.route.id}: {failure}: {message}", file=sys.stderr, flush=True)
     finally:
         episode.close()
-    return episode.record(failure)
+    return replace(episode.record(failure), failure_message=message)
 
 
 class _StatusWriter:
@@ -247,7 +248,7 @@ class _StatusWriter:
             "server_pid": self._server_pid,
         }
         aside = self._path.with_suffix(".partial")
-        aside.write_text(json.dumps(status))
+        aside.write_text(strict_json.dumps(status))
         aside.replace(self._path)
 
 
@@ -276,8 +277,12 @@ def _viewer(job: Job) -> Any:
 def _save_frozen(job: Job, episode: Episode, message: str) -> None:
     """Keep what is known of a frozen route; called on the watchdog's thread just before the process ends."""
     agent = "agent" in message
-    record = episode.record(FAILURE_AGENT if agent else FAILURE_SIMULATION)
-    write_json_atomically(job.path("outcome"), {"record": record.to_json(), "frozen": message})
+    record = replace(episode.record(FAILURE_AGENT if agent else FAILURE_SIMULATION), failure_message=message)
+    write_json_atomically(job.path("outcome"), {"record": record.to_json()})
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _on_sigterm(number: int, frame: object) -> None:

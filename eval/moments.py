@@ -19,6 +19,7 @@ import carla
 import numpy as np
 from PIL import Image
 
+from agent import strict_json
 from eval.criteria import Event, SignalBox, stop_line
 from eval.plan import BENCH2DRIVE_SPACING_M, LEADERBOARD_SPACING_M, sparse_indices
 from eval.scoring import Infraction, Scoring
@@ -269,11 +270,11 @@ class TraceFile:
         if not self._started:
             self._started = True
             header = {"format": TRACE_FORMAT, "columns": [f.name for f in fields(Step)], **asdict(moment.route)}
-            self._file.write(json.dumps(header, separators=(",", ":")) + "\n")
+            self._file.write(strict_json.dumps(header, separators=(",", ":")) + "\n")
             self._save_picture(front, f"{self._name}_start.jpg")
         row = [getattr(moment.step, field.name) for field in fields(Step)]
         row[-1] = [asdict(self._with_picture(incident, front)) for incident in moment.step.incidents]
-        self._file.write(json.dumps(row, separators=(",", ":")) + "\n")
+        self._file.write(strict_json.dumps(row, separators=(",", ":")) + "\n")
         self._last_front = front
 
     def close(self) -> None:

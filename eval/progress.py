@@ -22,6 +22,11 @@ _COLUMNS = (
     ("red", Infraction.RED_LIGHT),
     ("stop", Infraction.STOP_SIGN),
 )
+_SCENARIO_COLUMNS = (
+    ("timeout", Infraction.SCENARIO_TIMEOUT),
+    ("yield", Infraction.YIELD_TO_EMERGENCY_VEHICLE),
+)
+"""Only in tables of routes on which it happened."""
 
 
 class Progress:
@@ -71,7 +76,7 @@ class Progress:
         self._running.pop(record.route_id, None)
         scores = record.scores
         self._console.print(
-            f"route {record.route_id} {record.town}: {record.status}, completion {scores.score_route:.1f} %, "
+            f"route {record.route_id} {record.town}: {record.verdict}, completion {scores.score_route:.1f} %, "
             f"penalty {scores.score_penalty:.3f}, driving score {scores.score_composed:.1f} "
             f"({record.duration_game_s:.0f} s driven in {record.duration_system_s:.0f} s)",
             soft_wrap=True,
@@ -124,11 +129,11 @@ def print_table(records: Sequence[RouteRecord], console: Console | None = None) 
     table = Table(title="Results")
     for heading in ("route", "town", "status"):
         table.add_column(heading)
-    names = [name for name, _ in _COLUMNS]
-    for heading in ("completion %", *names, "outside lanes m", "penalty", "driving score"):
+    columns = [*_COLUMNS, *((name, kind) for name, kind in _SCENARIO_COLUMNS if infraction_totals(records)[kind])]
+    for heading in ("completion %", *(name for name, _ in columns), "outside lanes m", "penalty", "driving score"):
         table.add_column(heading, justify="right")
     for record in records:
-        counts = [f"{infraction_count(record, kind):.0f}" for _, kind in _COLUMNS]
+        counts = [f"{infraction_count(record, kind):.0f}" for _, kind in columns]
         outside_m = 1000.0 * infraction_count(record, Infraction.OUTSIDE_ROUTE_LANES)
         scores = record.scores
         table.add_row(
@@ -142,8 +147,11 @@ def print_table(records: Sequence[RouteRecord], console: Console | None = None) 
             f"{scores.score_composed:.1f}",
         )
     table.add_section()
-    table.add_row(*_mean_row(records))
+    table.add_row(*_mean_row(records, [kind for _, kind in columns]))
     console.print(table)
+    for record in records:
+        if record.failure_message:
+            console.print(f"route {record.route_id}: {record.verdict}", soft_wrap=True)
     composed, deviation = mean_and_deviation([r.scores.score_composed for r in records])
     completion, _ = mean_and_deviation([r.scores.score_route for r in records])
     successes = sum(record.success for record in records)
@@ -155,11 +163,11 @@ def print_table(records: Sequence[RouteRecord], console: Console | None = None) 
     console.print(_per_km(records), soft_wrap=True)
 
 
-def _mean_row(records: Sequence[RouteRecord]) -> list[str]:
+def _mean_row(records: Sequence[RouteRecord], kinds: Sequence[Infraction]) -> list[str]:
     def mean(values: list[float]) -> float:
         return sum(values) / len(values)
 
-    counts = [f"{mean([infraction_count(r, kind) for r in records]):.2f}" for _, kind in _COLUMNS]
+    counts = [f"{mean([infraction_count(r, kind) for r in records]):.2f}" for kind in kinds]
     outside_m = mean([1000.0 * infraction_count(r, Infraction.OUTSIDE_ROUTE_LANES) for r in records])
     scores = [r.scores for r in records]
     route = f"{mean([s.score_route for s in scores]):.1f}"

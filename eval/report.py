@@ -35,6 +35,8 @@ _COLUMNS = (
     ("objects", "collisions with static objects", Infraction.COLLISION_STATIC),
     ("red lights", "red lights run", Infraction.RED_LIGHT),
     ("stop signs", "stop signs run", Infraction.STOP_SIGN),
+    ("timeouts", "scenarios not passed in time", Infraction.SCENARIO_TIMEOUT),
+    ("yielding", "emergency vehicles held up", Infraction.YIELD_TO_EMERGENCY_VEHICLE),
 )
 _SCORING_NAMES = {
     "bench2drive": "Bench2Drive (Leaderboard 2.0 factors, no minimum-speed factor)",
@@ -193,6 +195,8 @@ def _story(record: RouteRecord, steps: Sequence[Step]) -> str:
         period_s = (steps[-1].time_s - steps[0].time_s) / (len(steps) - 1)
         stood_s = period_s * sum(step.speed_mps < STANDSTILL_MPS for step in steps)
         sentences[0] += f", at {MPS_TO_KMH * mean_mps:.0f} km/h on average, standing still for {stood_s:.0f} s"
+    if record.failure_message:
+        sentences.append(f"It ended because of {escape(record.failure_message)}")
     happened = [
         f"{escape(incident_text(incident.kind))} at {step.time_s:.0f} s"
         for step in steps
@@ -272,7 +276,7 @@ def _speed_of_simulation(records: Sequence[RouteRecord]) -> str:
     game_s = sum(record.duration_game_s for record in records)
     wall_s = sum(record.duration_system_s for record in records)
     timings = records[0].provenance.get("timings_ms", {})
-    parts = ", ".join(f"{escape(str(name))} {value:.1f}" for name, value in timings.items() if value == value)
+    parts = ", ".join(f"{escape(str(name))} {value:.1f}" for name, value in timings.items() if value is not None)
     return f"{game_s:.0f} s simulated in {wall_s:.0f} s" + (f"; median ms per tick: {parts}" if parts else "")
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent import strict_json
 from eval.criteria import Event
 from eval.scoring import Infraction, Scores, Scoring, mean_and_deviation, route_scores, succeeded
 
@@ -67,12 +68,19 @@ class RouteRecord:
     traffic: int
     sensors: Sequence[str] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Server, versions, hashes of route file, agent config and weights, timings, number of ignored scenario blocks."""
+    """Server, versions, hashes of route file, agent config and weights, timings, what became of the scenarios."""
+    failure_message: str = ""
+    """What went wrong in agent or simulation, in one line; empty if the criteria ended the route."""
 
     @property
     def success(self) -> bool:
         """Bench2Drive's success."""
         return succeeded(self.status, self.infractions)
+
+    @property
+    def verdict(self) -> str:
+        """The status, with what went wrong."""
+        return f"{self.status}: {self.failure_message}" if self.failure_message else self.status
 
     def to_json(self) -> dict[str, Any]:
         """One line of `results.jsonl`."""
@@ -144,7 +152,7 @@ def global_record(records: Sequence[RouteRecord], total_routes: int) -> dict[str
     for kind in Infraction:
         amount = sum(infraction_count(record, kind) for record in records)
         infractions[kind.value] = round(amount if kind is Infraction.OUTSIDE_ROUTE_LANES else amount / km, 3)
-    failed = [(r.to_leaderboard(i)["route_id"], i, r.status) for i, r in enumerate(records) if "Failed" in r.status]
+    failed = [(r.to_leaderboard(i)["route_id"], i, r.verdict) for i, r in enumerate(records) if "Failed" in r.status]
     all_perfect = all(record.status == "Perfect" for record in records)
     return {
         "index": -1,
@@ -216,7 +224,7 @@ class ResultsFolder:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a crash cut the last line off
                     file.write(b"\n")
-            file.write(json.dumps(record.to_json()).encode() + b"\n")
+            file.write(strict_json.dumps(record.to_json()).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -254,7 +262,7 @@ def write_json_atomically(path: Path, data: Any) -> None:
     """Write JSON so that readers see the old or the new file, never a part."""
     aside = path.with_name(path.name + ".partial")
     with aside.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=4)
+        file.write(strict_json.dumps(data, indent=4))
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)

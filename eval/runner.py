@@ -357,7 +357,8 @@ def _outcome(item: _Running, route: Route, config: RunConfig) -> RouteRecord:
         ticks=0,
         seed=config.seed,
         traffic=config.traffic,
-        provenance={"exit_code": code, "last_words": _last_line(item.job.path("log"))},
+        provenance={"exit_code": code},
+        failure_message=f"exit code {code}; last words: {_last_line(item.job.path('log'))}",
     )
     return _with_provenance(record, item, config)
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agent import config as configs
+from agent import strict_json
 from agent.actions import ACTIONS, BRAKE, STEER, THROTTLE
 from agent.checkpoint import check_state, latest_valid, load_checkpoint, read_manifest, save_checkpoint
 from agent.model.driving_model import (
@@ -270,7 +271,7 @@ class EventLog:
 
     def write(self, kind: str, values: dict[str, Any]) -> None:
         """Append one event."""
-        self._file.write(json.dumps({"kind": kind, **values}) + "\n")
+        self._file.write(strict_json.dumps({"kind": kind, **values}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -282,7 +283,7 @@ def _save(trainer: _Trainer, folder: Path) -> None:
     """A checkpoint of everything needed to go on; older ones are removed once it is complete."""
     target = folder / "checkpoints" / f"{trainer.update:07d}"
     config = configs.to_plain(trainer.config)
-    progress = json.dumps({"update": trainer.update, "elapsed_s": trainer.elapsed_s})
+    progress = strict_json.dumps({"update": trainer.update, "elapsed_s": trainer.elapsed_s})
     save_checkpoint(
         target,
         config,

@@ -1,6 +1,7 @@
 """The report: whole, self-contained, safe whatever stands in the records."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -80,6 +81,16 @@ def test_means_are_those_of_the_records() -> None:
 @pytest.mark.parametrize("status", ["Perfect", "Completed", "Failed - Agent got blocked", HOSTILE])
 def test_any_status_is_shown(status: str) -> None:
     assert status.removeprefix("Failed - ") in checked(report_html([record("1", status=status)], {}, title="t")).text
+
+
+def test_a_failed_setup_is_told_with_its_reason() -> None:
+    failed = replace(
+        record("1", completion=0.0, status="Failed - Agent couldn't be set up"),
+        provenance={"timings_ms": {"world": None, "agent": 3.0}},
+        failure_message="RuntimeError: no weights",
+    )
+    page = checked(report_html([failed], {}, title="t"))
+    assert "RuntimeError: no weights" in page.text and "agent 3.0" in page.text and "world" not in page.text
 
 
 def test_hostile_strings_stay_text(tmp_path: Path) -> None:

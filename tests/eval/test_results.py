@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from eval.criteria import Event
+from eval.progress import Progress, print_table
 from eval.results import (
     STATUS_SIMULATION_CRASHED,
     ResultsError,
@@ -74,6 +79,29 @@ def test_leaderboard_layout() -> None:
     assert leaderboard_json([crashed], 1)["entry_status"] == "Crashed"
 
 
+def test_a_failure_is_told_wherever_the_verdict_stands() -> None:
+    lost = replace(record("7", 0.0, failure="Agent couldn't be set up"), failure_message="RuntimeError: no weights")
+    told = "Failed - Agent couldn't be set up: RuntimeError: no weights"
+    assert lost.to_leaderboard(0)["status"] == "Failed - Agent couldn't be set up"  # the leaderboard's own words
+    summary = leaderboard_json([PERFECT, lost], 2)["_checkpoint"]["global_record"]
+    assert summary["meta"]["exceptions"] == [("RouteScenario_7_rep0", 1, told)]
+    shown = Console(file=StringIO(), width=200)
+    print_table([PERFECT, lost], shown)
+    Progress({}, 1, shown).finished(lost)
+    assert shown.file.getvalue().count(told) == 2
+
+
+def test_scenario_penalties_have_a_column_where_there_are_some() -> None:
+    def table(*events: Event) -> str:
+        shown = Console(file=StringIO(), width=200)
+        print_table([PERFECT, record("2", 100.0, *events)], shown)
+        return shown.file.getvalue()
+
+    late, rude = event(Infraction.SCENARIO_TIMEOUT), event(Infraction.YIELD_TO_EMERGENCY_VEHICLE)
+    assert "timeout" in table(late) and "yield" not in table(late) and "timeout" not in table()
+    assert "yield" in table(late, rude) and "49.0" in table(late, rude)
+
+
 def test_layout_is_that_of_published_results(shared_dir: Path) -> None:
     published = json.loads((shared_dir / "results" / "VAD.json").read_text())["_checkpoint"]["records"][0]
     ours = RED.to_leaderboard(0)
@@ -100,6 +128,17 @@ def test_records_survive_the_disk_and_bad_lines_are_skipped(tmp_path: Path) -> N
     folder.write_summary(["2", "1"])
     data = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [r["route_id"] for r in data["_checkpoint"]["records"]] == ["RouteScenario_2_rep0", "RouteScenario_1_rep0"]
+
+
+def test_what_is_written_is_strict_json(tmp_path: Path) -> None:
+    never_ticked = replace(PERFECT, provenance={"timings_ms": {"world": math.nan, "agent": math.inf}})
+    folder = ResultsFolder(tmp_path, "key")
+    folder.append(never_ticked)
+    folder.write_summary(["1"])
+    for text in (tmp_path / "results.jsonl").read_text(), (tmp_path / "results.json").read_text():
+        assert '"world": null' in text and '"agent": null' in text
+        json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert read_records(tmp_path / "results.jsonl")[0].provenance["timings_ms"] == {"world": None, "agent": None}
 
 
 def as_on_disk(route_record: RouteRecord) -> dict:
