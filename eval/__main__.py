@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from dataclasses import dataclass
@@ -11,17 +10,19 @@ from typing import Annotated
 
 import tyro
 
+from agent import strict_json
 from eval.agents import AgentLoadError
 from eval.demo import DemoConfig, demo
-from eval.generate import RouteGenerationError, generate_routes
+from eval.generate import RouteGenerationError
+from eval.generate_command import GenerateConfig, generate
 from eval.looks import LooksConfig, looks
 from eval.planner import PlannerError
 from eval.progress import print_table
 from eval.report import write_report
 from eval.results import ResultsError, read_records
-from eval.routes import RouteFileError, write_routes
+from eval.routes import RouteFileError
 from eval.runner import EXIT_INCOMPLETE, EXIT_INTERRUPTED, InputError, JobError, RunConfig, run
-from eval.server import EmbeddedServer, EmbeddedServerConfig, ServerDiedError, ServerError, connect
+from eval.server import ServerDiedError, ServerError
 from eval.soak import SoakConfig, soak
 
 EXIT_BAD_INPUT = 2
@@ -34,26 +35,6 @@ INPUT_ERRORS = (
     PlannerError,
     AgentLoadError,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoutesConfig:
-    """Generate routes in a town and write them as a route file."""
-
-    town: str
-    """Town of the embedded server, such as Gen02 or Town01."""
-    out: Path
-    """Route file to write."""
-    count: int = 20
-    """Number of routes."""
-    seed: int = 0
-    """The same town and seed give the same routes."""
-    min_length_m: float = 400.0
-    """Shortest route."""
-    min_turns: int = 2
-    """Fewest left or right turns."""
-    town_dir: Path | None = None
-    """Folder with .xodr files of CARLA's towns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +60,14 @@ def _run(config: Annotated[RunConfig, tyro.conf.arg(name="")]) -> int:
     return run(config)
 
 
-def _routes(config: Annotated[RoutesConfig, tyro.conf.arg(name="")]) -> int:
-    """Generate routes in a town and write them as a route file."""
-    server = EmbeddedServerConfig(town=config.town, town_dir=config.town_dir, render=False)
-    with EmbeddedServer(server) as running:
-        carla_map = connect(running.host, running.port, 60.0).get_world().get_map()
-        routes = generate_routes(
-            carla_map,
-            config.count,
-            seed=config.seed,
-            min_length_m=config.min_length_m,
-            min_turns=config.min_turns,
-            town=config.town,
-        )
-    write_routes(routes, config.out)
-    print(f"{len(routes)} routes in {config.town} written to {config.out}")
-    return 0
+def _routes() -> int:
+    """Make routes: `python -m eval routes generate --help`."""
+    raise InputError("python -m eval routes needs a command: generate")
+
+
+def _generate(config: Annotated[GenerateConfig, tyro.conf.arg(name="")]) -> int:
+    """Write routes of own or real towns, with or without scenarios, as a route file."""
+    return generate(config)
 
 
 def _score(config: Annotated[ScoreConfig, tyro.conf.arg(name="")]) -> int:
@@ -106,7 +79,7 @@ def _score(config: Annotated[ScoreConfig, tyro.conf.arg(name="")]) -> int:
     if config.json:
         count = len(records)
         names = ("score_composed", "score_route", "score_penalty")
-        print(json.dumps({name: sum(getattr(r.scores, name) for r in records) / count for name in names}))
+        print(strict_json.dumps({name: sum(getattr(r.scores, name) for r in records) / count for name in names}))
     else:
         print_table(records)
     return 0
@@ -146,6 +119,8 @@ def main() -> int:
             "looks": _looks,
             "soak": _soak,
         }
+        if sys.argv[1:3] == ["routes", "generate"]:  # tyro's command dictionaries do not nest
+            return tyro.cli(_generate, args=sys.argv[3:], prog="python -m eval routes generate")
         return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m eval")
     except INPUT_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)

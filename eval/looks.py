@@ -23,7 +23,7 @@ from eval.scoring import Scoring, mean_and_deviation
 
 ROUTES: Final = Path(__file__).parent / "looks_gen21.xml"
 """20 routes of at least 400 m with at least two turns in Gen21, a town no data is collected in. Made once by
-`python -m eval routes --town Gen21 --count 20 --seed 0`."""
+`python -m eval routes generate --town Gen21 --count 20 --seed 0`."""
 RESAMPLES: Final = 10_000
 INTERVAL_PERCENT: Final = (2.5, 97.5)
 ARMS: Final = {

@@ -13,8 +13,9 @@ import tyro
 from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
 from eval.generate import RouteGenerationError
+from eval.scenarios.registry import SCENARIOS
 from eval.server import ServerError
-from training import clone, collect
+from training import clone, collect, scenario_study
 from training.replay import SegmentError
 
 BAD_INPUT = 2
@@ -96,10 +97,47 @@ class Export:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scenarios:
+    """Drive generated routes of every scenario type with the expert and with a blind driver; write a table."""
+
+    towns: str
+    """Towns, separated by commas."""
+    out: Path
+    """Folder for scenarios.json and scenarios.md."""
+    types: str = ""
+    """Scenario types, separated by commas; all if empty."""
+    seeds: int = 5
+    """Routes per type."""
+    seed: int = 0
+    traffic: int = 8
+    workers: int = 2
+    town_dir: Path | None = None
+
+    def run(self) -> int:
+        """Exit code."""
+        types = tuple(kind for kind in self.types.split(",") if kind) or tuple(sorted(SCENARIOS))
+        unknown = sorted(set(types) - set(SCENARIOS))
+        if unknown:
+            raise ValueError(f"--types {', '.join(unknown)} is not known; known are {', '.join(sorted(SCENARIOS))}")
+        config = scenario_study.StudyConfig(
+            towns=tuple(town for town in self.towns.split(",") if town),
+            types=types,
+            seeds=self.seeds,
+            seed=self.seed,
+            traffic=self.traffic,
+            workers=self.workers,
+            town_dir=self.town_dir,
+        )
+        print(scenario_study.table(scenario_study.study(config, self.out)))
+        return 0
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Clone, tyro.conf.subcommand("clone")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
 )
 
 

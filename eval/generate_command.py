@@ -1,0 +1,124 @@
+"""The command `python -m eval routes generate`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from eval.generate import generate_routes
+from eval.routes import Route, write_routes
+from eval.runner import EXIT_INCOMPLETE, InputError
+from eval.scenarios.generate import Town, long_route, scenario_routes, spread
+from eval.scenarios.registry import SCENARIOS
+from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Generate routes in own or real towns and write them as a route file.
+
+    Without scenarios: drives of some length with some turns. `--scenarios all` (or types, separated by commas): short
+    routes with one scenario each, as even over the types as the towns allow. `--long`: one long route per town with
+    many scenarios.
+    """
+
+    town: str
+    """Towns of the embedded server, separated by commas: Gen02,Motorway01 or Town01."""
+    out: Path
+    """Route file to write."""
+    count: int = 20
+    """Number of routes in all."""
+    seed: int = 0
+    """The same towns and seed give the same routes."""
+    min_length_m: float = 400.0
+    """Shortest route (without scenarios)."""
+    min_turns: int = 2
+    """Fewest left or right turns (without scenarios)."""
+    scenarios: str = ""
+    """Scenario types, separated by commas, or `all`."""
+    long: bool = False
+    """One route of at least `long_length_m` with at least `long_scenarios` scenarios in each town."""
+    long_length_m: float = 7000.0
+    long_scenarios: int = 30
+    town_dir: Path | None = None
+    """Folder with .xodr files of CARLA's towns."""
+
+
+def generate(config: GenerateConfig) -> int:
+    """Write the route file; gives the exit code (1 if some scenario types found no place).
+
+    Raises: InputError, RouteGenerationError, ServerError.
+    """
+    kinds = _scenario_types(config.scenarios)
+    towns = [_load(name, config) for name in config.town.split(",") if name]
+    if not towns:
+        raise InputError("--town names no town; try Gen02")
+    missing: Counter[str] = Counter()
+    if config.long:
+        routes = [_long(config, town, str(position + 1)) for position, town in enumerate(towns)]
+    elif kinds:
+        routes, missing = _with_scenarios(config, towns, Counter(dict(spread(kinds, config.count))))
+    else:
+        routes = _plain(config, towns)
+    write_routes(routes, config.out)
+    print(f"{len(routes)} routes in {config.town} written to {config.out}")
+    for kind, count in sorted(missing.items()):
+        print(f"{kind}: {count} more could not be placed; add towns that have room for it")
+    return EXIT_INCOMPLETE if missing else 0
+
+
+def _load(name: str, config: GenerateConfig) -> Town:
+    server = EmbeddedServerConfig(town=name, town_dir=config.town_dir, render=False)
+    with EmbeddedServer(server) as running:
+        return Town.of(name, connect(running.host, running.port, 60.0).get_world().get_map())
+
+
+def _with_scenarios(
+    config: GenerateConfig, towns: list[Town], missing: Counter[str]
+) -> tuple[list[Route], Counter[str]]:
+    """Routes evenly over the towns; what some towns have no room for is asked of all towns again."""
+    routes: list[Route] = []
+    for again in range(2):
+        for position, town in enumerate(towns):
+            left = 1 if again else len(towns) - position
+            wanted = {kind: -(-count // left) for kind, count in missing.items()}
+            found, _ = scenario_routes(town, wanted, seed=config.seed + again, first_id=len(routes) + 1)
+            missing -= Counter(route.scenarios[0].type for route in found)
+            routes += found
+    return routes, missing
+
+
+def _plain(config: GenerateConfig, towns: list[Town]) -> list[Route]:
+    routes: list[Route] = []
+    for position, town in enumerate(towns):
+        found = generate_routes(
+            town.carla_map,
+            (config.count - len(routes)) // (len(towns) - position),
+            seed=config.seed,
+            min_length_m=config.min_length_m,
+            min_turns=config.min_turns,
+            town=town.name,
+        )
+        routes += [replace(route, id=str(len(routes) + k + 1)) for k, route in enumerate(found)]
+    return routes
+
+
+def _long(config: GenerateConfig, town: Town, route_id: str) -> Route:
+    return long_route(
+        town,
+        seed=config.seed,
+        min_length_m=config.long_length_m,
+        min_scenarios=config.long_scenarios,
+        route_id=route_id,
+    )
+
+
+def _scenario_types(text: str) -> list[str]:
+    if text == "all":
+        return sorted(SCENARIOS)
+    kinds = [kind for kind in text.split(",") if kind]
+    unknown = sorted(set(kinds) - set(SCENARIOS))
+    if unknown:
+        raise InputError(f"--scenarios {', '.join(unknown)} is not known; known are {', '.join(sorted(SCENARIOS))}")
+    return kinds

@@ -1,0 +1,175 @@
+"""How often is each scenario type triggered, passed by the expert, and passed by a driver that ignores everybody?
+
+Routes with one scenario each are generated in own towns; every route is driven once by each driver. The outcome is a
+JSON file with one entry per drive and a Markdown table with one row per type.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import carla
+
+from eval.episode import Episode, EpisodeConfig
+from eval.results import write_json_atomically
+from eval.routes import Route
+from eval.scenarios.generate import Town, scenario_routes
+from eval.scenarios.registry import SCENARIOS
+from eval.scoring import Infraction, Scoring, succeeded
+from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
+from training.drive import drive
+from training.expert import ExpertConfig
+
+MAX_GAME_S = 120.0
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyConfig:
+    """What is studied."""
+
+    towns: tuple[str, ...]
+    types: tuple[str, ...] = tuple(sorted(SCENARIOS))
+    seeds: int = 5
+    """Routes per type."""
+    seed: int = 0
+    traffic: int = 8
+    """Background vehicles."""
+    workers: int = 2
+    town_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """One drive of one route."""
+
+    type: str
+    town: str
+    route: str
+    driver: str
+    """expert or blind."""
+    triggered: bool
+    passed: bool
+    status: str
+    infractions: dict[str, int]
+    game_s: float
+    note: str
+    """Why the scenario was skipped, if it was."""
+
+
+def study(config: StudyConfig, out: Path) -> list[Drive]:
+    """Drive everything and write `scenarios.json` and `scenarios.md` into the folder `out`."""
+    tasks = [(config, config.towns[k :: config.workers], k) for k in range(config.workers)]
+    if config.workers == 1:
+        parts = [_study_towns(*tasks[0])]
+    else:
+        with multiprocessing.get_context("spawn").Pool(config.workers) as pool:
+            parts = pool.starmap(_study_towns, tasks)
+    drives = [drive for part in parts for drive in part]
+    out.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(out / "scenarios.json", {"drives": [asdict(drive) for drive in drives]})
+    (out / "scenarios.md").write_text(table(drives), encoding="utf-8")
+    return drives
+
+
+def table(drives: list[Drive]) -> str:
+    """Markdown table with a row per type and the totals."""
+    by_type: dict[str, list[Drive]] = defaultdict(list)
+    for item in drives:
+        by_type[item.type].append(item)
+    lines = [
+        "| scenario | routes | triggered | expert passes | blind driver passes | what stops the blind driver |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind in sorted(by_type):
+        lines.append(_row(kind, by_type[kind]))
+    lines.append(_row("**all**", drives))
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, drives: list[Drive]) -> str:
+    expert = [d for d in drives if d.driver == "expert"]
+    blind = [d for d in drives if d.driver == "blind"]
+    causes: dict[str, int] = defaultdict(int)
+    for item in blind:
+        for kind in item.infractions:
+            causes[kind] += 1
+    worst = ", ".join(f"{kind} {count}" for kind, count in sorted(causes.items(), key=lambda pair: -pair[1])[:3])
+    triggered = sum(d.triggered for d in drives)
+    cells = [name, len(expert), f"{triggered} of {len(drives)}", _share(expert), _share(blind), worst or "-"]
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def _share(drives: list[Drive]) -> str:
+    passed = sum(d.passed for d in drives)
+    return f"{passed} of {len(drives)} ({100.0 * passed / max(len(drives), 1):.0f} %)"
+
+
+def _study_towns(config: StudyConfig, towns: tuple[str, ...], worker: int) -> list[Drive]:
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s worker {worker} %(message)s")
+    share = -(-config.seeds // config.workers) if worker == 0 else config.seeds // config.workers
+    missing = dict.fromkeys(config.types, share)
+    drives: list[Drive] = []
+    for position, town in enumerate(towns):
+        left = len(towns) - position
+        wanted = {kind: -(-count // left) if left > 1 else count for kind, count in missing.items() if count > 0}
+        if not wanted:
+            break
+        server_config = EmbeddedServerConfig(town=town, town_dir=config.town_dir, threads=1, render=False)
+        with EmbeddedServer(server_config) as server:
+            client = connect(server.host, server.port, 60.0)
+            place = Town.of(town, client.get_world().get_map())
+            routes, _ = scenario_routes(place, wanted, seed=config.seed, prefix=f"{town}_")
+            for route in routes:
+                missing[route.scenarios[0].type] -= 1
+                drives += _both(client, (server.host, server.port), place, route, config, worker)
+        done = sum(share - count for count in missing.values())
+        logger.info("%s: %d routes driven, %d of %d done", town, len(routes), done, share * len(config.types))
+    for kind, count in missing.items():
+        if count:
+            logger.warning("%s: %d routes could not be placed in %s", kind, count, ", ".join(towns))
+    return drives
+
+
+def _both(
+    client: carla.Client, address: tuple[str, int], town: Town, route: Route, config: StudyConfig, worker: int
+) -> list[Drive]:
+    drives = []
+    for driver in ("expert", "blind"):
+        episode_config = EpisodeConfig(
+            scoring=Scoring.BENCH2DRIVE,
+            traffic=config.traffic,
+            seed=config.seed,
+            worker=worker,
+            max_game_s=MAX_GAME_S,
+        )
+        episode = Episode(client, route, None, episode_config, address=address, planner=town.planner)
+        record = drive(episode, ExpertConfig(), blind=driver == "blind")
+        act = record.provenance["scenarios"][0]
+        infractions = {
+            kind: len(messages)
+            for kind, messages in record.infractions.items()
+            if messages and kind != Infraction.MIN_SPEED.value
+        }
+        if not infractions and not record.status.startswith(("Completed", "Perfect")):
+            infractions = {record.status: 1}
+        result = Drive(
+            type=act["type"],
+            town=route.town,
+            route=route.id,
+            driver=driver,
+            triggered=act["state"] in ("running", "over"),
+            passed=succeeded(record.status, record.infractions),
+            status=record.status,
+            infractions=infractions,
+            game_s=record.duration_game_s,
+            note=act["reason"],
+        )
+        logger.info("%s", json.dumps(asdict(result)))
+        drives.append(result)
+    return drives
