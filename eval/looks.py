@@ -1,24 +1,28 @@
 """Does the agent drive by what it sees? The same routes with its cameras, without, and with another episode's.
 
 The controls are paired by route: what a control loses is the mean of the differences in route completion, with a
-bootstrap interval over routes.
+bootstrap interval over routes. Black cameras are shown twice: the whole agent notices them and stops the car; with the
+checks of the cameras off the network itself has to drive by them, so that its loss is its own.
 """
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import yaml
 from rich.console import Console
 from rich.table import Table
 
+from agent import strict_json
 from eval.agents import CONSTANT_THROTTLE
 from eval.results import RouteRecord, read_records
-from eval.runner import DEFAULT_AGENT, DEFAULT_WEIGHTS, EXIT_OK, RunConfig, run
+from eval.routes import read_routes
+from eval.runner import DEFAULT_AGENT, DEFAULT_WEIGHTS, EXIT_INTERRUPTED, EXIT_OK, InputError, RunConfig, run
 from eval.scoring import Scoring, mean_and_deviation
 
 ROUTES: Final = Path(__file__).parent / "looks_gen21.xml"
@@ -29,23 +33,28 @@ INTERVAL_PERCENT: Final = (2.5, 97.5)
 ARMS: Final = {
     "agent": "the agent",
     "black": "black cameras",
+    "blind": "black cameras, not checked",
     "other": "another episode's cameras",
     "constant": "constant throttle",
 }
+UNCHECKED_CAMERAS: Final = {"black_level": -1, "frozen_ticks": 1_000_000}
+"""Settings of the agent's `inputs.cameras` with which no picture is black or frozen."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LooksConfig:
-    """Drive fixed routes four times: the agent, the agent with black and with foreign cameras, constant throttle."""
+    """Drive fixed routes with the agent and with controls: black cameras, foreign cameras, constant throttle."""
 
     out: Path = Path("runs/looks")
-    """Folder of the four runs and of looks.json; an interrupted study goes on where it stopped."""
+    """Folder of a run per arm and of looks.json; routes that have a record in it are not driven again."""
     routes: Path = ROUTES
     """Route file; each route is shown the cameras of the route before it in the foreign arm."""
     weights: Path = DEFAULT_WEIGHTS
     """The agent's configuration."""
     arms: str = ",".join(ARMS)
-    """Which of the four to drive, comma separated; `other` needs `agent`."""
+    """What to drive, comma separated; `other` shows the recordings of `agent`."""
+    routes_limit: int | None = None
+    """Only so many routes, the first of the file; a later study with more goes on from there."""
     workers: int = 2
     """Routes driven at the same time."""
     traffic: int = 15
@@ -64,9 +73,48 @@ class Loss:
 
 
 def looks(config: LooksConfig) -> int:
-    """Run the study; prints the table and writes looks.json. Returns the worst exit code of the runs."""
+    """Run the study; prints the table and writes looks.json. Returns the worst exit code of the runs.
+
+    Raises: InputError, RouteFileError, ResultsError.
+    """
+    chosen = config.arms.split(",")
+    unknown = [arm for arm in chosen if arm not in ARMS]
+    if unknown:
+        raise InputError(f"--arms {','.join(unknown)}: no such arm; choose from {','.join(ARMS)}")
+    if config.routes_limit is not None and config.routes_limit < 1:
+        raise InputError(f"--routes-limit {config.routes_limit}: at least one route is needed")
+    code = EXIT_OK
+    for arm in (arm for arm in ARMS if arm in chosen):
+        arm_code = run(_run_config(config, arm))
+        if arm_code == EXIT_INTERRUPTED:
+            return EXIT_INTERRUPTED
+        code = max(code, arm_code)
+        records = {arm: read_records(config.out / arm / "results.jsonl") for arm in ARMS}
+        summary = summarise({arm: rows for arm, rows in records.items() if rows}, config.seed)
+        (config.out / "looks.json").write_text(strict_json.dumps(summary, indent=1) + "\n")
+    print_summary(summary)
+    return code
+
+
+def unchecked_cameras(config_file: Path, target: Path) -> None:
+    """Write a copy of an agent's configuration, with the same weights, that trusts every picture."""
+    settings: dict[str, Any] = yaml.safe_load(config_file.read_text(encoding="utf-8")) or {}
+    checkpoint = config_file.parent / settings.get("checkpoint", ".")
+    inputs = settings.get("inputs") or {}
+    cameras = {**(inputs.get("cameras") or {}), **UNCHECKED_CAMERAS}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    settings |= {
+        "checkpoint": os.path.relpath(checkpoint, target.parent),
+        "inputs": {**inputs, "cameras": cameras},
+    }
+    target.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+
+
+def _run_config(config: LooksConfig, arm: str) -> RunConfig:
+    routes = read_routes(config.routes)[: config.routes_limit]
     base = RunConfig(
         routes=config.routes,
+        ids=",".join(route.id for route in routes),
         agent=DEFAULT_AGENT,
         weights=config.weights,
         scoring=Scoring.BENCH2DRIVE,
@@ -74,21 +122,19 @@ def looks(config: LooksConfig) -> int:
         threads=1,
         traffic=config.traffic,
         seed=config.seed,
+        out=config.out / arm,
     )
-    runs = {
-        "agent": replace(base, out=config.out / "agent", record_cameras=True),
-        "black": replace(base, out=config.out / "black", cameras="black"),
-        "other": replace(base, out=config.out / "other", cameras="other-episode", cameras_from=config.out / "agent"),
-        "constant": replace(base, out=config.out / "constant", agent=CONSTANT_THROTTLE),
-    }
-    code = EXIT_OK
-    for arm in config.arms.split(","):
-        code = max(code, run(runs[arm]))
-    records = {arm: read_records(config.out / arm / "results.jsonl") for arm in ARMS if (config.out / arm).is_dir()}
-    summary = summarise(records, config.seed)
-    (config.out / "looks.json").write_text(json.dumps(summary, indent=1) + "\n")
-    print_summary(summary)
-    return code
+    if arm == "agent":
+        return replace(base, record_cameras=True)
+    if arm == "black":
+        return replace(base, cameras="black")
+    if arm == "blind":
+        weights = config.out / arm / "agent.yaml"
+        unchecked_cameras(config.weights, weights)
+        return replace(base, cameras="black", weights=weights)
+    if arm == "other":
+        return replace(base, cameras="other-episode", cameras_from=config.out / "agent")
+    return replace(base, agent=CONSTANT_THROTTLE)
 
 
 def summarise(records: Mapping[str, Sequence[RouteRecord]], seed: int) -> dict[str, dict[str, float | list[float]]]:

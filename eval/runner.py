@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+import yaml
 
 from eval.agents import CONSTANT_THROTTLE
 from eval.job import EXIT_BAD_INPUT, Job, recording_path
@@ -159,9 +160,15 @@ def run_key(config: RunConfig) -> str:
 
 
 def weights_sha256(config_file: Path) -> str:
-    """Hash of an agent's configuration file together with the manifest beside it, which holds the weights' hashes."""
-    digest = hashlib.sha256(config_file.read_bytes())
-    manifest = config_file.parent / "manifest.json"
+    """Hash of an agent's configuration together with its checkpoint's manifest, which holds the weights' hashes."""
+    text = config_file.read_bytes()
+    digest = hashlib.sha256(text)
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError:  # an agent of someone else's may keep anything in its file
+        settings = None
+    checkpoint = settings.get("checkpoint", ".") if isinstance(settings, dict) else "."
+    manifest = config_file.parent / str(checkpoint) / "manifest.json"
     if manifest.is_file():
         digest.update(manifest.read_bytes())
     return digest.hexdigest()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.looks import ROUTES, paired_loss
+from agent.entry import LeaderboardAgent
+from eval.agents import black_cameras
+from eval.looks import ROUTES, LooksConfig, looks, paired_loss, unchecked_cameras
 from eval.routes import read_routes
+from eval.runner import InputError, weights_sha256
+from tests.agent.synthetic import FULL_THROTTLE, SyntheticDrive, save_agent
 
 MANY_ROUTES = 200
 
@@ -38,3 +45,36 @@ def test_a_blind_control_loses():
     agent = np.full(20, 80.0)
     loss = paired_loss(np.stack([agent, agent - 40.0], axis=1), np.random.default_rng(0))
     assert loss.mean == loss.low == loss.high == 40.0
+
+
+def throttle_with_black_cameras(config_file: Path) -> float:
+    drive, agent = SyntheticDrive(), LeaderboardAgent("localhost", 2000, False)
+    agent.set_global_plan(drive.gps_route, drive.route)
+    agent.setup(str(config_file))
+    throttle = 1.0
+    for tick in range(45):
+        drive.follow()
+        throttle = agent.run_step(black_cameras(drive.input_data(), tick), drive.time_s).throttle
+    agent.destroy()
+    return throttle
+
+
+def test_black_cameras_stop_the_agent_unless_it_does_not_check_them(tmp_path: Path):
+    weights = save_agent(
+        tmp_path / "weights", action=FULL_THROTTLE, yaml_text="device: cpu\ninputs: {cameras: {max_age_s: 0.15}}\n"
+    )
+    copy = tmp_path / "out" / "blind" / "agent.yaml"
+    unchecked_cameras(weights, copy)
+    assert "max_age_s: 0.15" in copy.read_text()
+    assert throttle_with_black_cameras(weights) == 0.0
+    assert throttle_with_black_cameras(copy) == pytest.approx(0.7)
+
+    before = weights_sha256(copy)
+    (weights.parent / "manifest.json").write_text("{}")  # other weights
+    assert weights_sha256(copy) != before
+
+
+@pytest.mark.parametrize(("setting", "expected"), [({"arms": "agent,blnd"}, "blnd"), ({"routes_limit": 0}, "limit 0")])
+def test_what_cannot_be_driven_is_named(tmp_path: Path, setting: dict, expected: str):
+    with pytest.raises(InputError, match=expected):
+        looks(LooksConfig(out=tmp_path, **setting))
