@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from simulator.bodies import PROP, VEHICLE, WALKER, BodySpec
+from simulator.drives import drive
 
 VERSIONS: Final = ("0.9.15", "0.9.16")
 
@@ -114,22 +115,20 @@ _LIVERIES: Final[dict[str, tuple[str, ...]]] = {
 """Recommended colours where they are not `_PAINTS`; none: the blueprint has no colour attribute."""
 
 
-class _Drive(NamedTuple):
-    """How a base type differs from the car the speed model was fitted to; an estimate."""
+class _Wheels(NamedTuple):
+    """Number of wheels of a base type and how far the front ones turn."""
 
     wheels: int
     max_steer_deg: float
-    acceleration_scale: float
-    top_speed_mps: float
 
 
-_DRIVES: Final = {
-    "car": _Drive(4, 70.0, 1.0, 55.0),
-    "van": _Drive(4, 70.0, 0.75, 45.0),
-    "truck": _Drive(4, 65.0, 0.5, 36.0),
-    "bus": _Drive(4, 65.0, 0.5, 36.0),
-    "bicycle": _Drive(2, 45.0, 0.5, 12.0),
-    "motorcycle": _Drive(2, 45.0, 1.1, 55.0),
+_WHEELS: Final = {
+    "car": _Wheels(4, 70.0),
+    "van": _Wheels(4, 70.0),
+    "truck": _Wheels(4, 65.0),
+    "bus": _Wheels(4, 65.0),
+    "bicycle": _Wheels(2, 45.0),
+    "motorcycle": _Wheels(2, 45.0),
 }
 
 
@@ -456,21 +455,24 @@ def body_spec(type_id: str) -> BodySpec:
     )
     if type_id in _BY_ID:
         row = _BY_ID[type_id]
-        drive = _DRIVES[row.base_type]
         return replace(
             spec,
             kind=VEHICLE,
             wheelbase_m=row.wheelbase,
-            max_steer_deg=drive.max_steer_deg,
-            acceleration_scale=drive.acceleration_scale,
-            top_speed_mps=drive.top_speed_mps,
+            max_steer_deg=_WHEELS[row.base_type].max_steer_deg,
+            **drive(row.id, row.base_type)._asdict(),
         )
     return replace(spec, kind=WALKER, origin_height_m=half_height) if type_id.startswith("walker.") else spec
 
 
 def number_of_wheels(type_id: str) -> int:
     """2 or 4. Raises: KeyError for what is not a vehicle."""
-    return _DRIVES[_BY_ID[type_id].base_type].wheels
+    return _WHEELS[_BY_ID[type_id].base_type].wheels
+
+
+def has_doors(type_id: str) -> bool:
+    """Whether the doors of this vehicle can be opened. Raises: KeyError for what is not a vehicle."""
+    return _BY_ID[type_id].doors
 
 
 def base_type(type_id: str) -> str:
@@ -479,10 +481,10 @@ def base_type(type_id: str) -> str:
 
 
 def _vehicle_attributes(row: _Row) -> list[list[Any]]:
-    drive = _DRIVES[row.base_type]
+    wheels = _WHEELS[row.base_type].wheels
     paints = _LIVERIES.get(row.id, _PAINTS)
     colors = [_choice("color", _COLOR, paints)] if paints else []
-    riders = [_choice("driver_id", _INT, ("0", "1"), restricted=True)] if drive.wheels == 2 else []
+    riders = [_choice("driver_id", _INT, ("0", "1"), restricted=True)] if wheels == 2 else []
     return [
         *colors,
         *riders,
@@ -491,7 +493,7 @@ def _vehicle_attributes(row: _Row) -> list[list[Any]]:
         _fixed("object_type", _STRING, ""),
         _fixed("base_type", _STRING, row.base_type),
         _fixed("special_type", _STRING, row.special_type),
-        _fixed("number_of_wheels", _INT, str(drive.wheels)),
+        _fixed("number_of_wheels", _INT, str(wheels)),
         _fixed("generation", _INT, str(row.generation)),
         _fixed("has_dynamic_doors", _BOOL, _text(row.doors)),
         _fixed("has_lights", _BOOL, _text(row.lights)),

@@ -25,6 +25,8 @@ REFERENCE_MAX_STEER_DEG: Final = 70.0
 REFERENCE_TOP_SPEED_MPS: Final = 55.0
 REFERENCE_GRIP_MPS2: Final = 9.0
 """The car the fit was made with (Lincoln MKZ). Its tyres give no more centripetal acceleration than the last."""
+TYRE_FRICTION: Final = 3.5
+"""Tyre friction of CARLA's vehicles, a factor on the friction of the ground."""
 
 
 _FLOATS: Final = (
@@ -33,8 +35,8 @@ _FLOATS: Final = (
     "speed", "slide", "spin",
     "throttle", "steer", "brake",
     "walk_x", "walk_y", "walk_speed", "push_x", "push_y", "constant_vx", "constant_vy",
-    "mass", "half_length", "half_width", "half_height", "box_forward", "box_up", "origin_height",
-    "wheelbase", "max_steer", "acceleration_scale", "top_speed", "brake_scale", "grip", "friction",
+    "mass", "half_length", "half_width", "half_height", "box_forward", "box_side", "box_up", "origin_height",
+    "wheelbase", "max_steer", "acceleration_scale", "top_speed", "brake_scale", "grip", "tyre_friction", "friction",
 )  # fmt: skip
 _FLAGS: Final = (
     "active", "physics", "gravity", "collides",
@@ -74,7 +76,7 @@ class BodySpec:
     brake_scale: float = 1.0
     """Deceleration at a given brake relative to the Lincoln MKZ."""
     grip_mps2: float = REFERENCE_GRIP_MPS2
-    """Largest centripetal acceleration on dry ground."""
+    """Largest acceleration that the tyres give on dry ground, forwards and to the sides."""
 
 
 class Bodies:
@@ -83,8 +85,9 @@ class Bodies:
     x y z pitch yaw roll: pose of the actor origin. vx vy vz: world velocity. wx wy wz: angular velocity, wz = yaw rate.
     ax ay az: world acceleration over the last step, collisions included. speed: signed speed along the heading. slide:
     sideways speed (right positive) and spin: extra yaw rate left by a push. walk_x, walk_y, walk_speed: the walker's
-    command; push_x, push_y: the world velocity a hit gave it, which ends as it slides. friction: of the ground below,
-    1 on dry road. settled: stands still on the ground; clear it after writing x, y or z.
+    command; push_x, push_y: the world velocity a hit gave it, which ends as it slides. tyre_friction: of the
+    vehicle's tyres, in CARLA's measure; friction: of the ground below, 1 on dry road. settled: stands still on the
+    ground; clear it after writing x, y or z.
     """
 
     x: Floats
@@ -120,6 +123,7 @@ class Bodies:
     half_width: Floats
     half_height: Floats
     box_forward: Floats
+    box_side: Floats
     box_up: Floats
     origin_height: Floats
     wheelbase: Floats
@@ -128,6 +132,7 @@ class Bodies:
     top_speed: Floats
     brake_scale: Floats
     grip: Floats
+    tyre_friction: Floats
     friction: Floats
     active: NDArray[np.bool_]
     physics: NDArray[np.bool_]
@@ -175,6 +180,7 @@ class Bodies:
             "top_speed": spec.top_speed_mps,
             "brake_scale": spec.brake_scale,
             "grip": spec.grip_mps2,
+            "tyre_friction": TYRE_FRICTION,
             "friction": 1.0,
             "kind": spec.kind,
             "active": True,
@@ -220,6 +226,7 @@ class Bodies:
         """Place a walker led by a client's crowd simulation and report `speed_mps` along its heading."""
         self.set_transform(slot, pose)
         self.physics[slot] = False
+        self.push_x[slot] = self.push_y[slot] = 0.0
         heading = np.radians(pose[4])
         self.vx[slot], self.vy[slot], self.vz[slot] = speed_mps * np.cos(heading), speed_mps * np.sin(heading), 0.0
 

@@ -82,6 +82,8 @@ BRAKE_HOLD_MPS2: Final = 6.0
 """Least deceleration of a full brake: stops the car for good where the fit only decays, and holds it on a slope."""
 HAND_BRAKE_MPS2: Final = 6.0
 REVERSE_TOP_SPEED_MPS: Final = 10.0
+GROUND_FRICTION: Final = 0.7
+"""Of Unreal's default surface. Times the tyre friction of 3.5 it allows the 24 m/s2 that the brake fit reaches."""
 ROLLING_DRAG_MPS2: Final = 0.15
 """Rolling resistance of a car out of gear."""
 SLIDE_DECEL_MPS2: Final = 6.0
@@ -163,6 +165,12 @@ def _braking(speed):
 
 
 @numba.njit(cache=True)
+def _tyre_limit(b):
+    """Largest acceleration in m/s2 that the tyres pass on to the ground."""
+    return GROUND_FRICTION * GRAVITY_MPS2 * b.tyre_friction * b.friction
+
+
+@numba.njit(cache=True)
 def _pedal(b, u):
     """Acceleration that the engine gives at speed u in gear direction: the reference car's at the same share of top."""
     share = REFERENCE_TOP_SPEED_MPS / b.top_speed
@@ -181,10 +189,11 @@ def _next_speed(b, slope_mps2, h):
         push, resist = 0.0, ROLLING_DRAG_MPS2 + AIR_DRAG_PER_M * u * u
     if b.hand_brake:
         push = 0.0
-    push = (1.0 - b.brake) * min(push, b.friction * b.grip, max(top - u, 0.0) / h) + gear * slope_mps2
-    resist = (1.0 - b.brake) * resist + b.brake * b.friction * b.brake_scale * _braking(abs(u))
+    push = (1.0 - b.brake) * min(push, b.grip, _tyre_limit(b), max(top - u, 0.0) / h) + gear * slope_mps2
+    resist = (1.0 - b.brake) * resist + b.brake * b.brake_scale * _braking(abs(u))
     if b.hand_brake:
-        resist = max(resist, b.friction * HAND_BRAKE_MPS2)
+        resist = max(resist, HAND_BRAKE_MPS2)
+    resist = min(resist, _tyre_limit(b))
     u += push * h
     u = max(u - resist * h, 0.0) if u > 0.0 else min(u + resist * h, 0.0)
     return gear * u
@@ -201,7 +210,7 @@ def _slip_angle(b):
     wheel = STEER_GAIN_RAD * b.steer * b.max_steer / REFERENCE_MAX_STEER_DEG
     sine = np.sin(np.arctan(REAR_M / (FRONT_M + REAR_M) * np.tan(wheel)))
     rear = REAR_M * b.wheelbase / REFERENCE_WHEELBASE_M
-    most = b.friction * b.grip * rear / max(b.speed * b.speed, 1e-6)
+    most = min(b.grip, _tyre_limit(b)) * rear / max(b.speed * b.speed, 1e-6)
     return np.arcsin(min(max(sine, -most), most))
 
 
@@ -234,16 +243,17 @@ def _walk(b, h):
 def _drive(b, h):
     """One sub-step of a vehicle on the ground; the path is driven at the new speed, as PhysX does."""
     pitch = np.radians(b.pitch)
+    held = min(_tyre_limit(b) / SLIDE_DECEL_MPS2, 1.0)
     if b.constant_velocity:
         b.speed, b.slide, beta = b.constant_vx, b.constant_vy, 0.0
         turn = np.sin(_slip_angle(b))
     else:
         _keep_course(b, h)
         b.speed = _next_speed(b, -GRAVITY_MPS2 * np.sin(pitch), h)
-        b.slide = _decayed(b.slide, b.friction * SLIDE_DECEL_MPS2 * h)
+        b.slide = _decayed(b.slide, held * SLIDE_DECEL_MPS2 * h)
         beta = _slip_angle(b)
         turn = np.sin(beta)
-    b.spin = _decayed(b.spin, b.friction * SPIN_DECEL_DEG_S2 * h)
+    b.spin = _decayed(b.spin, held * SPIN_DECEL_DEG_S2 * h)
     b.wz = np.degrees(b.speed * turn * REFERENCE_WHEELBASE_M / (REAR_M * b.wheelbase)) + b.spin
     middle = np.radians(b.yaw + 0.5 * b.wz * h)
     level = np.cos(pitch)

@@ -63,8 +63,8 @@ def _boxes(rows, out):
         b = rows[i]
         heading = np.radians(b.yaw)
         lift = min(GROUND_CLEARANCE_M, b.half_height) if b.kind == VEHICLE else 0.0
-        out[0, i] = b.x + b.box_forward * np.cos(heading)
-        out[1, i] = b.y + b.box_forward * np.sin(heading)
+        out[0, i] = b.x + b.box_forward * np.cos(heading) - b.box_side * np.sin(heading)
+        out[1, i] = b.y + b.box_forward * np.sin(heading) + b.box_side * np.cos(heading)
         out[2, i] = b.z + b.box_up + 0.5 * lift
         out[3, i], out[4, i], out[5, i] = b.yaw, b.half_length, b.half_width
         out[6, i] = b.half_height - 0.5 * lift
