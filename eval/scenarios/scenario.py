@@ -153,7 +153,7 @@ class Scenario(ABC):
         return ahead(self.trigger, distance_m)
 
     def arc_ahead(self, location: carla.Location) -> float:
-        """Arc length of the ego's route beside a location; of a route that comes by twice the part after the trigger."""
+        """Arc length of the ego's route beside a location, on the part after the trigger where it comes by twice."""
         route = self.stage.route
         start = route.index_at(self.trigger_arc_m - BEHIND_TRIGGER_M)
         end = route.index_at(self.trigger_arc_m + AHEAD_OF_TRIGGER_M) + 1

@@ -72,6 +72,13 @@ class Way:
         ahead = [self.line.arc_m[p.entry] - here for p in self.passages if p.entry >= index]
         return float(min(ahead, default=self.line.length_m - here))
 
+    def before(self, passage: Passage, distance_m: float) -> int | None:
+        """The point `distance_m` before a junction; None if the way's start or another junction is nearer."""
+        index = self.line.index_at(float(self.line.arc_m[passage.entry]) - distance_m)
+        if index == 0 or any(self.waypoints[k].is_junction for k in range(index, passage.entry + 1)):
+            return None
+        return index
+
     def stretches(self, *, before_m: float, after_m: float, step_m: float = 10.0) -> Iterator[int]:
         """Points with a free road: `before_m` metres of it behind on the way, `after_m` ahead before a junction."""
         last_m = -math.inf
