@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import carla
 
 from eval.scenarios.line import Line
+from eval.scenarios.parameters import ScenarioError
 from eval.scenarios.stage import Accept, Body, Stage
 
 if TYPE_CHECKING:
@@ -68,13 +69,17 @@ class PathDriver:
 
     def update(self) -> None:
         """Command the vehicle for the next tick."""
+        self._stage.command(carla.command.ApplyVehicleControl(self.vehicle, self.control()))
+
+    def control(self) -> carla.VehicleControl:
+        """The control for the next tick; `update` sends it."""
         pose = self._stage.pose(self.vehicle)
         self._index = self.line.nearest(pose.location, self._index)
         yaw = math.radians(pose.transform.rotation.yaw)
         speed = pose.velocity.x * math.cos(yaw) + pose.velocity.y * math.sin(yaw)
         control = carla.VehicleControl(steer=self._steer(pose.transform, speed))
         _set_pedals(control, speed, min(self.speed_mps, self._free_speed_mps(speed)))
-        self._stage.command(carla.command.ApplyVehicleControl(self.vehicle, control))
+        return control
 
     def _steer(self, transform: carla.Transform, speed_mps: float) -> float:
         target = self.line.at(self.arc_m + max(LOOKAHEAD_S * speed_mps, MIN_LOOKAHEAD_M)).location
@@ -163,6 +168,8 @@ class Flow:
         self._blueprint = blueprint
         self._accept = accept
         self._minds_ego = minds_ego
+        self.may_enter: Callable[[], bool] = lambda: True
+        """The next vehicle waits until there is room at the start of the line and this holds."""
         self._drivers: list[PathDriver] = []
         self._next_gap_m = self._stage.random.uniform(*spacing_m)
         if filled:
@@ -181,7 +188,7 @@ class Flow:
         for driver in self._drivers:
             driver.update()
         last_m = min((driver.arc_m for driver in self._drivers), default=math.inf)
-        if last_m >= self._next_gap_m:
+        if last_m >= self._next_gap_m and self.may_enter():
             self._admit(0.0)
 
     def close(self) -> None:
@@ -199,7 +206,10 @@ class Flow:
         place = self._line.at(arc_m)
         if any(body.pose.location.distance(place.location) < GAP_M + 4.0 for body in self._stage.bodies()):
             return  # the start is occupied; the next tick tries again
-        vehicle = self._scenario.vehicle(place, self._blueprint, accept=self._accept, parked=False)
+        try:
+            vehicle = self._scenario.vehicle(place, self._blueprint, accept=self._accept, parked=False)
+        except ScenarioError:
+            return  # so it is by something that is not on stage
         driver = PathDriver(self._stage, vehicle, self._line, self._speed_mps, minds_ego=self._minds_ego, rolling=True)
         self._drivers.append(driver)
         self._next_gap_m = self._stage.random.uniform(*self._spacing_m)

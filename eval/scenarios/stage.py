@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ DROP_HEIGHT_M = 0.3
 """Vehicles are spawned this far above the road and settle."""
 WALKER_HEIGHT_M = 1.0
 CLEAR_RADIUS_M = 8.0
+CLEAR_HALF_WIDTH_M = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,8 @@ class Stage:
         self.now_s = 0.0
         self.ego_index = 0
         self.set_wrong_way_allowed = set_wrong_way_allowed
+        self.speed_limit_mps = 0.0
+        """The ego's, after the last tick."""
         self.cast_version = 0
         """Grows with every actor that appears or goes."""
         self._client = client
@@ -113,6 +116,7 @@ class Stage:
         self._bodies = None
         self.ego_index = self.route.nearest(ego.location, self.ego_index)
         self._ego_pose = Pose(ego.transform, ego.velocity)
+        self.speed_limit_mps = ego.speed_limit_mps
 
     @property
     def ego_pose(self) -> Pose:
@@ -215,11 +219,18 @@ class Stage:
 
     def clear(self, location: carla.Location, radius_m: float = CLEAR_RADIUS_M) -> None:
         """Remove background vehicles near a location."""
-        near = [v for v in self.traffic.vehicles if self.pose(v).location.distance(location) < radius_m]
-        if near:
-            self.traffic.remove(near)
-            self._bodies = None
-            self.cast_version += 1
+        self._drop([v for v in self.traffic.vehicles if self.pose(v).location.distance(location) < radius_m])
+
+    def clear_way(self, start_m: float, end_m: float, half_width_m: float = CLEAR_HALF_WIDTH_M) -> None:
+        """Remove background vehicles on a stretch of the ego's route."""
+        route, gone = self.route, []
+        for vehicle in self.traffic.vehicles:
+            location = self.pose(vehicle).location
+            index = route.nearest(location)
+            beside_m = abs(route.offset_of(location, index))
+            if start_m < route.arc_of(location, index) < end_m and beside_m < half_width_m:
+                gone.append(vehicle)
+        self._drop(gone)
 
     def command(self, command: Any) -> None:
         """Send a client command with this tick's others."""
@@ -234,6 +245,12 @@ class Stage:
     def close(self) -> None:
         """Remove all actors that are left."""
         self.remove(list(self._cast.values()))
+
+    def _drop(self, vehicles: Sequence[carla.Vehicle]) -> None:
+        if vehicles:
+            self.traffic.remove(vehicles)
+            self._bodies = None
+            self.cast_version += 1
 
     def _spawn(self, blueprint: carla.ActorBlueprint, transform: carla.Transform, height_m: float) -> carla.Actor:
         if blueprint.has_attribute("role_name"):
