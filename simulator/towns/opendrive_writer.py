@@ -3,13 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from simulator.towns.geometry import LINE_CURVATURE_PER_M, Curve
 from simulator.towns.junctions import REFERENCE_S_M, Approach, Connector, Junction, Network, Signal
 from simulator.towns.layout import SIDEWALK_M, Arm, Road, Side
+from simulator.towns.opendrive_text import header, plan_view, tag
 
-GEO_REFERENCE = (
-    "+proj=tmerc +lat_0=0 +lon_0=0 +k=1 +x_0=0 +y_0=0 +datum=WGS84 +units=m +geoidgrids=egm96_15.gtx +vunits=m +no_defs"
-)
 FIRST_OBJECT_ID = 9000
 FIRST_CONTROLLER_ID = 5000
 PARKING_FREE_M = 16.0
@@ -37,66 +34,39 @@ def write_opendrive(network: Network, name: str) -> str:
     connectors = [c for junction in network.junctions for c in junction.connectors]
     roads += [_connecting_road(connector, signals[connector.road.id]) for connector in connectors]
     controllers, junctions = _controllers_and_junctions(network.junctions)
-    body = "\n".join([_header(network, name), *roads, *controllers, *junctions])
+    body = "\n".join(
+        [
+            header((pose for road in network.roads for pose in road.curve.sample(5.0)), name),
+            *roads,
+            *controllers,
+            *junctions,
+        ]
+    )
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<OpenDRIVE>\n{body}\n</OpenDRIVE>\n'
-
-
-def _number(value: float) -> str:
-    """A number with nanometre resolution: the same text whatever the last bits of the machine's sine are."""
-    text = f"{value:.9f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
-
-
-def _tag(element: str, content: str = "", /, **attributes: str | int | float) -> str:
-    listed = "".join(f' {k}="{_number(v) if isinstance(v, float) else v}"' for k, v in attributes.items())
-    return f"<{element}{listed}>{content}</{element}>" if content else f"<{element}{listed}/>"
-
-
-def _header(network: Network, name: str) -> str:
-    poses = [pose for road in network.roads for pose in road.curve.sample(5.0)]
-    xs, ys = [pose.x_m for pose in poses], [pose.y_m for pose in poses]
-    return _tag(
-        "header", _tag("geoReference", f"<![CDATA[{GEO_REFERENCE}]]>"), revMajor=1, revMinor=4, name=name, version=1,
-        date="2025-01-01T00:00:00", north=max(ys), south=min(ys), east=max(xs), west=min(xs), vendor="Raw2Drive",
-    )  # fmt: skip
-
-
-def _plan_view(curve: Curve) -> str:
-    content, s_m = "", 0.0
-    for segment in curve.segments:
-        straight = abs(segment.curvature_per_m) < LINE_CURVATURE_PER_M
-        # Twelve digits: an arc's end must meet the next start within a fraction of a millimetre.
-        shape = "<line/>" if straight else f'<arc curvature="{segment.curvature_per_m:.12f}"/>'
-        start = segment.start
-        content += _tag(
-            "geometry", shape, s=s_m, x=start.x_m, y=start.y_m, hdg=f"{start.heading_rad:.12f}", length=segment.length_m
-        )
-        s_m += segment.length_m
-    return _tag("planView", content)
 
 
 def _elevation(road: Road) -> str:
     length_m = road.curve.length_m
     rise_m = road.z_end_m - road.z_start_m
     cubic = f"{-2.0 * rise_m / length_m**3:.15f}"
-    profile = _tag("elevation", s=0.0, a=road.z_start_m, b=0.0, c=f"{3.0 * rise_m / length_m**2:.12f}", d=cubic)
-    return _tag("elevationProfile", profile)
+    profile = tag("elevation", s=0.0, a=road.z_start_m, b=0.0, c=f"{3.0 * rise_m / length_m**2:.12f}", d=cubic)
+    return tag("elevationProfile", profile)
 
 
 def _lane(number: int, kind: str, width: str, mark: str, link: str = "", colour: str = "white") -> str:
     change = "both" if mark == "broken" and number else "none"
-    road_mark = _tag(
+    road_mark = tag(
         "roadMark", sOffset=0.0, type=mark, weight="standard", material="standard", color=colour, width=0.12,
         laneChange=change,
     )  # fmt: skip
-    content = (_tag("link", link) if link else "<link/>") + width + road_mark
-    return _tag("lane", content, id=number, type=kind, level="false")
+    content = (tag("link", link) if link else "<link/>") + width + road_mark
+    return tag("lane", content, id=number, type=kind, level="false")
 
 
 def _width(start_m: float, end_m: float, length_m: float) -> str:
     rise_m = end_m - start_m
     square, cubic = 3.0 * rise_m / length_m**2, -2.0 * rise_m / length_m**3
-    return _tag("width", sOffset=0.0, a=start_m, b=0.0, c=f"{square:.12f}", d=f"{cubic:.12f}")
+    return tag("width", sOffset=0.0, a=start_m, b=0.0, c=f"{square:.12f}", d=f"{cubic:.12f}")
 
 
 def _side_lanes(side: Side, sign: int, parking: bool, link: str) -> list[str]:
@@ -129,33 +99,33 @@ def _lane_sections(road: Road) -> str:
         middle = len(starts) == 3 and index == 1
         left = ""
         if road.left is not None:
-            left = _tag("left", "".join(reversed(_side_lanes(road.left, 1, middle and road.left.parking, link))))
+            left = tag("left", "".join(reversed(_side_lanes(road.left, 1, middle and road.left.parking, link))))
         mark = road.centre_mark if road.left is not None else "solid"
-        centre = _tag("center", _lane(0, "none", "", mark, colour="yellow" if road.left is not None else "white"))
-        right = _tag("right", "".join(_side_lanes(road.right, -1, middle and road.right.parking, link)))
-        sections += _tag("laneSection", left + centre + right, s=start_m)
-    return _tag("lanes", _tag("laneOffset", s=0.0, a=0.0, b=0.0, c=0.0, d=0.0) + sections)
+        centre = tag("center", _lane(0, "none", "", mark, colour="yellow" if road.left is not None else "white"))
+        right = tag("right", "".join(_side_lanes(road.right, -1, middle and road.right.parking, link)))
+        sections += tag("laneSection", left + centre + right, s=start_m)
+    return tag("lanes", tag("laneOffset", s=0.0, a=0.0, b=0.0, c=0.0, d=0.0) + sections)
 
 
 def _road_tag(road: Road, junction: int, link: str, lanes: str, objects: str, signals: str) -> str:
-    kind = _tag("type", _tag("speed", max=road.speed_kmh, unit="km/h"), s=0.0, type="town")
-    content = _tag("link", link) + kind + _plan_view(road.curve) + _elevation(road) + "<lateralProfile/>"
+    kind = tag("type", tag("speed", max=road.speed_kmh, unit="km/h"), s=0.0, type="town")
+    content = tag("link", link) + kind + plan_view(road.curve) + _elevation(road) + "<lateralProfile/>"
     content += lanes + objects + signals
-    return _tag("road", content, name=f"Road {road.id}", length=road.curve.length_m, id=road.id, junction=junction)
+    return tag("road", content, name=f"Road {road.id}", length=road.curve.length_m, id=road.id, junction=junction)
 
 
 def _road(road: Road, objects: list[str], signals: list[str]) -> str:
-    link = _tag("predecessor", elementType="junction", elementId=road.start_junction)
-    link += _tag("successor", elementType="junction", elementId=road.end_junction)
+    link = tag("predecessor", elementType="junction", elementId=road.start_junction)
+    link += tag("successor", elementType="junction", elementId=road.end_junction)
     return _road_tag(
-        road, -1, link, _lane_sections(road), _tag("objects", "".join(objects)), _tag("signals", "".join(signals))
+        road, -1, link, _lane_sections(road), tag("objects", "".join(objects)), tag("signals", "".join(signals))
     )
 
 
 def _connecting_road(connector: Connector, signals: list[str]) -> str:
     incoming, outgoing = connector.incoming, connector.outgoing
-    link = _tag("predecessor", elementType="road", elementId=incoming.road.id, contactPoint=incoming.contact)
-    link += _tag("successor", elementType="road", elementId=outgoing.road.id, contactPoint=outgoing.contact)
+    link = tag("predecessor", elementType="road", elementId=incoming.road.id, contactPoint=incoming.contact)
+    link += tag("successor", elementType="road", elementId=outgoing.road.id, contactPoint=outgoing.contact)
     side = connector.road.right
     length_m = connector.road.curve.length_m
     start_m, end_m = connector.shoulder_ends_m
@@ -169,11 +139,11 @@ def _connecting_road(connector: Connector, signals: list[str]) -> str:
     for index, (kind, width) in enumerate(rows):
         source = incoming.inbound_sign * (connector.incoming_lane + index)
         target = -outgoing.inbound_sign * (connector.outgoing_lane + index)
-        lanes += _lane(-1 - index, kind, width, "none", _tag("predecessor", id=source) + _tag("successor", id=target))
-    section = _tag("center", _lane(0, "none", "", "none")) + _tag("right", lanes)
-    offset = _tag("laneOffset", s=0.0, a=0.0, b=0.0, c=0.0, d=0.0)
-    body = _tag("lanes", offset + _tag("laneSection", section, s=0.0))
-    return _road_tag(connector.road, connector.junction, link, body, "<objects/>", _tag("signals", "".join(signals)))
+        lanes += _lane(-1 - index, kind, width, "none", tag("predecessor", id=source) + tag("successor", id=target))
+    section = tag("center", _lane(0, "none", "", "none")) + tag("right", lanes)
+    offset = tag("laneOffset", s=0.0, a=0.0, b=0.0, c=0.0, d=0.0)
+    body = tag("lanes", offset + tag("laneSection", section, s=0.0))
+    return _road_tag(connector.road, connector.junction, link, body, "<objects/>", tag("signals", "".join(signals)))
 
 
 def _approach_objects(approach: Approach, first_id: int) -> list[str]:
@@ -182,7 +152,7 @@ def _approach_objects(approach: Approach, first_id: int) -> list[str]:
     if approach.stop_line:
         width_m = arm.inbound_side.lanes * arm.inbound_side.lane_m
         objects.append(
-            _tag(
+            tag(
                 "object", id=first_id, name="StopLine", s=_arm_s_m(arm, STOP_LINE_BEFORE_END_M),
                 t=arm.inbound_sign * width_m / 2.0, zOffset=0.0, hdg=1.570796327, roll=0.0, pitch=0.0,
                 orientation="none", type=-1, width=0.0, length=width_m,
@@ -205,8 +175,8 @@ def _zebra(arm: Arm, number: int) -> str:
     near_m, far_m = (inwards * edge for edge in ZEBRA_M)
     left_m, right_m = road.left.asphalt_m + 0.6, -road.right.asphalt_m - 0.6
     corners = ((near_m, left_m), (near_m, right_m), (far_m, right_m), (far_m, left_m), (near_m, left_m))
-    outline = _tag("outline", "".join(_tag("cornerLocal", u=u, v=v, z=0.0) for u, v in corners))
-    return _tag(
+    outline = tag("outline", "".join(tag("cornerLocal", u=u, v=v, z=0.0) for u, v in corners))
+    return tag(
         "object", outline, id=number, name="SimpleCrosswalk", s=_arm_s_m(arm, 0.0), t=0.0, zOffset=0.0, hdg=0.0,
         roll=0.0, pitch=0.0, orientation="none", type="crosswalk", width=ZEBRA_M[1] - ZEBRA_M[0],
         length=left_m - right_m,
@@ -215,8 +185,8 @@ def _zebra(arm: Arm, number: int) -> str:
 
 def _signal(signal: Signal) -> str:
     light = signal.kind == "light"
-    return _tag(
-        "signal", _tag("validity", fromLane=0, toLane=0), name="Signal_3Light_Post01" if light else "Sign_Stop",
+    return tag(
+        "signal", tag("validity", fromLane=0, toLane=0), name="Signal_3Light_Post01" if light else "Sign_Stop",
         id=signal.id, s=signal.s_m, t=signal.t_m, zOffset=0.0 if light else SIGN_HEIGHT_M,
         hOffset=signal.heading_offset_rad, roll=0.0, pitch=0.0, orientation="+", dynamic="yes" if light else "no",
         country="OpenDRIVE", type=1000001 if light else 206, subtype=-1, value=-1, text="",
@@ -225,8 +195,8 @@ def _signal(signal: Signal) -> str:
 
 
 def _signal_reference(signal: Signal) -> str:
-    validity = _tag("validity", fromLane=-1, toLane=-1)
-    return _tag("signalReference", validity, id=signal.id, s=REFERENCE_S_M, t=0.0, orientation="+")
+    validity = tag("validity", fromLane=-1, toLane=-1)
+    return tag("signalReference", validity, id=signal.id, s=REFERENCE_S_M, t=0.0, orientation="+")
 
 
 def _controllers_and_junctions(junctions: Iterable[Junction]) -> tuple[list[str], list[str]]:
@@ -234,15 +204,15 @@ def _controllers_and_junctions(junctions: Iterable[Junction]) -> tuple[list[str]
     for junction in junctions:
         content = ""
         for index, c in enumerate(junction.connectors):
-            link = _tag("laneLink", **{"from": c.incoming.inbound_sign * c.incoming_lane, "to": -1})
-            content += _tag(
+            link = tag("laneLink", **{"from": c.incoming.inbound_sign * c.incoming_lane, "to": -1})
+            content += tag(
                 "connection", link, id=index, incomingRoad=c.incoming.road.id, connectingRoad=c.road.id,
                 contactPoint="start",
             )  # fmt: skip
         for sequence, phase in enumerate(junction.phases):
-            controls = "".join(_tag("control", signalId=light, type="") for light in phase)
-            controllers.append(_tag("controller", controls, name=f"ctrl{number}", id=number, sequence=sequence))
-            content += _tag("controller", id=number, type="", sequence=sequence)
+            controls = "".join(tag("control", signalId=light, type="") for light in phase)
+            controllers.append(tag("controller", controls, name=f"ctrl{number}", id=number, sequence=sequence))
+            content += tag("controller", id=number, type="", sequence=sequence)
             number += 1
-        written.append(_tag("junction", content, id=junction.id, name=f"junction{junction.id}"))
+        written.append(tag("junction", content, id=junction.id, name=f"junction{junction.id}"))
     return controllers, written

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from simulator.towns.generate import generate, town_name
+from simulator.towns.catalogue import FAMILIES, GRID_FAMILY, generate_town, own_town, town_name, training_towns
 from simulator.towns.ground import GroundGrid
 
 Pose = tuple[float, float, float, float, float, float]
@@ -26,8 +25,8 @@ FORMAT_VERSION = 5
 MAX_BYTES = 64 * 1024 * 1024
 """Largest OpenDRIVE file that is read."""
 DERIVE_TIMEOUT_S = 300.0
-OWN_TOWNS_LISTED = 12
-"""Any seed can be loaded; this many are listed."""
+GRID_TOWNS_LISTED = 12
+"""Any seed can be loaded; of the grid towns this many are listed, of the others those for training."""
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
@@ -102,26 +101,27 @@ class Town:
 
 def available_towns(town_dir: Path | None = None) -> list[str]:
     """Names for load_town: own towns and the files of town_dir."""
-    own = [town_name(seed) for seed in range(1, OWN_TOWNS_LISTED + 1)]
+    own = [town_name(GRID_FAMILY, seed) for seed in range(1, GRID_TOWNS_LISTED + 1)]
+    own += [name for name in training_towns() if name not in own]
     files = sorted(path.stem for path in town_dir.glob("*.xodr")) if town_dir else []
     return own + [name for name in files if name not in own]
 
 
 def load_town(name_or_path: str, town_dir: Path | None = None) -> Town:
-    """The town called Gen<seed>, the file <name>.xodr of town_dir, or the .xodr file at a path.
+    """The own town of this name (family and seed), the file <name>.xodr of town_dir, or the .xodr file at a path.
 
     Raises: TownError for an unknown town or a file that is too large, malformed or unusable.
     """
-    seed = _own_seed(name_or_path)
-    if seed is not None:
-        return town_from_text(name_or_path, generate(seed))
+    if own_town(name_or_path) is not None:
+        return town_from_text(name_or_path, generate_town(name_or_path))
     path = Path(name_or_path)
     if path.suffix != ".xodr":
         path = (town_dir or Path()) / f"{name_or_path}.xodr"
         if town_dir is None or name_or_path not in available_towns(town_dir):
             raise TownError(
-                f"there is no town {name_or_path!r}; there are {', '.join(available_towns(town_dir))}, Gen<seed> for "
-                f"other seeds, and the .xodr files of --town-dir ({town_dir or 'not given'})"
+                f"there is no town {name_or_path!r}; there are {', '.join(available_towns(town_dir))}, other two-digit "
+                f"seeds of {', '.join((GRID_FAMILY, *FAMILIES))}, and the .xodr files of --town-dir "
+                f"({town_dir or 'not given'})"
             )
     return town_from_text(path.stem, _read(path))
 
@@ -149,11 +149,6 @@ def cache_dir() -> Path:
     """Where derived data of towns is kept."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "raw2drive" / "towns"
-
-
-def _own_seed(name: str) -> int | None:
-    match = re.fullmatch(r"Gen(\d{2,9})", name)
-    return int(match[1]) if match and town_name(int(match[1])) == name else None
 
 
 def _read(path: Path) -> str:

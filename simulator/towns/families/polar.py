@@ -1,0 +1,118 @@
+"""Towns of rings and spokes: Ring (city, roundabouts) and Rural (country roads round a village)."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from simulator.towns.families.network import Edge, Node, Sketch, Terrain
+from simulator.towns.families.profiles import rural, street, street_side
+from simulator.towns.families.roads import Profile
+
+
+def ring_edge(nodes: list[Node], a: int, b: int, profile: Profile, speed_kmh: int, **shape: float) -> Edge:
+    """An edge along a circle round the origin, counter-clockwise from node a to node b."""
+    headings = [math.atan2(nodes[i].y_m, nodes[i].x_m) for i in (a, b)]
+    return Edge(
+        a, b, profile, headings[0] + math.pi / 2.0, headings[1] - math.pi / 2.0, speed_kmh, via=(), **shape
+    )  # fmt: skip
+
+
+def spoke_edge(nodes: list[Node], inner: int, outer: int, profile: Profile, speed_kmh: int, **shape: float) -> Edge:
+    """An edge from an inner node outwards."""
+    place = nodes[outer]
+    out_rad = math.atan2(place.y_m - nodes[inner].y_m, place.x_m - nodes[inner].x_m)
+    return Edge(inner, outer, profile, out_rad, math.atan2(place.y_m, place.x_m) + math.pi, speed_kmh, **shape)
+
+
+def _angles(rng: random.Random, count: int, jitter: float) -> list[float]:
+    """Directions of spokes."""
+    start = rng.uniform(0.0, 2.0 * math.pi)
+    step = 2.0 * math.pi / count
+    return [start + step * (k + rng.uniform(-jitter, jitter)) for k in range(count)]
+
+
+def _circle(
+    angles: list[float], radius_m: float, rng: random.Random, controls: tuple[str, ...], squash: float
+) -> list[Node]:
+    return [
+        Node(radius_m * math.cos(a) * rng.uniform(1.0 - squash, 1.0 + squash),
+             radius_m * math.sin(a) * rng.uniform(1.0 - squash, 1.0 + squash), 0.0, rng.choice(controls))
+        for a in angles
+    ]  # fmt: skip
+
+
+def draw_ring(rng: random.Random) -> Sketch:
+    """A roundabout in the centre, an inner ring of crossings, an outer ring of T-junctions."""
+    count = rng.choice([4, 4, 5])
+    lane_m = round(rng.uniform(3.3, 3.6), 2)
+    angles = _angles(rng, count, 0.06)
+    inner_m, outer_m = rng.uniform(112.0, 135.0), rng.uniform(225.0, 275.0)
+    inner = _circle(angles, inner_m, rng, ("lights", "lights", "roundabout", "yield"), 0.0)
+    outer = _circle(angles, outer_m, rng, ("lights", "stop", "stop"), 0.0)
+    nodes = [Node(0.0, 0.0, 0.0, "roundabout"), *inner, *outer]
+    parking = [rng.random() < 0.5 for _ in range(3)]
+    bike = rng.random() < 0.5
+    narrow = street(street_side(1, lane_m, parking=parking[0]), street_side(1, lane_m))
+    wide = street(street_side(2, lane_m, bike=bike, parking=parking[1]), street_side(2, lane_m, bike=bike))
+    inner_ring = street(street_side(1, lane_m, parking=parking[2]), street_side(1, lane_m, parking=True))
+    edges = []
+    for k in range(count):
+        i, j = 1 + k, 1 + (k + 1) % count
+        edges.append(spoke_edge(nodes, 0, i, narrow, 40))
+        edges.append(spoke_edge(nodes, i, i + count, narrow, 50, bends=1, sway_m=8.0))
+        edges.append(ring_edge(nodes, i, j, inner_ring, 40))
+        edges.append(ring_edge(nodes, i + count, j + count, wide, 60))
+    return Sketch(tuple(nodes), tuple(edges))
+
+
+def draw_rural(rng: random.Random) -> Sketch:
+    """A winding loop of country road with T-junctions, and spokes to a village in the middle."""
+    count = rng.choice([3, 4, 4, 5])
+    lane_m = round(rng.uniform(3.3, 3.6), 2)
+    angles = _angles(rng, count, 0.10)
+    village_m, loop_m = rng.uniform(85.0, 110.0), rng.uniform(340.0, 430.0)
+    village = _circle(angles, village_m, rng, ("stop", "yield", "lights"), 0.0)
+    loop = _circle(angles, loop_m, rng, ("stop", "stop", "yield"), 0.06)
+    nodes = [*village, *loop]
+    interurban = rng.random() < 0.5
+    shoulder_m = rng.uniform(1.2, 2.4)
+    country = rural(1, lane_m, shoulder_m)
+    main = rural(2, lane_m, shoulder_m) if interurban else country
+    high_street = street(street_side(1, lane_m, parking=True), street_side(1, lane_m))
+    edges = []
+    for k in range(count):
+        following = (k + 1) % count
+        edges.append(ring_edge(nodes, k, following, high_street, 50))
+        edges.append(
+            spoke_edge(nodes, k, k + count, country, rng.choice([60, 70, 80]), kind="rural", bends=2, sway_m=26.0,
+                       overtaking=True)
+        )  # fmt: skip
+        bends = rng.choice([2, 3])
+        edges.append(
+            ring_edge(nodes, k + count, following + count, main, 90 if interurban else rng.choice([70, 80, 90]),
+                      kind="rural", bends=bends, sway_m=45.0, overtaking=not interurban)
+        )  # fmt: skip
+    return Sketch(tuple(nodes), tuple(edges), hills(rng, 520.0), rng.uniform(0.03, 0.05))
+
+
+def hills(rng: random.Random, wavelength_m: float) -> Terrain:
+    """A smooth random landscape of unit height."""
+    waves = [
+        (rng.uniform(0.7, 1.4) * 2.0 * math.pi / wavelength_m, rng.uniform(0.0, 2.0 * math.pi),
+         rng.uniform(0.0, 2.0 * math.pi))
+        for _ in range(4)
+    ]  # fmt: skip
+
+    def height_m(x_m: float, y_m: float) -> float:
+        return sum(math.sin(k * (x_m * math.cos(d) + y_m * math.sin(d)) + phase) for k, d, phase in waves)
+
+    return height_m
+
+
+def on_terrain(sketch: Sketch) -> Sketch:
+    """The sketch with its nodes set on its terrain."""
+    if sketch.terrain is None:
+        return sketch
+    nodes = tuple(Node(node.x_m, node.y_m, sketch.terrain(node.x_m, node.y_m), node.control) for node in sketch.nodes)
+    return Sketch(nodes, sketch.edges, sketch.terrain, sketch.steepest)
