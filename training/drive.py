@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import carla
-import numpy as np
 
 from agent.actions import ACTIONS, BRAKE, REVERSE, STEER, THROTTLE
 from eval.episode import Episode, EpisodeError
 from eval.results import RouteRecord
-from training.expert import ExpertConfig, ExpertDriver, Others, Scene
+from training.expert import ExpertConfig, ExpertDriver, Scene
+from training.forecast import Others
 from training.scene import PrivilegedView
 
 TICKS_PER_DECISION = 2
@@ -18,8 +18,7 @@ TICKS_PER_DECISION = 2
 
 def blindfolded(scene: Scene) -> Scene:
     """The scene without anybody and without signals: only the route and the speed limit are left."""
-    nobody = Others(np.empty((0, 3)), np.empty(0), np.empty(0), np.empty(0), np.empty(0))
-    return replace(scene, others=nobody, red_stop_m=(), sign_stop_m=())
+    return replace(scene, others=Others.nobody(), red_stop_m=(), sign_stop_m=())
 
 
 def drive(episode: Episode, config: ExpertConfig, *, blind: bool = False) -> RouteRecord:

@@ -7,7 +7,7 @@ The driver decides at 10 Hz and returns one of the 39 discrete actions with a so
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -15,6 +15,8 @@ from jaxtyping import Float32, Float64
 from agent.actions import ACTIONS, BRAKE, COAST, FULL_BRAKE, REVERSE, STEER, THROTTLE
 from agent.model.driving_model import AUXILIARY, PATH_DISTANCES_M
 from training.bev import Corridor
+from training.forecast import Kind, Others, Path, go_arcs_m, meeting, poses_ahead, presence, wrap
+from training.sidestep import Ego, LaneTable, Sidestep
 
 REAR_AXLE_M = 1.4178275
 """Rear axle behind the actor's origin. Source: bicycle model of World on Rails (Chen et al. 2021)."""
@@ -25,6 +27,12 @@ STEER_GAIN_RAD = 0.36848336
 FAR_M = 40.0
 """Distance reported where nothing is ahead."""
 DECISION_S = 0.1
+WAY_M = 90.0
+MEETING_MARGIN_M = 1.5
+"""Room kept to others whose way crosses the ego's."""
+WALKER_MARGIN_M = 2.0
+YIELDING_MPS = 4.0
+"""Speed while an emergency vehicle passes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,8 +54,6 @@ class ExpertConfig:
     """The front bumper stops this far before a stop line."""
     side_margin_m: float = 0.45
     """Others closer to the ego's path than this (edge to edge) are in the way."""
-    prediction_s: float = 2.5
-    """Horizon of the constant turn rate prediction of others."""
     patience_s: float = 8.0
     """After standing this long for somebody who is not on the path yet, the ego goes."""
     speed_gain_per_s: float = 3.0
@@ -58,18 +64,6 @@ class ExpertConfig:
     """Softness of the label between throttle levels."""
     stop_sign_hold_s: float = 0.5
     """How long the ego stands at a stop sign."""
-
-
-@dataclass(frozen=True, slots=True)
-class Others:
-    """Other road users as arrays."""
-
-    pose: Float64[np.ndarray, "n 3"]
-    speed_mps: Float64[np.ndarray, " n"]
-    """Along the heading."""
-    yaw_rate_radps: Float64[np.ndarray, " n"]
-    half_length_m: Float64[np.ndarray, " n"]
-    half_width_m: Float64[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +85,8 @@ class Scene:
     sign_stop_m: tuple[float, ...]
     """Arc lengths of the stop signs' lines."""
     speed_limit_mps: float
+    lanes: LaneTable | None = None
+    """Lanes beside the route; without them the driver never leaves its line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +102,6 @@ class Decision:
     target_speed_mps: float
     auxiliary: Float32[np.ndarray, " auxiliary"]
     """In the units of AUXILIARY's names."""
-
-
-def wrap(angle_rad: float) -> float:
-    """Angle in [-pi, pi)."""
-    return (angle_rad + math.pi) % (2.0 * math.pi) - math.pi
 
 
 def throttle_accel_mps2(throttle: float, speed_mps: float) -> float:
@@ -190,63 +181,48 @@ def stopping_speed_mps(config: ExpertConfig, distance_m: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Obstruction:
-    """The nearest other in the way: free gap [m], its speed along the route, and whether it is there already."""
+    """Somebody in the way: free gap [m], its speed along the route, and whether it is there already."""
 
     gap_m: float
     speed_mps: float
     present: bool
 
 
-def obstructions(config: ExpertConfig, scene: Scene) -> list[Obstruction]:
-    """Others on the ego's path now, or predicted to be there about when the ego is."""
+def obstructions(config: ExpertConfig, scene: Scene, wanted_mps: float) -> list[Obstruction]:
+    """Others on the ego's way now, or predicted to be there when an ego that goes on would be."""
     others = scene.others
-    if not len(others.pose):
-        return []
-    near = np.hypot(others.pose[:, 0] - scene.pose[0], others.pose[:, 1] - scene.pose[1]) < FAR_M + 20.0
-    start = arc_position(scene)
-    low, high = scene.index, min(len(scene.corridor.points), scene.index + int(FAR_M))
-    path, arc = scene.corridor.points[low:high], scene.arc_m[low:high]
+    start_m = arc_position(scene)
+    path = _way_ahead(scene)
+    ego_m = go_arcs_m(start_m, scene.speed_mps, wanted_mps)
+    half_width_m = scene.half_width_m + config.side_margin_m
     found = []
-    for i in np.flatnonzero(near):
-        for t in np.arange(0.0, config.prediction_s + 1e-6, 0.25):
-            hit = _on_path(config, scene, path, arc, int(i), float(t))
-            if hit is None:
-                continue
-            along_m, speed = hit
-            gap = along_m - start - scene.half_length_m
-            if gap < -scene.half_length_m:
-                break  # beside or behind the ego
-            if t == 0.0:
-                found.append(Obstruction(gap, speed, True))
-                break
-            arrival_s = max(gap, 0.0) / max(scene.speed_mps, 3.0)
-            if abs(arrival_s - t) < 1.5:
-                found.append(Obstruction(gap, max(speed, 0.0) if speed > 2.0 else 0.0, False))
-                break
+    for i in range(len(others)):
+        poses = poses_ahead(others, i)
+        present = presence(path, poses, float(others.half_length_m[i]), float(others.half_width_m[i]))
+        speed = float(others.speed_mps[i])
+        inside = present.within(half_width_m)
+        if inside[0]:
+            gap_m = float(present.low_m[0]) - start_m - scene.half_length_m
+            if gap_m > -scene.half_length_m:
+                found.append(Obstruction(gap_m, speed * float(present.along[0]), True))
+            continue
+        margin_m = WALKER_MARGIN_M if others.kind[i] == Kind.WALKER else MEETING_MARGIN_M
+        moment = meeting(present, ego_m, scene.half_length_m, half_width_m, margin_m)
+        if moment is None:
+            continue
+        enters = int(np.argmax(inside)) if inside.any() else moment
+        gap_m = float(present.low_m[enters : moment + 1].min()) - start_m - scene.half_length_m
+        if gap_m < -2.0 * scene.half_length_m or (gap_m < 0.0 and scene.speed_mps > 2.0):
+            continue  # too late to stop before it: the ego clears the place
+        along = speed * float(present.along[enters])
+        ahead_of_ego = float(present.low_m[enters]) > ego_m[enters] + scene.half_length_m
+        found.append(Obstruction(gap_m, along if ahead_of_ego and along > 0.0 else 0.0, False))
     return found
 
 
-def _on_path(
-    config: ExpertConfig, scene: Scene, path: np.ndarray, arc: np.ndarray, i: int, t: float
-) -> tuple[float, float] | None:
-    """Arc length of the near end of other i after t seconds, and its speed along the path; None beside the path."""
-    others = scene.others
-    x, y, yaw = others.pose[i]
-    speed, turn = others.speed_mps[i], others.yaw_rate_radps[i] * t
-    x += speed * t * math.cos(yaw + 0.5 * turn)
-    y += speed * t * math.sin(yaw + 0.5 * turn)
-    distance2 = (path[:, 0] - x) ** 2 + (path[:, 1] - y) ** 2
-    k = int(np.argmin(distance2))
-    px, py, pyaw = path[k]
-    relative = yaw + turn - pyaw
-    offset = abs((y - py) * math.cos(pyaw) - (x - px) * math.sin(pyaw))
-    along = (x - px) * math.cos(pyaw) + (y - py) * math.sin(pyaw)
-    half_length, half_width = others.half_length_m[i], others.half_width_m[i]
-    reach = abs(math.sin(relative)) * half_length + abs(math.cos(relative)) * half_width
-    depth = abs(math.cos(relative)) * half_length + abs(math.sin(relative)) * half_width
-    if abs(along) > depth + 1.0 or offset > reach + scene.half_width_m + config.side_margin_m:
-        return None
-    return float(arc[k]) + along - depth, speed * math.cos(relative)
+def _way_ahead(scene: Scene) -> Path:
+    low, high = max(scene.index - 12, 0), min(scene.index + int(WAY_M), len(scene.corridor.points))
+    return Path(scene.corridor.points[low:high], scene.arc_m[low:high])
 
 
 def soft_label(config: ExpertConfig, steer: float, accel_mps2: float, speed_mps: float) -> Float32[np.ndarray, 39]:
@@ -279,20 +255,26 @@ class ExpertDriver:
         self._stood_s = 0.0
         self._waited_s = 0.0
         self._insist_s = 0.0
+        self._sidestep: Sidestep | None = None
 
     def decide(self, scene: Scene) -> Decision:
         """Action for the next tenth of a second."""
         config = self.config
+        wait_m = self._step_aside(scene)
+        scene = self._on_its_way(scene)
         start = arc_position(scene)
         front = start + scene.half_length_m
         stops = [arc for arc in (*scene.red_stop_m, *self._pending_signs(scene, front)) if arc > front - 2.0]
+        stops += [wait_m] if wait_m is not None else []
         stop_line_m = min((arc - front for arc in stops), default=FAR_M)
-        ahead = obstructions(config, scene)
+        wanted = min(config.max_speed_mps, scene.speed_limit_mps, bend_speed_mps(config, scene))
+        ahead = obstructions(config, scene, wanted)
         self._be_patient(scene, ahead)
         if self._insist_s > 0.0:
             ahead = [item for item in ahead if item.present]
-        target = min(config.max_speed_mps, scene.speed_limit_mps, bend_speed_mps(config, scene))
-        target = min(target, stopping_speed_mps(config, stop_line_m - config.stop_margin_m))
+        if self._sidestep is not None and self._sidestep.yielding:
+            wanted = min(wanted, YIELDING_MPS)
+        target = min(wanted, stopping_speed_mps(config, stop_line_m - config.stop_margin_m))
         target = min([target, *(self._following_speed(scene, item) for item in ahead)])
         accel = config.speed_gain_per_s * (target - scene.speed_mps)
         if target < 0.3:
@@ -308,6 +290,24 @@ class ExpertDriver:
             target_speed_mps=target,
             auxiliary=self._auxiliary(scene, stop_line_m, lead_gap, target),
         )
+
+    def _step_aside(self, scene: Scene) -> float | None:
+        """Plan a sidestep if there is reason and room; gives the place to wait at for room, as an arc length."""
+        if scene.lanes is None:
+            return None
+        if self._sidestep is None:
+            self._sidestep = Sidestep(Path(scene.corridor.points, scene.arc_m), scene.lanes)
+        ego = Ego(arc_position(scene), scene.speed_mps, scene.half_length_m, scene.half_width_m)
+        wanted = min(self.config.max_speed_mps, scene.speed_limit_mps)
+        stops = (*scene.red_stop_m, *(arc for arc in scene.sign_stop_m if arc not in self._honoured))
+        wait_m = self._sidestep.update(ego, scene.others, wanted, tuple(arc for arc in stops if arc > ego.arc_m))
+        return None if wait_m is None else max(wait_m, ego.front_m - 1.0)
+
+    def _on_its_way(self, scene: Scene) -> Scene:
+        if self._sidestep is None or not self._sidestep.active:
+            return scene
+        points = self._sidestep.shifted().points
+        return replace(scene, corridor=replace(scene.corridor, points=points))
 
     def _following_speed(self, scene: Scene, item: Obstruction) -> float:
         config = self.config

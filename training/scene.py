@@ -13,18 +13,30 @@ from dataclasses import dataclass
 import carla
 import numpy as np
 
-from eval.criteria import SignalBox, stop_line
+from eval.criteria import TICK_S, SignalBox, stop_line
 from eval.planner import DensePlan
 from training import bev
-from training.expert import Others, Scene, nearest_index
+from training.expert import Scene, nearest_index
+from training.forecast import Kind, Others
+from training.sidestep import LaneTable
 
 TICKS_PER_SLICE = 5
 """BEV history slices lie 0.25 s apart: five ticks of 0.05 s."""
-VIEW_RADIUS_M = 60.0
+VIEW_RADIUS_M = 120.0
+DRIVABLE = ("dirtdebris", "trigger")
+"""Props that are no obstacle."""
+STANDING_MPS = 0.2
 STOP_LINE_LATERAL_M = 1.5
 """A stop line belongs to the route if the route passes its middle closer than this."""
 EMERGENCY = ("ambulance", "firetruck", "police")
 TWO_WHEELED = ("bicycle", "motorcycle")
+KINDS = {
+    bev.VEHICLE: Kind.VEHICLE,
+    bev.BICYCLE: Kind.BICYCLE,
+    bev.WALKER: Kind.WALKER,
+    bev.OBSTACLE: Kind.THING,
+    bev.EMERGENCY: Kind.EMERGENCY,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,7 @@ class _Body:
     channel: int
     half_length_m: float
     half_width_m: float
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +75,9 @@ class PrivilegedView:
         self._ego = ego
         carla_map = world.get_map()
         self._static = bev.load_static_map(carla_map)
-        self.corridor = bev.build_corridor(_route_waypoints(carla_map, plan))
+        waypoints = _route_waypoints(carla_map, plan)
+        self.corridor = bev.build_corridor(waypoints)
+        self.lanes = read_lanes(waypoints)
         steps = np.hypot(*np.diff(self.corridor.points[:, :2], axis=0).T)
         self.arc_m = np.concatenate([[0.0], np.cumsum(steps)])
         self.index = 0
@@ -73,6 +88,8 @@ class PrivilegedView:
         extent = ego.bounding_box.extent
         self._ego_half_m = (extent.x, extent.y)
         self.honoured_signs: set[float] = set()
+        self._stood_since: dict[int, int] = {}
+        self._ticks = 0
 
     def refresh_actors(self) -> None:
         """Look for actors that appeared or vanished since the start."""
@@ -90,6 +107,11 @@ class PrivilegedView:
             row[3] = velocity.x
             row[4] = -velocity.y
             row[5] = -math.radians(body.actor.get_angular_velocity().z)
+            standing = math.hypot(row[3], row[4]) < STANDING_MPS
+            self._stood_since[body.actor.id] = (
+                self._stood_since.get(body.actor.id, self._ticks) if standing else self._ticks
+            )
+        self._ticks += 1
         self._history.appendleft(rows)
         self._light_history.appendleft([_light_channel(signal.light) for signal in self._signals])
 
@@ -100,6 +122,7 @@ class PrivilegedView:
         speed = velocity.x * math.cos(pose[2]) - velocity.y * math.sin(pose[2])
         rows = self._history[0]
         near = np.hypot(rows[:, 0] - pose[0], rows[:, 1] - pose[1]) < VIEW_RADIUS_M
+        bodies = [body for body, close in zip(self._bodies, near, strict=True) if close]
         along = rows[:, 3] * np.cos(rows[:, 2]) + rows[:, 4] * np.sin(rows[:, 2])
         states = self._light_history[0]
         stops = [
@@ -118,12 +141,16 @@ class PrivilegedView:
                 pose=rows[near, :3],
                 speed_mps=along[near],
                 yaw_rate_radps=rows[near, 5],
-                half_length_m=np.array([body.half_length_m for body in self._bodies])[near],
-                half_width_m=np.array([body.half_width_m for body in self._bodies])[near],
+                half_length_m=np.array([body.half_length_m for body in bodies]),
+                half_width_m=np.array([body.half_width_m for body in bodies]),
+                kind=np.array([body.kind for body in bodies], np.int64),
+                parked=np.array([_is_parked(body) for body in bodies], bool),
+                stood_s=np.array([TICK_S * (self._ticks - self._stood_since[body.actor.id]) for body in bodies]),
             ),
             red_stop_m=tuple(arc for arc in stops if arc is not None),
             sign_stop_m=tuple(arc for arc in signs if arc is not None),
             speed_limit_mps=max(self._ego.get_speed_limit() / 3.6, 1.0),
+            lanes=self.lanes,
         )
 
     def words(self) -> np.ndarray:
@@ -148,8 +175,11 @@ class PrivilegedView:
         for actor in self._world.get_actors():
             if actor.id == self._ego.id or not actor.type_id.startswith(("vehicle.", "walker.", "static.prop")):
                 continue
+            if any(word in actor.type_id for word in DRIVABLE):
+                continue
             extent = actor.bounding_box.extent
-            bodies.append(_Body(actor, _channel(actor), max(extent.x, 0.2), max(extent.y, 0.2)))
+            channel = _channel(actor)
+            bodies.append(_Body(actor, channel, max(extent.x, 0.2), max(extent.y, 0.2), KINDS[channel]))
         return bodies
 
     def _read_signals(self, carla_map: carla.Map) -> list[_Signal]:
@@ -184,6 +214,31 @@ def _route_waypoints(carla_map: carla.Map, plan: DensePlan) -> Sequence[carla.Wa
             continue
         waypoints.append(waypoint)
     return waypoints
+
+
+def read_lanes(waypoints: Sequence[carla.Waypoint]) -> LaneTable:
+    """The driving lanes beside a route."""
+    left_m, right_m = np.full(len(waypoints), np.nan), np.full(len(waypoints), np.nan)
+    left_same = np.zeros(len(waypoints), bool)
+    for k, waypoint in enumerate(waypoints):
+        if waypoint.is_junction:
+            continue
+        for side, table in (("left", left_m), ("right", right_m)):
+            lane = waypoint.get_left_lane() if side == "left" else waypoint.get_right_lane()
+            if lane is None or lane.lane_type != carla.LaneType.Driving:
+                continue
+            same = lane.lane_id * waypoint.lane_id > 0
+            if same or side == "left":
+                distance_m = 0.5 * (lane.lane_width + waypoint.lane_width)
+                table[k] = distance_m if side == "left" else -distance_m
+                left_same[k] |= same and side == "left"
+    return LaneTable(left_m, left_same, right_m)
+
+
+def _is_parked(body: _Body) -> bool:
+    if body.kind is Kind.THING:
+        return True
+    return isinstance(body.actor, carla.Vehicle) and bool(body.actor.get_control().hand_brake)
 
 
 def _channel(actor: carla.Actor) -> int:

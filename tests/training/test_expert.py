@@ -17,7 +17,6 @@ from training.expert import (
     WHEELBASE_M,
     ExpertConfig,
     ExpertDriver,
-    Others,
     Scene,
     arc_position,
     lateral_error,
@@ -25,8 +24,9 @@ from training.expert import (
     soft_label,
     throttle_accel_mps2,
 )
+from training.forecast import Others
 
-NOBODY = Others(np.zeros((0, 3)), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0))
+NOBODY = Others.nobody()
 TICK_S = 0.05
 
 

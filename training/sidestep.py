@@ -1,0 +1,274 @@
+"""Leaving the route's line for a while: around what stands in the way, and out of an emergency vehicle's way.
+
+The plan is an offset to the left for every point of the route. It is made when there is room for it and then kept
+until the ego is back on its line.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from training.forecast import Kind, Others, Path, Presence, presence
+
+SIGHT_M = 45.0
+GROUP_M = 18.0
+"""Obstacles closer together than this are passed in one go."""
+CLEARANCE_M = 0.7
+"""Side distance to what is passed; to walkers and bicycles half a metre more."""
+IN_LANE_M = 1.1
+"""Up to this offset the ego stays in its lane, more or less."""
+LEAD_IN_M = (7.0, 18.0)
+LEAD_OUT_M = 14.0
+STANDING_MPS = 0.4
+SLOW_SHARE = 0.55
+"""A bicycle slower than this share of the ego's wanted speed is passed."""
+PATIENCE_S = 12.0
+"""Somebody who has stood in the way this long, without a light or sign as the reason, is passed too."""
+PASSING_MPS = 8.0
+HOLD_M = 10.0
+"""The ego waits this far before what it wants to pass: nearer it could not steer around it."""
+QUEUE_M = 30.0
+EMERGENCY_BEHIND_M = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneTable:
+    """Lanes beside the route, for every point of it; offsets are to the left of the route, NaN without such a lane."""
+
+    left_m: Float64[np.ndarray, " n"]
+    """Middle of the next driving lane to the left."""
+    left_same: Bool[np.ndarray, " n"]
+    """Whether it leads the same way."""
+    right_m: Float64[np.ndarray, " n"]
+    """Middle of the next driving lane of the same direction to the right (negative)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ego:
+    """The ego on its route."""
+
+    arc_m: float
+    speed_mps: float
+    half_length_m: float
+    half_width_m: float
+
+    @property
+    def front_m(self) -> float:
+        """Arc length of its front."""
+        return self.arc_m + self.half_length_m
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What is to be passed: its extent along the route and across it (to the left)."""
+
+    low_m: float
+    high_m: float
+    right_edge_m: float
+    left_edge_m: float
+    clearance_m: float
+    speed_mps: float
+
+
+class Sidestep:
+    """The driver's sidesteps; call `update` once per decision."""
+
+    def __init__(self, path: Path, lanes: LaneTable) -> None:
+        self._path = path
+        self._lanes = lanes
+        self.offset_m: Float64[np.ndarray, " n"] = np.zeros(len(path.arc_m))
+        self._until_m = -math.inf
+        self._yielding = False
+
+    @property
+    def active(self) -> bool:
+        """Whether the ego is off its line, or about to be."""
+        return self._until_m > -math.inf
+
+    def shifted(self) -> Path:
+        """The ego's way with the sidestep."""
+        if not self.active:
+            return self._path
+        x, y, yaw = self._path.points.T
+        slope = np.gradient(self.offset_m, self._path.arc_m)
+        points = np.stack(
+            [x - self.offset_m * np.sin(yaw), y + self.offset_m * np.cos(yaw), yaw + np.arctan(slope)], axis=1
+        )
+        return Path(points, self._path.arc_m)
+
+    def update(self, ego: Ego, others: Others, wanted_mps: float, stops_m: tuple[float, ...]) -> float | None:
+        """Plan; gives the arc length before which the ego must wait for room to pass, None if it need not wait.
+
+        `stops_m`: arc lengths of red lights and signs ahead, behind which a queue is no obstacle.
+        """
+        if self.active and ego.arc_m - ego.half_length_m > self._until_m:
+            self.offset_m = np.zeros_like(self.offset_m)
+            self._until_m = -math.inf
+            self._yielding = False
+        everyone = [
+            presence(self._path, others.pose[i : i + 1], float(others.half_length_m[i]), float(others.half_width_m[i]))
+            for i in range(len(others))
+        ]
+        if not self.active and self._give_way(ego, others, everyone):
+            return None
+        group = self._to_pass(ego, others, everyone, wanted_mps, stops_m)
+        if group is None or (self.active and group.high_m <= self._until_m - LEAD_OUT_M):
+            return None
+        for target_m, opposite in self._choices(group, ego):
+            if self._is_free(target_m, opposite, group, ego, others, everyone):
+                self._plan(target_m, group, ego)
+                return None
+        return group.low_m - HOLD_M if not self.active else None
+
+    def _to_pass(
+        self,
+        ego: Ego,
+        others: Others,
+        everyone: list[Presence],
+        wanted_mps: float,
+        stops_m: tuple[float, ...],
+    ) -> _Group | None:
+        """The nearest group of obstacles on the route's own line."""
+        found = []
+        for i, present in enumerate(everyone):
+            low, speed = float(present.low_m[0]), float(others.speed_mps[i] * present.along[0])
+            in_way = present.within(ego.half_width_m + 0.4)[0] and ego.arc_m - 2.0 < low < ego.front_m + SIGHT_M
+            if not in_way or any(low - 3.0 < stop < low + QUEUE_M for stop in stops_m):
+                continue
+            slow = others.kind[i] == Kind.BICYCLE and 0.0 < speed < SLOW_SHARE * wanted_mps and present.along[0] > 0.8
+            if others.parked[i] or slow or (others.stood_s[i] > PATIENCE_S and others.kind[i] != Kind.WALKER):
+                found.append((low, i, present, max(speed, 0.0)))
+        if not found:
+            return None
+        found.sort(key=lambda item: item[0])
+        group = [found[0]]
+        for item in found[1:]:
+            if item[0] - max(float(p.high_m[0]) for _, _, p, _ in group) < GROUP_M:
+                group.append(item)
+        soft = any(others.kind[i] in (Kind.BICYCLE, Kind.WALKER) for _, i, _, _ in group)
+        return _Group(
+            low_m=group[0][0],
+            high_m=max(float(p.high_m[0]) for _, _, p, _ in group),
+            right_edge_m=min(float(p.offset_m[0] - p.reach_m[0]) for _, _, p, _ in group),
+            left_edge_m=max(float(p.offset_m[0] + p.reach_m[0]) for _, _, p, _ in group),
+            clearance_m=CLEARANCE_M + 0.5 * soft,
+            speed_mps=max(speed for _, _, _, speed in group),
+        )
+
+    def _choices(self, group: _Group, ego: Ego) -> list[tuple[float, bool]]:
+        """Offsets that pass the group, the best first, and whether each leads into the opposite lane."""
+        left = group.left_edge_m + ego.half_width_m + group.clearance_m
+        right = group.right_edge_m - ego.half_width_m - group.clearance_m
+        choices = [(offset, False) for offset in sorted((left, right), key=abs) if abs(offset) <= IN_LANE_M]
+        span = (self._path.arc_m >= group.low_m - 3.0) & (self._path.arc_m <= group.high_m + 3.0)
+        left_m, right_m = self._lanes.left_m[span], self._lanes.right_m[span]
+        same = self._lanes.left_same[span]
+        if len(left_m) and not np.isnan(left_m).any() and same.all():
+            choices.append((max(float(left_m.mean()), left), False))
+        if len(right_m) and not np.isnan(right_m).any():
+            choices.append((min(float(right_m.mean()), right), False))
+        if len(left_m) and not np.isnan(left_m).any() and not same.all():
+            choices.append((max(min(left, float(left_m.mean())), 0.5), True))
+        return choices
+
+    def _is_free(
+        self, target_m: float, opposite: bool, group: _Group, ego: Ego, others: Others, everyone: list[Presence]
+    ) -> bool:
+        """Whether nobody is, or comes, where the ego wants to be until it is past the group."""
+        length_m = group.high_m + ego.half_length_m + 0.7 * LEAD_OUT_M - ego.arc_m
+        pass_s = _time_to(length_m, ego.speed_mps, PASSING_MPS - group.speed_mps)
+        end_m = ego.arc_m + length_m + group.speed_mps * pass_s
+        for i, present in enumerate(everyone):
+            clear_m = abs(float(present.offset_m[0]) - target_m) - float(present.reach_m[0]) - ego.half_width_m
+            if not present.beside[0] or clear_m > 0.3 or self._is_part(group, present):
+                continue
+            low, high = float(present.low_m[0]), float(present.high_m[0])
+            along = float(others.speed_mps[i] * present.along[0])
+            if others.parked[i]:
+                if ego.arc_m < high and low < end_m:
+                    return False
+            elif along < -0.5:  # oncoming
+                if high > ego.arc_m and low + along * pass_s < end_m + 6.0:
+                    return False
+            elif high < ego.arc_m - ego.half_length_m:  # behind
+                closing_mps = max(along - ego.speed_mps, 0.0)
+                if high + 3.5 * closing_mps > ego.arc_m - ego.half_length_m - 4.0:
+                    return False
+            elif abs(target_m) > IN_LANE_M:
+                beside = low < ego.front_m + 4.0
+                in_the_way = along < STANDING_MPS and low < end_m
+                if beside or in_the_way:
+                    return False
+        return True
+
+    @staticmethod
+    def _is_part(group: _Group, present: Presence) -> bool:
+        return bool(group.low_m - 0.5 <= present.low_m[0] and present.high_m[0] <= group.high_m + 0.5)
+
+    def _plan(self, target_m: float, group: _Group, ego: Ego) -> None:
+        lead_in_m = min(max(group.low_m - 1.5 - ego.front_m, LEAD_IN_M[0]), LEAD_IN_M[1])
+        moving_m = group.speed_mps * 6.0
+        start_m = max(group.low_m - 1.5 - lead_in_m - ego.half_length_m, ego.arc_m)
+        hold_m = group.high_m + ego.half_length_m + 2.0 + moving_m
+        self._lay(target_m, start_m, start_m + lead_in_m, hold_m, hold_m + LEAD_OUT_M)
+
+    def _lay(self, target_m: float, start_m: float, full_m: float, hold_m: float, end_m: float) -> None:
+        """Offset profile: up from `start_m` to `full_m`, held to `hold_m`, back at `end_m`; joins the present one."""
+        arc = self._path.arc_m
+        rise = _smooth((arc - start_m) / max(full_m - start_m, 1.0))
+        fall = _smooth((arc - hold_m) / max(end_m - hold_m, 1.0))
+        before = self.offset_m
+        self.offset_m = np.where(arc < hold_m, before + (target_m - before) * rise, target_m * (1.0 - fall))
+        self._until_m = end_m
+
+    def _give_way(self, ego: Ego, others: Others, everyone: list[Presence]) -> bool:
+        """Make room for an emergency vehicle that comes from behind in the ego's lane."""
+        for i, present in enumerate(everyone):
+            gap = ego.arc_m - ego.half_length_m - float(present.high_m[0])
+            comes = others.kind[i] == Kind.EMERGENCY and present.beside[0] and present.along[0] > 0.7
+            if not (comes and 0.0 < gap < EMERGENCY_BEHIND_M and abs(present.offset_m[0]) < 1.8):
+                continue
+            if others.speed_mps[i] < 2.0:
+                continue
+            here = int(np.searchsorted(self._path.arc_m, ego.arc_m))
+            ahead = slice(here, here + 60)
+            left_m = np.where(self._lanes.left_same, self._lanes.left_m, np.nan)
+            for lane in (self._lanes.right_m[ahead], left_m[ahead]):
+                if len(lane) < 30 or np.isnan(lane[:30]).any():
+                    continue
+                target_m = float(lane[:30].mean())
+                group = _Group(ego.front_m, ego.front_m + 10.0, 0.0, 0.0, 0.0, 0.0)
+                free = [j for j in range(len(others)) if j != i]
+                if self._is_free(target_m, False, group, ego, others.only(free), [everyone[j] for j in free]):
+                    usable = int(np.argmax(np.isnan(lane))) if np.isnan(lane).any() else len(lane)
+                    start_m = ego.arc_m
+                    lead_m = min(max(2.0 * ego.speed_mps, 10.0), 20.0)
+                    end_m = start_m + max(min(float(usable), 120.0), lead_m + LEAD_OUT_M + 5.0)
+                    self._lay(target_m, start_m, start_m + lead_m, end_m - LEAD_OUT_M, end_m)
+                    self._yielding = True
+                    return True
+        return False
+
+    @property
+    def yielding(self) -> bool:
+        """Whether the sidestep is for an emergency vehicle: the ego should let it pass."""
+        return self._yielding
+
+
+def _smooth(share: np.ndarray) -> np.ndarray:
+    share = np.clip(share, 0.0, 1.0)
+    return share * share * (3.0 - 2.0 * share)
+
+
+def _time_to(distance_m: float, speed_mps: float, top_mps: float) -> float:
+    """Time for a distance with 1.8 m/s2 up to a top speed."""
+    top_mps = max(top_mps, speed_mps, 2.0)
+    ramp_s = (top_mps - speed_mps) / 1.8
+    ramp_m = (speed_mps + top_mps) / 2.0 * ramp_s
+    if ramp_m >= distance_m:
+        return (-speed_mps + math.sqrt(speed_mps**2 + 2.0 * 1.8 * max(distance_m, 0.0))) / 1.8
+    return ramp_s + (distance_m - ramp_m) / top_mps
