@@ -22,11 +22,11 @@ def ahead(waypoint: carla.Waypoint, distance_m: float, *, stop_at_junction: bool
     return waypoint
 
 
-def behind(waypoint: carla.Waypoint, distance_m: float) -> carla.Waypoint:
-    """The waypoint `distance_m` back along the lane, or where the lane begins."""
+def behind(waypoint: carla.Waypoint, distance_m: float, *, stop_at_junction: bool = False) -> carla.Waypoint:
+    """The waypoint `distance_m` back along the lane, or where the lane begins; with `stop_at_junction` after one."""
     for _ in range(math.ceil(distance_m / STEP_M)):
         before = waypoint.previous(STEP_M)
-        if not before:
+        if not before or (stop_at_junction and before[0].is_junction):
             break
         waypoint = straightest(waypoint, before)
     return waypoint
@@ -115,12 +115,12 @@ def shifted(
     return carla.Transform(location, rotation)
 
 
-def lane_path(waypoint: carla.Waypoint, length_m: float) -> list[carla.Transform]:
-    """Poses every metre along the lane and the straightest way on after it."""
+def lane_path(waypoint: carla.Waypoint, length_m: float, *, stop_at_junction: bool = False) -> list[carla.Transform]:
+    """Poses every metre along the lane and the straightest way on after it; with `stop_at_junction` up to the next."""
     path = [waypoint.transform]
     for _ in range(math.ceil(length_m / STEP_M)):
         following = waypoint.next(STEP_M)
-        if not following:
+        if not following or (stop_at_junction and following[0].is_junction):
             break
         waypoint = straightest(waypoint, following)
         path.append(waypoint.transform)

@@ -35,10 +35,10 @@ class Line:
         """Length of the polyline."""
         return float(self.arc_m[-1])
 
-    def nearest(self, location: carla.Location, start: int | None = None) -> int:
+    def nearest(self, location: carla.Location, start: int | None = None, ahead: int = SEARCH_AHEAD) -> int:
         """Index of the point nearest to a location; with `start` only around that index, as lines cross themselves."""
         low = 0 if start is None else max(0, start - SEARCH_BACK)
-        high = len(self.points) if start is None else min(len(self.points), start + SEARCH_AHEAD)
+        high = len(self.points) if start is None else min(len(self.points), start + ahead)
         delta = self.points[low:high] - (location.x, location.y, location.z)
         return low + int(np.argmin((delta**2).sum(1)))
 

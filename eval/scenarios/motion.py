@@ -24,6 +24,8 @@ HOLD_THROTTLE = 0.3
 DECELERATION_MPS2 = 4.0
 GAP_M = 4.0
 SIGHT_M = 40.0
+SIGHT_POINTS = 45
+"""Points of a line about a metre apart that cover the sight."""
 SIDE_MARGIN_M = 0.3
 
 
@@ -50,6 +52,8 @@ class PathDriver:
         self.speed_mps = speed_mps
         self.minds_ego = minds_ego
         self.minds_others = minds_others
+        self.gap_m = GAP_M
+        """Kept to whatever it stops behind."""
         self._stage = stage
         self._index = line.nearest(stage.pose(vehicle).location)
         if rolling:
@@ -105,7 +109,7 @@ class PathDriver:
             found = _on_line(self.line, self._index, body, half_width_m)
             if found is None or found[0] <= start_m:
                 continue
-            gap_m = found[0] - start_m - half_length_m - found[2] - GAP_M
+            gap_m = found[0] - start_m - half_length_m - found[2] - self.gap_m
             ahead_mps = max(found[1], 0.0)
             limit = min(limit, math.sqrt(max(ahead_mps**2 + 2.0 * DECELERATION_MPS2 * gap_m, 0.0)))
         return limit
@@ -170,6 +174,8 @@ class Flow:
         self._minds_ego = minds_ego
         self.may_enter: Callable[[], bool] = lambda: True
         """The next vehicle waits until there is room at the start of the line and this holds."""
+        self.gap_m = GAP_M
+        """As that of `PathDriver`, for vehicles yet to come."""
         self._drivers: list[PathDriver] = []
         self._next_gap_m = self._stage.random.uniform(*spacing_m)
         if filled:
@@ -211,6 +217,7 @@ class Flow:
         except ScenarioError:
             return  # so it is by something that is not on stage
         driver = PathDriver(self._stage, vehicle, self._line, self._speed_mps, minds_ego=self._minds_ego, rolling=True)
+        driver.gap_m = self.gap_m
         self._drivers.append(driver)
         self._next_gap_m = self._stage.random.uniform(*self._spacing_m)
 
@@ -229,7 +236,7 @@ def _set_pedals(control: carla.VehicleControl, speed_mps: float, wanted_mps: flo
 
 def _on_line(line: Line, index: int, body: Body, half_width_m: float) -> tuple[float, float, float] | None:
     """Arc length of a body beside the line, its speed along it and its half depth; None if it is out of the way."""
-    found = line.nearest(body.pose.location, index + 20)
+    found = line.nearest(body.pose.location, index, SIGHT_POINTS)
     if abs(line.arc_m[found] - line.arc_m[index]) > SIGHT_M:
         return None
     relative = math.radians(body.pose.transform.rotation.yaw) - line.yaw_rad[found]

@@ -9,7 +9,14 @@ from eval.scenarios.crossings import (
     VehicleTurningRoute,
     VehicleTurningRoutePedestrian,
 )
-from eval.scenarios.obstacles import ParkedObstacle
+from eval.scenarios.obstacles import (
+    Accident,
+    AccidentTwoWays,
+    ConstructionObstacle,
+    ConstructionObstacleTwoWays,
+    ParkedObstacle,
+    ParkedObstacleTwoWays,
+)
 from eval.scenarios.scenario import Scenario
 
 SCENARIOS: dict[str, type[Scenario]] = {
@@ -18,5 +25,10 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "PedestrianCrossing": PedestrianCrossing,
     "VehicleTurningRoute": VehicleTurningRoute,
     "VehicleTurningRoutePedestrian": VehicleTurningRoutePedestrian,
+    "Accident": Accident,
+    "AccidentTwoWays": AccidentTwoWays,
+    "ConstructionObstacle": ConstructionObstacle,
+    "ConstructionObstacleTwoWays": ConstructionObstacleTwoWays,
     "ParkedObstacle": ParkedObstacle,
+    "ParkedObstacleTwoWays": ParkedObstacleTwoWays,
 }
