@@ -21,6 +21,8 @@ Pose = tuple[float, float, float, float, float, float]
 INITIAL_CAPACITY: Final = 256
 
 _SEMANTIC_TAGS: Final = {"vehicle": 14, "walker": 12, "traffic_light": 7, "traffic_sign": 8, "prop": 20}
+_VEHICLE_TAGS: Final = {"truck": 15, "bus": 16, "motorcycle": 18, "bicycle": 19}
+"""Values of CityObjectLabel; vehicles of other base types are cars."""
 
 
 class Kind(enum.Enum):
@@ -109,9 +111,15 @@ class Actor:
                 return value
         return default
 
+    @property
+    def semantic_tag(self) -> int:
+        """CityObjectLabel of the actor, 0 for what cannot be seen."""
+        default = _SEMANTIC_TAGS.get(self.kind.value, 0)
+        return _VEHICLE_TAGS.get(self.attribute("base_type"), default) if self.kind is Kind.VEHICLE else default
+
     def description(self) -> list:
         """The actor as the client's RPC calls receive it."""
-        tag = _SEMANTIC_TAGS.get(self.kind.value)
+        tag = self.semantic_tag
         return [
             self.id,
             self.parent,

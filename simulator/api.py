@@ -22,8 +22,11 @@ MAX_UPLOAD_CHARACTERS: Final = 32 << 20
 ZERO_BOX: Final = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 0]
 AT_ORIGIN: Final[Pose] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 GRAVITY_MPS2: Final = 9.81
-GROUND_LABEL: Final = 1
-"""CityObjectLabel.Roads."""
+ALL_DOORS: Final = 6
+"""carla.VehicleDoor.All; below it front left and right, rear left and right, hood, trunk."""
+EVERY_DOOR: Final = (1 << ALL_DOORS) - 1
+ROAD_LABEL, SIDEWALK_LABEL = 1, 2
+"""Values of CityObjectLabel for the ground; bodies have those of their semantic tags."""
 
 
 def register(registry: Registry, session: Session) -> None:
@@ -258,10 +261,9 @@ class _Vehicles(_Calls):
         self.world.vehicle(actor_id).lights = int(state)
 
     def _doors(self, actor_id: int, door: int, *, is_open: bool) -> None:
-        all_doors = 6
-        bits = 0b1111 if door == all_doors else 1 << door
-        vehicle = self.world.vehicle(actor_id)
-        vehicle.open_doors = vehicle.open_doors | bits if is_open else vehicle.open_doors & ~bits
+        if not 0 <= door <= ALL_DOORS:
+            raise CallError(f"door {door}: carla.VehicleDoor has 0 to {ALL_DOORS}")
+        self.world.set_doors(actor_id, EVERY_DOOR if door == ALL_DOORS else 1 << door, is_open=is_open)
 
 
 class _Walkers(_Calls):
@@ -293,9 +295,9 @@ class _Lights(_Calls):
     def voids(self) -> dict[str, Callable]:
         return {
             "set_traffic_light_state": self.set_state,
-            "set_traffic_light_green_time": lambda i, s: setattr(self._light(i), "green_s", float(s)),
-            "set_traffic_light_yellow_time": lambda i, s: setattr(self._light(i), "yellow_s", float(s)),
-            "set_traffic_light_red_time": lambda i, s: setattr(self._light(i), "red_s", float(s)),
+            "set_traffic_light_green_time": lambda i, s: self._set_time(i, "green_s", float(s)),
+            "set_traffic_light_yellow_time": lambda i, s: self._set_time(i, "yellow_s", float(s)),
+            "set_traffic_light_red_time": lambda i, s: self._set_time(i, "red_s", float(s)),
             "freeze_traffic_light": lambda i, frozen: self._light(i) and self._freeze(frozen),
             "freeze_all_traffic_lights": self._freeze,
             "reset_traffic_light_group": lambda i: self._light(i) and self.world.lights.reset_group(i),
@@ -311,6 +313,13 @@ class _Lights(_Calls):
     def set_state(self, actor_id: int, state: int) -> None:
         self._light(actor_id).state = LightState(state)
 
+    def _set_time(self, actor_id: int, name: str, seconds: float) -> None:
+        """Lights that are green together share their times, as those of one controller in CARLA."""
+        if not (math.isfinite(seconds) and seconds >= 0.0):
+            raise CallError(f"traffic light {actor_id}: {name} must be a number from 0 on, got {seconds}")
+        for light in self.world.lights.phase_of(self._light(actor_id)):
+            setattr(light, name, seconds)
+
     def _freeze(self, frozen: bool) -> None:
         self.world.lights.frozen = bool(frozen)
 
@@ -325,7 +334,7 @@ class _Scene(_Calls):
             "get_environment_objects": lambda tag: [],
             "get_names_of_all_objects": lambda: [],
             "project_point": self._project,
-            "cast_ray": lambda start, end: [],
+            "cast_ray": self._cast_ray,
             "start_recorder": self._no_recorder,
             "show_recorder_file_info": self._no_recorder,
             "show_recorder_collisions": self._no_recorder,
@@ -340,11 +349,25 @@ class _Scene(_Calls):
         return dict.fromkeys(re.split(r"\s+", names), _nothing)
 
     def _project(self, location: list, direction: list, reach_m: float) -> list:
-        """Ground below (or above) a point along a vertical ray; other rays hit nothing."""
-        x, y, z = location
-        ground = self.world.ground_m(x, y, z)
-        hit = direction[2] != 0 and 0.0 <= (ground - z) / direction[2] <= reach_m
-        return [True, [[x, y, ground], GROUND_LABEL]] if hit else [False, [[0.0, 0.0, 0.0], 0]]
+        """The first thing that a ray from a location meets within reach."""
+        length = math.hypot(*direction)
+        if length == 0.0:
+            raise CallError("project_point needs a direction, got (0, 0, 0)")
+        end = [a + b / length * reach_m for a, b in zip(location, direction, strict=True)]
+        found = self._cast_ray(location, end)
+        return [True, found[0]] if found else [False, [[0.0, 0.0, 0.0], 0]]
+
+    def _cast_ray(self, start: list, end: list) -> list:
+        """[[location, label]] of everything between two points, nearest first."""
+        length = math.dist(start, end)
+        if not math.isfinite(length):
+            raise CallError(f"a ray needs finite ends, got {start} and {end}")
+        answers = []
+        for distance, actor in self.world.ray(start, end):
+            point = [a + (b - a) * distance / length for a, b in zip(start, end, strict=True)]
+            ground = SIDEWALK_LABEL if self.world.on_sidewalk(point[0], point[1]) else ROAD_LABEL
+            answers.append([point, ground if actor is None else actor.semantic_tag])
+        return answers
 
     def _no_recorder(self, *_: Any) -> str:
         raise CallError("the recorder is not supported by this server; log from the client instead")

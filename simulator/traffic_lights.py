@@ -133,6 +133,10 @@ class TrafficLights:
     def group_ids(self, light_id: int) -> list[int]:
         return [light.actor.id for light in self._group_of[light_id].lights]
 
+    def phase_of(self, light: Light) -> list[Light]:
+        """The lights that are green together with this one, itself included."""
+        return next(lights for lights in self._group_of[light.actor.id].phases if light in lights)
+
     def reset_group(self, light_id: int) -> None:
         self._group_of[light_id].restart()
 

@@ -10,17 +10,24 @@ from typing import Final
 
 import numpy as np
 
-from simulator import blueprints, dynamics, wire
+from simulator import blueprints, dynamics, rays, wire
 from simulator.actors import Actor, ActorTable, Box, Kind, Pose, VehicleControl, WalkerControl, compose
 from simulator.collisions import overlaps_any
+from simulator.friction import FrictionTrigger, friction
 from simulator.navigation.navigation import Navigation, load_or_build
 from simulator.physics_control import physics_control
 from simulator.rpc import CallError
 from simulator.towns.town import Town
 from simulator.traffic_lights import LightState, TrafficLights
+from simulator.walkers import Walkers
 
 SPECTATOR_HEIGHT_M: Final = 50.0
 MAX_ACTORS: Final = 20_000
+FRICTION_TRIGGER: Final = "static.trigger.friction"
+DOOR_WIDTH_M: Final = 0.8
+"""How far an open door stands out from the side of a vehicle."""
+LEFT_DOORS, RIGHT_DOORS = 0b0101, 0b1010
+"""Bits of carla.VehicleDoor: front left, front right, rear left, rear right."""
 _BODY_KINDS: Final = {Kind.VEHICLE: dynamics.VEHICLE, Kind.WALKER: dynamics.WALKER, Kind.PROP: dynamics.PROP}
 _ACKERMANN_SPEED_GAIN: Final = 0.5
 _FORCE_STEP_S: Final = 0.05
@@ -46,6 +53,8 @@ class World:
         self.actors = ActorTable()
         self._take_id = take_id
         self._bodies = dynamics.Bodies()
+        self._walkers = Walkers(self._bodies, lambda: self.navigation)
+        self._friction: dict[int, FrictionTrigger] = {}
         self._slots: dict[int, int] = {}
         self._actor_of_slot: dict[int, Actor] = {}
         self.spectator = self._place("spectator", (0.0, 0.0, SPECTATOR_HEIGHT_M, 0.0, 0.0, 0.0), Box())
@@ -120,9 +129,18 @@ class World:
         if parent:
             actor.parent, actor.relative_pose = parent, pose
             self._attached.append(actor)
-        if kind in _BODY_KINDS:
+        if type_id == FRICTION_TRIGGER:
+            self._add_friction(actor)
+        elif kind in _BODY_KINDS:
             self._add_body(actor, world_pose)
         return actor
+
+    def _add_friction(self, actor: Actor) -> None:
+        try:
+            self._friction[actor.id] = FrictionTrigger.of(actor, self.actors.pose(actor))
+        except CallError:
+            self.actors.remove(actor)
+            raise
 
     def _refuse_overlap(self, type_id: str, kind: Kind, pose: Pose, box: Box) -> None:
         """Vehicles and walkers need a free place; props may stand anywhere, as in CARLA."""
@@ -155,6 +173,7 @@ class World:
         if slot is not None:
             self._bodies.remove(slot)
             del self._actor_of_slot[slot]
+        self._friction.pop(actor_id, None)
         self.actors.remove(actor)
         self._index_bodies()
         return removed
@@ -168,6 +187,7 @@ class World:
         self._vehicle_rows = np.array([actor.row for actor in vehicles], np.int64)
         self._vehicle_slots = np.array([self._slots[actor.id] for actor in vehicles], np.int64)
         self._vehicle_states = np.zeros(len(vehicles), wire.VEHICLE_STATE)
+        self._walkers.index([self._slots[actor.id] for actor in with_body if actor.kind is Kind.WALKER])
         self._light_rows = np.array([light.actor.row for light in self.lights.by_id.values()], np.int64)
         self._attached = [actor for actor in self.actors if actor.relative_pose is not None]
 
@@ -177,8 +197,9 @@ class World:
         vehicle = self.vehicle(actor_id)
         vehicle.vehicle_control = control
         self._bodies.set_control(
-            self._slots[actor_id], control.throttle, control.steer, control.brake, control.hand_brake, control.reverse
-        )
+            self._slots[actor_id], control.throttle, control.steer, control.brake, control.hand_brake, control.reverse,
+            neutral=control.manual_gear_shift and control.gear == 0,
+        )  # fmt: skip
 
     def set_ackermann(self, actor_id: int, control: list) -> None:
         """Steering angle (rad) and speed (m/s) of an Ackermann command, by a proportional speed controller."""
@@ -193,16 +214,33 @@ class World:
     def set_walker(self, actor_id: int, control: WalkerControl) -> None:
         walker = self._of_kind(actor_id, Kind.WALKER)
         walker.walker_control = control
-        self._bodies.set_walk(self._slots[actor_id], control.direction[0], control.direction[1], control.speed_mps)
-        if control.speed_mps > 0.0:
-            heading_rad = math.atan2(control.direction[1], control.direction[0])
-            self._bodies.yaw[self._slots[actor_id]] = math.degrees(heading_rad)
+        self._walkers.control(self._slots[actor_id], control)
+        self._report_walk(walker, control)
+
+    def set_walker_state(self, actor_id: int, pose: Pose, speed_mps: float) -> None:
+        """Place a walker as a client's crowd simulation wants it; the pose's height only tells the level at bridges."""
+        walker = self._of_kind(actor_id, Kind.WALKER)
+        if not all(math.isfinite(value) for value in (*pose, speed_mps)):
+            raise CallError(f"cannot move walker {actor_id} to {pose} at {speed_mps} m/s: not finite")
+        self._walkers.lead(self._slots[actor_id], pose, speed_mps, self.ground_m(*pose[:3]))
+        heading_rad = math.radians(pose[4])
+        self._report_walk(walker, WalkerControl((math.cos(heading_rad), math.sin(heading_rad), 0.0), speed_mps))
+
+    def _report_walk(self, walker: Actor, control: WalkerControl) -> None:
         state = np.array((control.direction, control.speed_mps, control.jump), wire.WALKER_STATE)
         self.actors.set_extra(walker.row, state)
 
-    def set_walker_state(self, actor_id: int, pose: Pose, speed_mps: float) -> None:
-        self._of_kind(actor_id, Kind.WALKER)
-        self._bodies.set_walker_state(self._slots[actor_id], pose, speed_mps)
+    def set_doors(self, actor_id: int, bits: int, *, is_open: bool) -> None:
+        """Open or close doors; one that swings open widens the vehicle's box on its side."""
+        vehicle = self.vehicle(actor_id)
+        vehicle.open_doors = vehicle.open_doors | bits if is_open else vehicle.open_doors & ~bits
+        left, right = (
+            DOOR_WIDTH_M if vehicle.open_doors & side and blueprints.has_doors(vehicle.type_id) else 0.0
+            for side in (LEFT_DOORS, RIGHT_DOORS)
+        )
+        slot = self._slots[actor_id]
+        self._bodies.half_width[slot] = vehicle.box.extent[1] + 0.5 * (left + right)
+        self._bodies.box_side[slot] = 0.5 * (right - left)
 
     def teleport(self, actor_id: int, pose: Pose) -> None:
         actor = self.actor(actor_id)
@@ -214,6 +252,8 @@ class World:
             actor.relative_pose = pose  # CARLA moves an attached actor relative to its parent
             return
         self.actors.set_pose(actor, pose)
+        if actor.id in self._friction:
+            self._friction[actor.id] = FrictionTrigger.of(actor, pose)
 
     def set_velocity(self, actor_id: int, velocity: list[float]) -> None:
         x, y, z = (float(value) for value in velocity)
@@ -238,9 +278,17 @@ class World:
         self.add_impulse(actor_id, [float(value) * _FORCE_STEP_S for value in force])
 
     def set_simulate_physics(self, actor_id: int, enabled: bool) -> None:
-        self.actor(actor_id).simulate_physics = enabled
+        actor = self.actor(actor_id)
+        actor.simulate_physics = enabled
         if actor_id in self._slots:
             self._bodies.set_physics(self._slots[actor_id], enabled)
+        if enabled and actor.kind is Kind.PROP and actor.relative_pose is None:
+            self._lay_down(actor)
+
+    def _lay_down(self, prop: Actor) -> None:
+        """A prop with physics has fallen to the ground by the time anybody looks."""
+        x, y, z, *rotation = self.actors.pose(prop)
+        self.teleport(prop.id, (x, y, min(z, self.ground_m(x, y, z)), *rotation))
 
     def set_collides(self, actor_id: int, enabled: bool) -> None:
         self.actor(actor_id).collides = enabled
@@ -268,14 +316,30 @@ class World:
         head = [float(value[slot]) for value in (b.speed, b.steer, b.throttle, b.brake)]
         return [*head, 0.0, gear, 0.0, []]
 
+    def on_sidewalk(self, x: float, y: float) -> bool:
+        return bool(self.navigation.kerb_m(np.array([x]), np.array([y]))[0] > 0.0)
+
+    def ray(self, start: list[float], end: list[float]) -> list[tuple[float, Actor | None]]:
+        """(distance in metres, actor or None for the ground) of everything that a line meets, nearest first."""
+        bodies = self._bodies
+        rows = bodies.rows[: bodies.count]
+        found = rays.hits(
+            np.asarray(start, np.float64), np.asarray(end, np.float64), dynamics.boxes(bodies, bodies.count),
+            rows["active"] & rows["collides"], self.town.heights,
+        )  # fmt: skip
+        return [(distance, None if slot == rays.GROUND else self._actor_of_slot[slot]) for distance, slot in found]
+
     # ---- time -------------------------------------------------------------------------------------------
 
     def step(self, dt_s: float) -> list[Collision]:
         """Advance everything by dt_s; returns the contacts of this step."""
         self.lights.advance(dt_s)
         bodies = self._bodies
+        self._walkers.before_step()
+        self._set_friction()
         dynamics.step(bodies, bodies.count, dt_s, self.town.heights)
         contacts, impulses = dynamics.collide(bodies, bodies.count)
+        self._walkers.after_step(contacts.pairs, impulses, dt_s)
         self._copy_bodies()
         self._move_attached()
         self._write_extras()
@@ -284,6 +348,12 @@ class World:
             Collision(self._actor_of_slot[first], self._actor_of_slot[second], (x, y, z))
             for (first, second), (x, y, z) in pairs
         ]
+
+    def _set_friction(self) -> None:
+        slots = self._vehicle_slots
+        if len(slots):
+            position_m = self.actors.position_m[self._vehicle_rows]
+            self._bodies.friction[slots] = friction(self._friction.values(), position_m)
 
     def _copy_bodies(self) -> None:
         rows, body = self._body_rows, self._bodies.rows[self._body_slots]

@@ -20,7 +20,7 @@ from simulator.navigation.walkable import SIDEWALK, Walkable, survey
 from simulator.render.roads import KERB_M
 from simulator.towns.town import Town
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Of the cache files, part of their key: to be raised with every change of what is derived."""
 
 log = logging.getLogger(__name__)

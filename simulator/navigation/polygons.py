@@ -45,7 +45,8 @@ class Mesh:
 
 
 def build_mesh(walkable: Walkable, heights: Heights) -> Mesh:
-    """The navigation mesh of a raster."""
+    """The navigation mesh of a raster: where the middle of a body may be."""
+    walkable = walkable.narrowed()
     corners, segments = outlines(walkable.labels, walkable.cell_m)
     points, triangles, lines = _triangulate(corners, segments)
     points = points + walkable.origin_m

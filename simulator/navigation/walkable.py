@@ -22,6 +22,8 @@ NOTHING, SIDEWALK, CROSSWALK, ROAD = 0, 1, 2, 3
 CELL_M: Final = 0.25
 MAX_CELLS: Final = 24_000_000
 """Larger towns get coarser cells."""
+RIM_M: Final = 0.5
+"""Half the width of a body and what the mesh's straight edges may cut off."""
 CROSSWALK_REACH_M: Final = 3.0
 """Crosswalks end at the kerb or before it; they are continued this far, where sidewalks take over."""
 ROAD_REACH_M: Final = 30.0
@@ -62,6 +64,22 @@ class Walkable:
         rows, columns, inside = self._cells(x_m, y_m)
         return self.upper[rows, columns] & inside
 
+    def narrowed(self) -> Walkable:
+        """The same with a rim of sidewalks and crosswalks given to what lies beside them.
+
+        Who walks along the border of the rest is inside with the whole body.
+        """
+        labels = self.labels
+        for _ in range(max(1, round(RIM_M / self.cell_m))):
+            walk = (labels == SIDEWALK) | (labels == CROSSWALK)
+            result = labels.copy()
+            for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
+                beside = np.roll(labels, step, axis)
+                rim = walk & ~np.roll(walk, step, axis)
+                result[rim] = beside[rim]
+            labels = result
+        return Walkable(self.origin_m, self.cell_m, _without_specks(labels, self.cell_m), self.upper)
+
     def _cells(self, x_m: np.ndarray, y_m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         column = np.floor((x_m - self.origin_m[0]) / self.cell_m).astype(np.int64)
         row = np.floor((y_m - self.origin_m[1]) / self.cell_m).astype(np.int64)
@@ -90,7 +108,7 @@ def survey(town_map: carla.Map, opendrive: str, heights: Heights) -> Walkable | 
     labels[road & _near(sidewalk, canvas.cell_m)] = ROAD
     labels[crossing] = CROSSWALK
     labels[sidewalk] = SIDEWALK
-    labels = _without_holes(_without_specks(_narrowed(labels), canvas.cell_m), canvas.cell_m)
+    labels = _without_holes(_without_specks(labels, canvas.cell_m), canvas.cell_m)
     return Walkable(canvas.origin_m, canvas.cell_m, labels, upper)
 
 
@@ -175,20 +193,6 @@ def _near(mask: np.ndarray, cell_m: float) -> np.ndarray:
     distance = np.asarray(ndimage.distance_transform_edt(~coarse)) * step * cell_m
     near = (distance < ROAD_REACH_M).repeat(step, axis=0).repeat(step, axis=1)
     return near[: mask.shape[0], : mask.shape[1]]
-
-
-def _narrowed(labels: np.ndarray) -> np.ndarray:
-    """Labels with the outermost cells of sidewalks and crosswalks given to what lies beside them.
-
-    Who walks along the border then stays inside with the whole body.
-    """
-    walk = (labels == SIDEWALK) | (labels == CROSSWALK)
-    result = labels.copy()
-    for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
-        beside = np.roll(labels, step, axis)
-        rim = walk & ~np.roll(walk, step, axis)
-        result[rim] = beside[rim]
-    return result
 
 
 def _without_specks(labels: np.ndarray, cell_m: float) -> np.ndarray:
