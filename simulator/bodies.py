@@ -32,7 +32,7 @@ TYRE_FRICTION: Final = 3.5
 _FLOATS: Final = (
     "x", "y", "z", "pitch", "yaw", "roll",
     "vx", "vy", "vz", "wx", "wy", "wz", "ax", "ay", "az",
-    "speed", "slide", "spin",
+    "speed", "slide", "spin", "way_x", "way_y",
     "throttle", "steer", "brake",
     "walk_x", "walk_y", "walk_speed", "push_x", "push_y", "constant_vx", "constant_vy",
     "mass", "half_length", "half_width", "half_height", "box_forward", "box_side", "box_up", "origin_height",
@@ -84,10 +84,10 @@ class Bodies:
 
     x y z pitch yaw roll: pose of the actor origin. vx vy vz: world velocity. wx wy wz: angular velocity, wz = yaw rate.
     ax ay az: world acceleration over the last step, collisions included. speed: signed speed along the heading. slide:
-    sideways speed (right positive) and spin: extra yaw rate left by a push. walk_x, walk_y, walk_speed: the walker's
-    command; push_x, push_y: the world velocity a hit gave it, which ends as it slides. tyre_friction: of the
-    vehicle's tyres, in CARLA's measure; friction: of the ground below, 1 on dry road. settled: stands still on the
-    ground; clear it after writing x, y or z.
+    sideways speed (right positive) and spin: extra yaw rate left by a push. way_x, way_y: how far it went in the last
+    step. walk_x, walk_y, walk_speed: the walker's command; push_x, push_y: the world velocity a hit gave it, which ends
+    as it slides. tyre_friction: of the vehicle's tyres, in CARLA's measure; friction: of the ground below, 1 on dry
+    road. settled: stands still on the ground; clear it after writing x, y or z.
     """
 
     x: Floats
@@ -108,6 +108,8 @@ class Bodies:
     speed: Floats
     slide: Floats
     spin: Floats
+    way_x: Floats
+    way_y: Floats
     throttle: Floats
     steer: Floats
     brake: Floats

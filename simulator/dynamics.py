@@ -274,7 +274,7 @@ def _move(rows, dt, moved, points):
         b = rows[i]
         if not b.active or not b.physics:
             continue
-        vx, vy = b.vx, b.vy
+        x, y, vx, vy = b.x, b.y, b.vx, b.vy
         if b.airborne:
             b.x += b.vx * dt
             b.y += b.vy * dt
@@ -284,6 +284,7 @@ def _move(rows, dt, moved, points):
                 _drive(b, dt / substeps)
         else:
             _walk(b, dt)
+        b.way_x, b.way_y = b.x - x, b.y - y
         b.ax, b.ay = (b.vx - vx) / dt, (b.vy - vy) / dt
         if b.settled and b.vx == 0.0 and b.vy == 0.0:
             continue

@@ -36,7 +36,7 @@ def collide(bodies: Bodies, count: int) -> tuple[Contacts, Floats]:
     size = PAIRS_PER_BOX * count
     while True:
         pairs, normal, depth, ago = np.empty((size, 2), np.int64), np.empty((size, 2)), np.empty(size), np.empty(size)
-        found = _find_movable(rows, bodies.last_step_s, pairs, normal, depth, ago)
+        found = _find_movable(rows, pairs, normal, depth, ago)
         if found <= size:
             break
         size = found
@@ -71,17 +71,17 @@ def _boxes(rows, out):
 
 
 @numba.njit(cache=True)
-def _motions(rows, dt):
-    """(2, n) way that each body went in the last step of dt seconds."""
+def _motions(rows):
+    """(2, n) way that each body went in the last step; what is moved from outside did not go there."""
     motion = np.zeros((2, rows.shape[0]))
     for i in range(rows.shape[0]):
         if rows[i].physics:
-            motion[0, i], motion[1, i] = rows[i].vx * dt, rows[i].vy * dt
+            motion[0, i], motion[1, i] = rows[i].way_x, rows[i].way_y
     return motion
 
 
 @numba.njit(cache=True)
-def _find_movable(rows, dt, pairs, normal, depth, ago):
+def _find_movable(rows, pairs, normal, depth, ago):
     n = rows.shape[0]
     box = np.empty((7, n))
     _boxes(rows, box)
@@ -89,7 +89,7 @@ def _find_movable(rows, dt, pairs, normal, depth, ago):
     for i in range(n):
         solid[i] = rows[i].active and rows[i].collides
         movable[i] = rows[i].physics
-    return find_pairs(box, _motions(rows, dt), solid, movable, pairs, normal, depth, ago)
+    return find_pairs(box, _motions(rows), solid, movable, pairs, normal, depth, ago)
 
 
 @numba.njit(cache=True)
@@ -173,7 +173,7 @@ def _part(a, b, n, depth):
 def _respond(rows, dt, pairs, normal, depth, ago, point, impulse):
     box = np.empty((7, rows.shape[0]))
     _boxes(rows, box)
-    motion = _motions(rows, dt)
+    motion = _motions(rows)
     arms = np.empty((pairs.shape[0], 4))
     for k in range(pairs.shape[0]):
         first, second = pairs[k, 0], pairs[k, 1]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from simulator import dynamics
 from simulator.blueprints import body_spec
-from simulator.dynamics import Bodies, boxes, collide, fitted_acceleration_mps2, fitted_braking_mps2, step
+from simulator.dynamics import Bodies, collide, fitted_acceleration_mps2, fitted_braking_mps2, step
 
 EGO = "vehicle.lincoln.mkz_2020"
 ORIGIN = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -359,127 +359,6 @@ def test_slots_are_reused_and_the_arrays_grow() -> None:
 def test_a_bad_step_is_refused(dt_s: float) -> None:
     with pytest.raises(ValueError, match="fixed_delta_seconds"):
         step(one(), 1, dt_s, flat)
-
-
-# ---- collisions ----------------------------------------------------------------------------------------------
-
-
-def two(first: tuple, second: tuple, types: tuple[str, str] = (EGO, EGO)) -> Bodies:
-    """Two bodies, each (x, y, yaw, speed)."""
-    bodies = Bodies(2)
-    for slot, ((x, y, yaw, speed), type_id) in enumerate(zip((first, second), types, strict=True)):
-        spec = body_spec(type_id)
-        bodies.add(spec, (x, y, spec.origin_height_m, 0.0, yaw, 0.0))
-        bodies.set_target_velocity(slot, speed * np.cos(np.radians(yaw)), speed * np.sin(np.radians(yaw)), 0.0)
-    return bodies
-
-
-def crash(bodies: Bodies, seconds: float) -> np.ndarray:
-    """Step until `seconds` have passed; returns the impulses on the first body of the first pair."""
-    seen = []
-    for _ in range(round(seconds / DT_S)):
-        step(bodies, bodies.count, DT_S, flat)
-        seen += collide(bodies, bodies.count)[1][:1].tolist()
-    return np.array(seen).reshape(-1, 3)
-
-
-def test_a_rear_end_crash_conserves_momentum() -> None:
-    bodies = two((0.0, 0.0, 0.0, 12.0), (4.9, 0.0, 0.0, 0.0))
-    step(bodies, 2, DT_S, flat)
-    before = bodies.vx[:2] @ bodies.mass[:2]
-    contacts, impulses = collide(bodies, 2)
-    assert contacts.pairs.tolist() == [[0, 1]]
-    assert bodies.vx[:2] @ bodies.mass[:2] == pytest.approx(before)
-    assert bodies.vx[1] - bodies.vx[0] == pytest.approx(0.1 * before / 1800.0)
-    assert impulses[0, 0] == pytest.approx(-1800.0 * bodies.vx[1])
-    assert bodies.ax[0] < -50.0
-
-
-def test_a_crashed_car_comes_to_rest_and_apart() -> None:
-    bodies = two((0.0, 0.0, 0.0, 12.0), (6.0, 0.0, 0.0, 0.0))
-    crash(bodies, 10.0)
-    assert (bodies.speed[:2] == 0.0).all()
-    assert bodies.x[1] - bodies.x[0] > 2 * 2.446 - 0.05
-
-
-def test_a_side_impact_pushes_and_turns_the_other_car() -> None:
-    bodies = two((0.0, -6.0, 90.0, 10.0), (1.5, 0.0, 0.0, 0.0))
-    crash(bodies, 0.6)
-    assert bodies.y[1] > 0.1
-    assert abs(bodies.yaw[1]) > 1.0
-    crash(bodies, 5.0)
-    assert (bodies.slide[1], bodies.spin[1]) == (0.0, 0.0)
-
-
-def test_a_fixed_prop_stops_the_car_and_does_not_move() -> None:
-    bodies = two((0.0, 0.0, 0.0, 10.0), (6.0, 0.0, 0.0, 0.0), (EGO, "static.prop.container"))
-    impulses = crash(bodies, 3.0)
-    assert bodies.x[1] == 6.0
-    assert bodies.x[0] < 6.0 - 0.966 - 2.446 + 0.05
-    assert impulses[:, 0].min() < -10_000.0
-
-
-def test_driving_into_a_wall_does_not_pass_it() -> None:
-    bodies = two((0.0, 0.0, 20.0, 10.0), (8.0, 0.0, 90.0, 0.0), (EGO, "static.prop.clothesline"))
-    bodies.set_control(0, 1.0, 0.0, 0.0)
-    crash(bodies, 1.5)
-    assert bodies.x[0] < 8.0
-
-
-def test_a_walker_hardly_slows_a_car_and_is_shoved() -> None:
-    bodies = two((0.0, 0.0, 0.0, 10.0), (4.0, 0.3, 0.0, 0.0), (EGO, "walker.pedestrian.0001"))
-    impulses = crash(bodies, 0.4)
-    assert len(impulses) and bodies.x[1] > 4.2 and bodies.speed[0] > 5.0
-
-
-def test_cars_drive_over_flat_debris() -> None:
-    bodies = two((0.0, 0.0, 0.0, 10.0), (6.0, 0.0, 0.0, 0.0), (EGO, "static.prop.dirtdebris02"))
-    assert len(crash(bodies, 1.0)) == 0
-
-
-def test_bodies_without_collisions_or_physics() -> None:
-    ghost = two((0.0, 0.0, 0.0, 10.0), (5.5, 0.0, 0.0, 0.0))
-    ghost.collides[1] = False
-    assert len(crash(ghost, 1.0)) == 0
-    frozen = two((0.0, 0.0, 0.0, 10.0), (5.5, 0.0, 0.0, 0.0))
-    frozen.set_physics(1, False)
-    assert len(crash(frozen, 1.0)) > 0
-    assert (frozen.x[1], frozen.vx[1]) == (5.5, 0.0)
-    frozen.set_physics(0, False)
-    frozen.set_transform(0, (5.0, 0.0, 0.0, 0.0, 0.0, 0.0))
-    assert len(collide(frozen, 2)[0]) == 0
-
-
-@given(
-    st.floats(-1, 1), st.floats(-180, 180), st.floats(-15, 15), st.floats(-15, 15),
-    st.sampled_from((EGO, "vehicle.carlamotors.firetruck", "vehicle.bh.crossbike", "walker.pedestrian.0003")),
-)  # fmt: skip
-@settings(max_examples=100, deadline=None)
-def test_collisions_conserve_momentum_and_never_add_energy(
-    offset: float, yaw: float, first: float, second: float, other: str
-) -> None:
-    bodies = two((0.0, 0.0, 0.0, first), (2.0, offset, yaw, second), (EGO, other))
-    mass = bodies.mass[:2]
-
-    def energy() -> float:
-        length, width = bodies.half_length[:2], bodies.half_width[:2]
-        turning = mass * (length**2 + width**2) / 3.0 * np.radians(bodies.wz[:2]) ** 2
-        return float((mass * (bodies.vx[:2] ** 2 + bodies.vy[:2] ** 2) + turning).sum())
-
-    momentum = (mass @ bodies.vx[:2], mass @ bodies.vy[:2])
-    before = energy()
-    collide(bodies, 2)
-    assert (mass @ bodies.vx[:2], mass @ bodies.vy[:2]) == pytest.approx(momentum, abs=1e-6)
-    assert energy() <= before * (1 + 1e-9) + 1e-9
-
-
-def test_boxes_stand_where_the_blueprint_says() -> None:
-    bodies = one("vehicle.carlamotors.firetruck", pose=(10.0, 5.0, 1.0, 0.0, 90.0, 0.0))
-    x, y, z, yaw, length, width, height = (column[0] for column in boxes(bodies, 1))
-    assert (x, y, yaw) == pytest.approx((10.0, 5.0 - 0.253, 90.0))
-    assert z + height == pytest.approx(1.0 + 1.913 + 1.914)
-    assert z - height == pytest.approx(1.0 + 1.913 - 1.914 + 0.2)
-    assert (length, width) == (4.234, 1.446)
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------
