@@ -16,6 +16,7 @@ from agent.geodesy import Dialect
 from agent.guard import Control, GuardConfig, Proposal, Request
 from agent.inputs import InputBuilder, InputConfig, Situation, model_input
 from agent.localization import Estimate
+from agent.model.backbone import fold_batch_norms
 from agent.model.driving_model import DrivingModel, DrivingModelConfig, ModelInput, ModelState
 from agent.model.policy import pedal_first
 from agent.observation import IMAGE_HEIGHT_PX, IMAGE_WIDTH_PX, Observation, SensorFault
@@ -107,7 +108,9 @@ class Driver:
         """
         path = Path(config_path)
         config = AgentConfig.read(path)
-        return cls(config, load_model(path.parent / config.checkpoint, _device(config)), plan, default_dialect)
+        model = load_model(path.parent / config.checkpoint, _device(config))
+        fold_batch_norms(model.encoder.backbone)  # never saved from here, so its parameters need not keep their names
+        return cls(config, model, plan, default_dialect)
 
     @property
     def inputs(self) -> InputBuilder | None:

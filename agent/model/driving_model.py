@@ -183,6 +183,8 @@ def cell_centres_m(encoder: EncoderConfig) -> Float[Tensor, "rows columns 2"]:
 class Neck(nn.Module):
     """BEV features, route raster and ego vector to the embedding e_t."""
 
+    centres_m: Tensor
+
     def __init__(self, config: NeckConfig, encoder: EncoderConfig) -> None:
         super().__init__()
         self.config = config
@@ -277,7 +279,7 @@ class DrivingModel(nn.Module):
         masks = self.mask_head(self._as_map(state.memory)).sigmoid()
         if embed is None:
             return masks, None
-        return masks, self.auxiliary_head(embed) * torch.tensor(AUXILIARY_SCALE)
+        return masks, self.auxiliary_head(embed) * torch.tensor(AUXILIARY_SCALE, device=embed.device)
 
     def forward(
         self,

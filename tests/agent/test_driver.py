@@ -112,6 +112,21 @@ def test_sampled_actions_follow_the_seed(random_agent: Path) -> None:
     assert actions(1) != actions(2)
 
 
+def test_the_folded_network_decides_as_the_one_on_disk(random_agent: Path) -> None:
+    drive = SyntheticDrive()
+    driver = make_driver(random_agent, drive)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in driver.model.encoder.backbone.modules())
+    on_disk = load_model(random_agent.parent, "cpu")
+    state = on_disk.initial(1)
+    for _ in range(6):
+        drive.follow()
+        driver.act(carla_io.read(drive.input_data(), drive.time_s))
+        decision = driver.last_decision
+        if driver.last_situation.now_s == decision.now_s:
+            logits, state = on_disk.act(decision.inputs, state)
+            torch.testing.assert_close(decision.logits, logits[0], atol=1e-4, rtol=0.0)
+
+
 def test_ends_with_a_stop_at_the_end_of_the_route(driving_agent: Path) -> None:
     drive = SyntheticDrive(metres=40)
     driver = make_driver(driving_agent, drive)
