@@ -84,6 +84,8 @@ class RoadCrossing(Scenario):
     SPEED_MPS: ClassVar[float] = 2.0
     REACTION_S: ClassVar[float]
     """The ego is this far away (its middle, at its present speed) when they set out, or further if they have to."""
+    SPEEDS_UP_MPS2: ClassVar[float] = 0.0
+    """What the ego is expected to do meanwhile: it leaves a turn, for example."""
 
     def walk(self, start: carla.Transform, length_m: float) -> Walk:
         """The way of somebody who goes straight ahead from a pose."""
@@ -96,9 +98,9 @@ class RoadCrossing(Scenario):
 
     def meets_ego(self, walk: Walk, speed_mps: float, reaction_s: float, close_m: float = CLOSE_M) -> bool:
         """Whether it is time to set out."""
-        half_length_m = self.stage.ego.bounding_box.extent.x
-        ego_mps = self.stage.ego_pose.speed_mps
-        due_m = max(ego_mps * reaction_s, ego_mps * walk.reach_m / speed_mps + half_length_m, close_m)
+        ego_mps, needed_s = self.stage.ego_pose.speed_mps, walk.reach_m / speed_mps
+        front_m = ego_mps * needed_s + 0.5 * self.SPEEDS_UP_MPS2 * needed_s**2
+        due_m = max(ego_mps * reaction_s, front_m + self.stage.ego.bounding_box.extent.x, close_m)
         return walk.arc_m - self.stage.ego_arc_m < due_m
 
     def on_route(self, arc_m: float) -> carla.Waypoint:
@@ -265,6 +267,7 @@ class VehicleTurningRoute(RoadCrossing):
 
     SPEED_MPS = 1.8
     REACTION_S = 1.8
+    SPEEDS_UP_MPS2 = 1.0
     BEYOND_M = 11.0
 
     @classmethod
@@ -296,6 +299,7 @@ class VehicleTurningRoutePedestrian(RoadCrossing):
 
     SPEED_MPS = 1.8
     REACTION_S = 2.2
+    SPEEDS_UP_MPS2 = 1.0
     BEYOND_M = 0.5
 
     @classmethod

@@ -9,6 +9,8 @@ from eval.scenarios.crossings import (
     VehicleTurningRoute,
     VehicleTurningRoutePedestrian,
 )
+from eval.scenarios.ego_lane import BlockedIntersection, ControlLoss, HardBreakRoute, InvadingTurn
+from eval.scenarios.emergency import YieldToEmergencyVehicle
 from eval.scenarios.obstacles import (
     Accident,
     AccidentTwoWays,
@@ -25,6 +27,11 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "PedestrianCrossing": PedestrianCrossing,
     "VehicleTurningRoute": VehicleTurningRoute,
     "VehicleTurningRoutePedestrian": VehicleTurningRoutePedestrian,
+    "HardBreakRoute": HardBreakRoute,
+    "ControlLoss": ControlLoss,
+    "BlockedIntersection": BlockedIntersection,
+    "InvadingTurn": InvadingTurn,
+    "YieldToEmergencyVehicle": YieldToEmergencyVehicle,
     "Accident": Accident,
     "AccidentTwoWays": AccidentTwoWays,
     "ConstructionObstacle": ConstructionObstacle,

@@ -88,9 +88,9 @@ class Scenario(ABC):
         """As `Stage.spawn_vehicle`."""
         return self._own(self.stage.spawn_vehicle(transform, blueprint, **options))
 
-    def prop(self, transform: carla.Transform, blueprint: str) -> carla.Actor:
+    def prop(self, transform: carla.Transform, blueprint: str, **options: Any) -> carla.Actor:
         """As `Stage.spawn_prop`."""
-        return self._own(self.stage.spawn_prop(transform, blueprint))
+        return self._own(self.stage.spawn_prop(transform, blueprint, **options))
 
     def walker(self, transform: carla.Transform, blueprint: str = "walker.pedestrian.*") -> carla.Walker:
         """As `Stage.spawn_walker`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -187,11 +187,15 @@ class Stage:
             vehicle.set_light_state(lights)
         return vehicle
 
-    def spawn_prop(self, transform: carla.Transform, blueprint: str) -> carla.Actor:
+    def spawn_prop(
+        self, transform: carla.Transform, blueprint: str, attributes: Mapping[str, str] | None = None
+    ) -> carla.Actor:
         """A thing that stands still. Raises: ScenarioError if there is no such blueprint or no room."""
         choices = sorted(self._library.filter(blueprint), key=lambda b: b.id)
         if not choices:
             raise ScenarioError(f"no blueprint matches {blueprint}; the server's library lacks it")
+        for name, value in (attributes or {}).items():
+            choices[0].set_attribute(name, value)
         prop = self._spawn(choices[0], transform, 0.0)
         prop.set_simulate_physics(False)
         return prop

@@ -1,0 +1,248 @@
+"""Trouble in the ego's own lane: a braking leader, a slippery road, a blocked exit, oncoming cars that cut a bend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+import carla
+import numpy as np
+
+from eval.planner import RoadOption
+from eval.routes import ScenarioBlock
+from eval.scenarios.lanes import ahead, opposite, shifted
+from eval.scenarios.line import Line
+from eval.scenarios.motion import Flow, PathDriver
+from eval.scenarios.parameters import ScenarioError
+from eval.scenarios.scenario import Scenario, Script
+from eval.scenarios.way import Way, two_way
+
+ROUTE_AHEAD_M = 400.0
+GONE_M = 45.0
+"""A vehicle that drove away is taken off the stage at this distance ..."""
+GONE_S = 60.0
+"""... or after this time."""
+CRUISE_MPS = 9.0
+
+
+class Leader:
+    """Drives ahead of the ego at the ego's speed, from when the ego comes near; call `update` every tick."""
+
+    NOTICE_M = 32.0
+    GAP_M = 5.0
+    HEADWAY_S = 1.0
+    GAIN_PER_S = 0.5
+
+    def __init__(self, scenario: Scenario, driver: PathDriver) -> None:
+        self._stage = scenario.stage
+        self._driver = driver
+        self._moving = False
+
+    @property
+    def close(self) -> bool:
+        """Whether both drive, the ego about as near as it should be."""
+        moving = self._stage.pose(self._driver.vehicle).speed_mps > 0.6 * self._stage.ego_pose.speed_mps > 1.0
+        return moving and self._gap_m() < 1.3 * self._wanted_m()
+
+    def update(self) -> None:
+        """Keep the distance."""
+        gap_m = self._gap_m()
+        self._moving = self._moving or gap_m < self.NOTICE_M
+        speed_mps = self._stage.ego_pose.speed_mps + self.GAIN_PER_S * (self._wanted_m() - gap_m)
+        self._driver.speed_mps = max(speed_mps, 0.0) if self._moving else 0.0
+        self._driver.update()
+
+    def _gap_m(self) -> float:
+        """Bumper to bumper."""
+        between_m = self._stage.ego_distance_m(self._stage.pose(self._driver.vehicle).location)
+        return between_m - self._stage.size(self._driver.vehicle)[0] - self._stage.size(self._stage.ego)[0]
+
+    def _wanted_m(self) -> float:
+        return self.GAP_M + self.HEADWAY_S * self._stage.ego_pose.speed_mps
+
+
+class OnRoute(Scenario):
+    """A scenario with a vehicle that drives on the ego's route."""
+
+    def driver_at(self, arc_m: float) -> PathDriver:
+        """A car standing on the ego's route, behind the next junction if the place lies in one."""
+        route = self.stage.route
+        index = route.index_at(arc_m)
+        while (
+            index < len(route.points) - 2 and self.stage.map.get_waypoint(route.transforms[index].location).is_junction
+        ):
+            index += 1
+        line = Line(route.transforms[index : route.index_at(arc_m + ROUTE_AHEAD_M) + 1])
+        return PathDriver(self.stage, self.vehicle(line.transforms[0]), line, 0.0)
+
+    def drive_off(self, driver: PathDriver) -> Script:
+        """Let it drive away along the route, obeying lights, until it is out of sight."""
+        set_brake_lights(driver.vehicle, on=False)
+        end_s = self.stage.now_s + GONE_S
+        while self.ego_within(GONE_M, self.stage.pose(driver.vehicle).location):
+            if self.stage.now_s > end_s or driver.finished:
+                break
+            vehicle = driver.vehicle
+            red = vehicle.is_at_traffic_light() and vehicle.get_traffic_light_state() == carla.TrafficLightState.Red
+            driver.speed_mps = 0.0 if red else CRUISE_MPS
+            driver.update()
+            yield
+        self.discard([driver.vehicle])
+
+
+class HardBreakRoute(OnRoute):
+    """The vehicle ahead brakes hard. Source: scenario_runner `HardBreakRoute`, whose traffic stops for 10 s."""
+
+    STOP_S = 10.0
+    BEHIND_M = 15.0
+    BEFORE_M = 25.0
+    """The leader waits for the ego this far before the trigger."""
+    START_M = 14.0
+    LATEST_M = 70.0
+    """It brakes at the latest this far after the trigger."""
+
+    @classmethod
+    def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
+        """Any free road."""
+        for index in way.stretches(before_m=50.0, after_m=60.0):
+            yield way.block("HardBreakRoute", index)
+
+    def prepare(self) -> None:
+        """Put the leader on the road."""
+        arc_m = max(self.trigger_arc_m - self.BEFORE_M, self.stage.ego_arc_m + self.START_M)
+        self.driver = self.driver_at(arc_m)
+        self.leader = Leader(self, self.driver)
+
+    def approach(self) -> Script:
+        """The leader drives ahead of the ego."""
+        yield from self.play(self.leader, until=lambda: False)
+
+    def script(self) -> Script:
+        """It brakes, stands and drives on."""
+        latest_m = self.trigger_arc_m + self.LATEST_M
+        yield from self.play(self.leader, until=lambda: self._may_brake() or self.ego_passed(latest_m))
+        set_brake_lights(self.driver.vehicle, on=True)
+        self.stage.command(carla.command.ApplyVehicleControl(self.driver.vehicle, carla.VehicleControl(brake=1.0)))
+        yield from self.wait(self.STOP_S)
+        arc_m = self.stage.ego_arc_m
+        yield from self.drive_off(self.driver)
+        yield from self.until(lambda: self.ego_passed(arc_m + self.BEHIND_M))
+
+    def _may_brake(self) -> bool:
+        here = self.stage.map.get_waypoint(self.stage.pose(self.driver.vehicle).location)
+        return self.leader.close and not here.is_junction
+
+
+class ControlLoss(Scenario):
+    """Dirt on the lane takes the tyres' grip. Source: scenario_runner `ControlLoss`: places and end."""
+
+    PLACES_M = (14.0, 48.0, 74.0)
+    END_M = 110.0
+    FRICTION = 0.2
+    """Of the dirt, in units of the road's."""
+    HALF_SIZE_CM = (250, 200, 100)
+    """Along, across and above the lane; CARLA's attribute is in centimetres."""
+
+    @classmethod
+    def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
+        """Any free road."""
+        for index in way.stretches(before_m=10.0, after_m=cls.PLACES_M[-1] + 10.0):
+            yield way.block("ControlLoss", index)
+
+    def prepare(self) -> None:
+        """Spill the dirt."""
+        for distance_m in self.PLACES_M:
+            place = ahead(self.trigger, distance_m, stop_at_junction=False).transform
+            self.prop(place, "static.prop.dirtdebris01")
+            size = {f"extent_{axis}": f"{cm}" for axis, cm in zip("xyz", self.HALF_SIZE_CM, strict=True)}
+            self.prop(place, "static.trigger.friction", attributes={"friction": f"{self.FRICTION}", **size})
+
+    def script(self) -> Script:
+        """Until the ego has passed."""
+        yield from self.until(lambda: self.ego_passed(self.trigger_arc_m + self.END_M))
+
+
+class BlockedIntersection(OnRoute):
+    """A car stands where the ego leaves a junction. Source: scenario_runner `BlockedIntersection`."""
+
+    timeout_s = 240.0
+    BEYOND_M = 5.0
+    NEAR_M = 13.0
+    STAND_S = 10.0
+    """It drives off this long after the ego came near."""
+    BEFORE_M = 35.0
+
+    @classmethod
+    def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
+        """Turns."""
+        for passage in way.passages:
+            index = way.before(passage, cls.BEFORE_M)
+            if index is not None and passage.option in (RoadOption.LEFT, RoadOption.RIGHT):
+                yield way.block("BlockedIntersection", index)
+
+    def prepare(self) -> None:
+        """Put the car there."""
+        self.driver = self.driver_at(self.arc_ahead(self.after_junction().transform.location) + self.BEYOND_M)
+        set_brake_lights(self.driver.vehicle, on=True)
+
+    def script(self) -> Script:
+        """It drives off when the ego has waited."""
+        yield from self.until(lambda: self.ego_within(self.NEAR_M, self.stage.pose(self.driver.vehicle).location))
+        yield from self.wait(self.STAND_S)
+        yield from self.drive_off(self.driver)
+
+
+class InvadingTurn(Scenario):
+    """Oncoming cars drive partly in the ego's lane, past cones. Source: scenario_runner `InvadingTurn`."""
+
+    timeout_s = 240.0
+    SOURCE_M = 30.0
+    SPACING_M = (40.0, 41.0)
+    CAR_M = 0.7
+    """Offset 0 puts the cars' middle this far from the middle of the road, on their side."""
+    CONE_FIRST_M = 15.0
+    CONE_SPACING_M = 5.0
+    CONE_SIDE = 0.4
+    """Of the lane's width, from its middle to the outside."""
+    BEND_DEG = 12.0
+    DISTANCES_M = (50, 53, 60, 70)
+
+    @classmethod
+    def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
+        """Bends of roads with one lane each way."""
+        for index in way.stretches(before_m=10.0, after_m=cls.DISTANCES_M[0] + cls.SOURCE_M + 5.0):
+            waypoint = way.waypoints[index]
+            room_m = way.junction_ahead(index) - cls.SOURCE_M - 5.0
+            distance_m = max(d for d in cls.DISTANCES_M if d <= room_m)
+            end = way.line.index_at(float(way.line.arc_m[index]) + distance_m)
+            bend_deg = np.degrees(np.ptp(way.line.yaw_rad[index:end]))
+            if two_way(waypoint) and bend_deg > cls.BEND_DEG:
+                offset_m = 0.5 * waypoint.lane_width - random.uniform(1.0, 1.2)
+                yield way.block("InvadingTurn", index, distance=distance_m, offset=round(offset_m, 2))
+
+    def prepare(self) -> None:
+        """Set up the cones."""
+        distance_m = self.parameters.number("distance", 100.0, 10.0, 1000.0)
+        forward = ahead(self.trigger, distance_m + self.SOURCE_M, stop_at_junction=False)
+        source, sink = opposite(forward), opposite(self.trigger)
+        if source is None or sink is None:
+            raise ScenarioError(f"no oncoming lane at the trigger or {distance_m + self.SOURCE_M:g} m after it")
+        self.end_arc_m = self.arc_ahead(forward.transform.location)
+        lane = self.line_between(source.transform.location, sink.transform.location)
+        inwards_m = self.parameters.number("offset", 0.25, -1.0, 2.0) + 0.5 * sink.lane_width - self.CAR_M
+        self.line = Line([shifted(transform, right_m=-inwards_m) for transform in lane.transforms])
+        for arc_m in np.arange(self.CONE_FIRST_M, self.CONE_FIRST_M + 0.5 * distance_m, self.CONE_SPACING_M):
+            cone = shifted(lane.at(float(arc_m)), right_m=self.CONE_SIDE * sink.lane_width)
+            self.prop(cone, "static.prop.constructioncone")
+
+    def script(self) -> Script:
+        """Cars come until the ego has passed."""
+        speed_mps = self.stage.ego.get_speed_limit() / 3.6
+        flow = Flow(self, self.line, speed_mps, self.SPACING_M, filled=False)
+        yield from self.play(flow, until=lambda: self.ego_passed(self.end_arc_m))
+        flow.close()
+
+
+def set_brake_lights(vehicle: carla.Vehicle, *, on: bool) -> None:
+    """Show or hide a vehicle's brake lights."""
+    vehicle.set_light_state(carla.VehicleLightState.Brake if on else carla.VehicleLightState.NONE)
