@@ -165,7 +165,7 @@ def weights_sha256(config_file: Path) -> str:
     digest = hashlib.sha256(text)
     try:
         settings = yaml.safe_load(text)
-    except yaml.YAMLError:  # an agent of someone else's may keep anything in its file
+    except (yaml.YAMLError, ValueError):  # an agent of someone else's may keep anything in its file
         settings = None
     checkpoint = settings.get("checkpoint", ".") if isinstance(settings, dict) else "."
     manifest = config_file.parent / str(checkpoint) / "manifest.json"

@@ -33,6 +33,16 @@ class SlowAgent(ConstantThrottle):
         return super().run_step(input_data, timestamp)
 """
 """Gives the test time to strike before the route is over."""
+UNWILLING_AGENT = """
+from eval.agents import ConstantThrottle
+
+def get_entry_point():
+    return "UnwillingAgent"
+
+class UnwillingAgent(ConstantThrottle):
+    def setup(self, path_to_conf_file):
+        raise RuntimeError("no\\nweights")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +52,16 @@ def route_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def run_command(route_file: Path, out: Path, agent_code: str) -> list[str]:
+    agent = out.with_name("test_agent.py")
+    agent.write_text(agent_code)
+    command = [sys.executable, "-m", "eval", "run", "--routes", str(route_file), "--out", str(out)]
+    return [*command, "--agent", str(agent), "--weights", str(agent), "--traffic", "3", "--max-game-s", "5"]
+
+
 def run_and_kill(route_file: Path, out: Path, is_victim: Callable[[str], bool]) -> tuple[int, dict]:
     """Exit code and only record of a run in which the first process that `is_victim` names is killed while driving."""
-    agent = out.with_name("slow_agent.py")
-    agent.write_text(SLOW_AGENT)
-    command = [sys.executable, "-m", "eval", "run", "--routes", str(route_file), "--out", str(out)]
-    command += ["--agent", str(agent), "--weights", str(agent), "--traffic", "3", "--max-game-s", "5"]
+    command = run_command(route_file, out, SLOW_AGENT)
     runner = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     status = out / "jobs" / "route_1.status.json"
     deadline_s = time.monotonic() + PATIENCE_S
@@ -74,6 +88,18 @@ def test_E03_a_killed_agent_is_scored_and_not_tried_again(route_file: Path, tmp_
     assert record["status"] == "Failed - Agent crashed"
     assert record["provenance"]["tries"] == 1
     assert record["scores"]["score_composed"] == 0.0
+
+
+def test_a_failed_setup_is_recorded_with_its_reason(route_file: Path, tmp_path: Path) -> None:
+    command = run_command(route_file, tmp_path / "run", UNWILLING_AGENT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    told = "Failed - Agent couldn't be set up: RuntimeError: no weights"
+    assert done.returncode == 0 and done.stdout.count(told) == 2  # when it ended, and below the table
+    text = (tmp_path / "run" / "results.json").read_text()
+    results = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    exceptions = results["_checkpoint"]["global_record"]["meta"]["exceptions"]
+    assert exceptions == [["RouteScenario_1_rep0", 0, told]]
+    assert results["evaluation"]["routes"][0]["timings_ms"]["agent"] is None
 
 
 def _descendants(pid: int) -> list[int]:
