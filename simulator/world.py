@@ -15,7 +15,7 @@ from simulator.actors import Actor, ActorTable, Box, Kind, Pose, VehicleControl,
 from simulator.collisions import overlaps_any
 from simulator.friction import FrictionTrigger, friction
 from simulator.navigation.navigation import Navigation, load_or_build
-from simulator.physics_control import physics_control
+from simulator.physics_control import physics_control, relevant_physics
 from simulator.rpc import CallError
 from simulator.towns.town import Town
 from simulator.traffic_lights import LightState, TrafficLights
@@ -197,9 +197,18 @@ class World:
         vehicle = self.vehicle(actor_id)
         vehicle.vehicle_control = control
         self._bodies.set_control(
-            self._slots[actor_id], control.throttle, control.steer, control.brake, control.hand_brake, control.reverse,
+            self._slots[actor_id], control.throttle, control.steer, control.brake, control.hand_brake,
+            reverse=control.reverse or (control.manual_gear_shift and control.gear < 0),
             neutral=control.manual_gear_shift and control.gear == 0,
         )  # fmt: skip
+
+    def set_physics_control(self, actor_id: int, physics: list) -> None:
+        """Take over a VehiclePhysicsControl. Raises: CallError when it cannot be used."""
+        vehicle = self.vehicle(actor_id)
+        mass_kg, tyre_friction, max_steer_deg = relevant_physics(physics)
+        vehicle.physics_control = physics
+        slot, bodies = self._slots[actor_id], self._bodies
+        bodies.mass[slot], bodies.max_steer[slot], bodies.tyre_friction[slot] = mass_kg, max_steer_deg, tyre_friction
 
     def set_ackermann(self, actor_id: int, control: list) -> None:
         """Steering angle (rad) and speed (m/s) of an Ackermann command, by a proportional speed controller."""
