@@ -5,7 +5,7 @@ Figures are those of scenario_runner's route obstacles, unless told otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import ClassVar
 
@@ -26,6 +26,7 @@ RETURN_M = 30.0
 DISTANCES_M = (40, 80)
 """From trigger to obstacle on generated routes, as in real ones."""
 SIGN_BESIDE_M = 1.3
+BEYOND_M = 5.0
 CLEAR_TICKS = 20
 HAZARD_LIGHTS = carla.VehicleLightState(
     carla.VehicleLightState.RightBlinker | carla.VehicleLightState.LeftBlinker | carla.VehicleLightState.Position
@@ -38,7 +39,7 @@ POLICE_LIGHTS = carla.VehicleLightState(
 class FreeWay:
     """Keeps background vehicles, which know no way around an obstacle, from queueing between it and the ego."""
 
-    def __init__(self, stage: Stage, end_arc_m: float) -> None:
+    def __init__(self, stage: Stage, end_arc_m: Callable[[], float]) -> None:
         self._stage = stage
         self._end_arc_m = end_arc_m
         self._ticks = 0
@@ -46,7 +47,7 @@ class FreeWay:
     def update(self) -> None:
         """Act for the next tick."""
         if self._ticks % CLEAR_TICKS == 0:
-            self._stage.clear_way(self._stage.ego_arc_m + 1.0, self._end_arc_m)
+            self._stage.clear_way(self._stage.ego_arc_m + 1.0, self._end_arc_m())
         self._ticks += 1
 
 
@@ -54,28 +55,39 @@ class Obstacle(Scenario):
     """Things on the ego's lane, `distance` after the trigger and towards the side `direction`."""
 
     timeout_s = 240.0
-    SIGN: ClassVar[str] = "static.prop.warningaccident"
+    SIGN: ClassVar[str | None] = "static.prop.warningaccident"
     """Stands at the roadside beside the trigger."""
     DISTANCE_M: ClassVar[float] = 120.0
     LENGTH_M: ClassVar[float] = 5.0
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
-        """Straight-on stretches with a second lane of the ego's direction."""
-        for index, distance_m in cls.distances(way, random):
-            place = way.waypoints[way.line.index_at(way.line.arc_m[index] + distance_m)]
-            for side, other in (("right", "left"), ("left", "right")):
-                if driving_beside(place, other) is not None and driving_beside(way.waypoints[index], other) is not None:
-                    yield way.block(cls.__name__, index, distance=distance_m, direction=side)
-                    break
-
-    @classmethod
-    def distances(cls, way: Way, random: Random) -> Iterator[tuple[int, int]]:
-        """Points of a way where an obstacle fits in before the next junction, and how far ahead."""
+        """Stretches without a junction or lane change where the obstacle `fits`."""
         nearest_m, farthest_m = DISTANCES_M
         for index in way.stretches(before_m=10.0, after_m=nearest_m + cls.LENGTH_M + RETURN_M):
-            most_m = min(way.junction_ahead(index) - cls.LENGTH_M - RETURN_M, farthest_m)
-            yield index, random.randint(nearest_m, int(most_m))
+            free_m = way.junction_ahead(index) - cls.LENGTH_M - RETURN_M
+            distance_m = random.randint(nearest_m, int(min(free_m, farthest_m)))
+            place = way.waypoints[way.line.index_at(float(way.line.arc_m[index]) + distance_m)]
+            parameters = cls.fits(way.waypoints[index], place)
+            if parameters is not None:
+                more = cls.details(random, free_m - distance_m)
+                yield way.block(cls.__name__, index, distance=distance_m, **parameters, **more)
+
+    @classmethod
+    def fits(cls, trigger: carla.Waypoint, place: carla.Waypoint) -> Mapping[str, object] | None:
+        """What its parameters must be for a trigger and a place; None if it does not fit in there.
+
+        The ego needs a second lane of its direction to pass; the obstacle stands towards the other side.
+        """
+        for side, other in (("right", "left"), ("left", "right")):
+            if all(driving_beside(waypoint, other) is not None for waypoint in (trigger, place)):
+                return {"direction": side}
+        return None
+
+    @classmethod
+    def details(cls, random: Random, free_m: float) -> Mapping[str, object]:
+        """Further parameters for generated routes; `free_m`: road left over before the next junction."""
+        return {}
 
     def prepare(self) -> None:
         """Put up the sign and the obstacle."""
@@ -85,6 +97,7 @@ class Obstacle(Scenario):
         last = self.build(self.place)
         self.end_arc_m = self.arc_ahead(ahead(last, END_M).transform.location)
         self.last_arc_m = self.arc_ahead(last.transform.location)
+        """Where the obstacle ends."""
 
     def build(self, place: carla.Waypoint) -> carla.Waypoint:
         """Put the obstacle on stage; returns where it ends."""
@@ -92,11 +105,15 @@ class Obstacle(Scenario):
 
     def parts(self) -> Sequence[Part]:
         """Who acts while the scenario runs."""
-        return [FreeWay(self.stage, self.last_arc_m + self.LENGTH_M)]
+        return [FreeWay(self.stage, lambda: self.last_arc_m + BEYOND_M)]
+
+    def passed(self) -> bool:
+        """Whether the ego has it behind it."""
+        return self.ego_passed(self.end_arc_m)
 
     def script(self) -> Script:
         """Until the ego has passed."""
-        yield from self.play(*self.parts(), until=lambda: self.ego_passed(self.end_arc_m))
+        yield from self.play(*self.parts(), until=self.passed)
 
     def towards_side(self, distance_m: float) -> float:
         """A distance to the right, or to the left where the obstacle is on the left."""
@@ -109,6 +126,8 @@ class Obstacle(Scenario):
 
     def warn(self) -> None:
         """The sign at the roadside; where there is no room for it, there is none."""
+        if self.SIGN is None:
+            return
         edge = outermost(self.trigger, self.side, (carla.LaneType.Driving, carla.LaneType.Parking))
         neighbour = beside(edge, self.side)
         if neighbour is not None and neighbour.lane_type == carla.LaneType.Driving:
@@ -182,13 +201,15 @@ class TwoWays(Obstacle):
     """Ranges of the bounds on generated routes, as in real ones."""
 
     @classmethod
-    def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
-        """Straight-on stretches of roads with one lane per direction."""
-        for index, distance_m in cls.distances(way, random):
-            place = way.waypoints[way.line.index_at(way.line.arc_m[index] + distance_m)]
-            if two_way(way.waypoints[index]) and two_way(place):
-                low, high = (random.randint(*bounds) for bounds in cls.ROUTE_GAPS_M)
-                yield way.block(cls.__name__, index, distance=distance_m, frequency=(low, high))
+    def fits(cls, trigger: carla.Waypoint, place: carla.Waypoint) -> Mapping[str, object] | None:
+        """Roads with one lane per direction."""
+        return {} if two_way(trigger) and two_way(place) else None
+
+    @classmethod
+    def details(cls, random: Random, free_m: float) -> Mapping[str, object]:
+        """With the gaps."""
+        low, high = sorted(random.randint(*bounds) for bounds in cls.ROUTE_GAPS_M)
+        return {**super().details(random, free_m), "frequency": (low, high)}
 
     def parts(self) -> Sequence[Part]:
         """With the traffic in the opposite lane."""

@@ -20,6 +20,7 @@ from eval.scenarios.obstacles import (
     ParkedObstacleTwoWays,
 )
 from eval.scenarios.scenario import Scenario
+from eval.scenarios.side_lane import HazardAtSideLane, HazardAtSideLaneTwoWays, VehicleOpensDoorTwoWays
 
 SCENARIOS: dict[str, type[Scenario]] = {
     "DynamicObjectCrossing": DynamicObjectCrossing,
@@ -36,6 +37,9 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "AccidentTwoWays": AccidentTwoWays,
     "ConstructionObstacle": ConstructionObstacle,
     "ConstructionObstacleTwoWays": ConstructionObstacleTwoWays,
+    "HazardAtSideLane": HazardAtSideLane,
+    "HazardAtSideLaneTwoWays": HazardAtSideLaneTwoWays,
     "ParkedObstacle": ParkedObstacle,
     "ParkedObstacleTwoWays": ParkedObstacleTwoWays,
+    "VehicleOpensDoorTwoWays": VehicleOpensDoorTwoWays,
 }

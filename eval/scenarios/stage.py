@@ -152,6 +152,12 @@ class Stage:
             self._sizes_m[actor.id] = (max(extent.x, 0.2), max(extent.y, 0.2))
         return self._sizes_m[actor.id]
 
+    def widen(self, actor: carla.Actor, by_m: float) -> None:
+        """Something stands out from an actor, such as an open door: everybody keeps clear of it on either side."""
+        half_length_m, half_width_m = self.size(actor)
+        self._sizes_m[actor.id] = (half_length_m, half_width_m + by_m)
+        self._bodies = None
+
     def bodies(self, *, ego: bool = True) -> list[Body]:
         """The scenario's actors, the background traffic and, unless told otherwise, the ego."""
         if self._bodies is None:
