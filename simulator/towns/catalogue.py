@@ -7,15 +7,18 @@ import re
 import zlib
 from collections.abc import Callable
 
+from simulator.towns.families.blocks import draw_avenue, draw_hills, draw_tee
 from simulator.towns.families.motorway import build_motorway
 from simulator.towns.families.network import Sketch, build_network, check_separation
-from simulator.towns.families.polar import draw_ring, draw_rural, on_terrain
+from simulator.towns.families.polar import draw_interurban, draw_ring, draw_rural
 from simulator.towns.families.roads import DrawError, Plan
+from simulator.towns.families.terrain import on_terrain
 from simulator.towns.families.writer import write_plan
 from simulator.towns.generate import generate
 
 GRID_FAMILY = "Gen"
-TRAINING_COUNTS = {"Gen": 5, "Ring": 4, "Rural": 4}
+TRAINING_COUNTS = {"Gen": 6, "Avenue": 4, "Tee": 4, "Ring": 4, "Hills": 4, "Rural": 4, "Interurban": 3, "Motorway": 4}
+"""Towns of each family that are for training: the first seeds."""
 MAX_DRAWS = 400
 
 
@@ -29,8 +32,12 @@ def _planned(draw: Callable[[random.Random], Sketch]) -> Callable[[random.Random
 
 
 FAMILIES: dict[str, Callable[[random.Random], Plan]] = {
+    "Avenue": _planned(draw_avenue),
+    "Tee": _planned(draw_tee),
+    "Hills": _planned(draw_hills),
     "Ring": _planned(draw_ring),
     "Rural": _planned(draw_rural),
+    "Interurban": _planned(draw_interurban),
     "Motorway": build_motorway,
 }
 

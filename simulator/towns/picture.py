@@ -80,7 +80,9 @@ def draw_towns(config: PictureConfig) -> None:
         sheet.paste(cell, (index % columns * cell_px, index // columns * (cell_px + CAPTION_PX)))
     sheet.paste(_legend(size[0]), (0, size[1] - LEGEND_PX))
     try:
-        sheet.quantize(PALETTE_COLOURS, dither=Image.Dither.NONE).save(config.out, optimize=True)
+        sheet.quantize(PALETTE_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            config.out, optimize=True
+        )
     except (OSError, ValueError) as error:
         raise TownError(f"{config.out}: the picture cannot be written ({error}); give --out FILE.png") from error
 

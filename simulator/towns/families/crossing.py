@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,13 +57,8 @@ class Movement:
     kerb: bool
 
 
-def ordered(arms: list[Arm]) -> list[Arm]:
-    """Counter-clockwise by heading."""
-    return sorted(arms, key=lambda arm: arm.outward.heading_rad % (2.0 * math.pi))
-
-
 def build_crossing(plan: Plan, number: int, arms: list[Arm], control: Control) -> None:
-    """Add the junction of these arms (in the order of `ordered`) to the plan, with its connecting roads."""
+    """Add the junction of these arms, given counter-clockwise, to the plan, with its connecting roads."""
     ways: dict[int, list[Road]] = {a: [] for a in range(len(arms))}
     kerbs: dict[tuple[int, int], Road] = {}
     connections = []

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simulator.towns.families.control import STRAIGHT_RAD, turn_rad
-from simulator.towns.families.crossing import Control, build_crossing, ordered
+from simulator.towns.families.crossing import Control, build_crossing
 from simulator.towns.families.roads import (
     ASPHALT,
     PARKING,
@@ -33,7 +33,7 @@ from simulator.towns.families.roads import (
     width_m,
 )
 from simulator.towns.families.roundabout import RING_ARM_M, build_roundabout
-from simulator.towns.geometry import Curve, Pose, biarc
+from simulator.towns.geometry import MIN_SEGMENT_M, Curve, Pose, Segment, biarc, wrap_rad
 
 MIN_RADIUS_M = 26.0
 MIN_ROAD_M = 26.0
@@ -46,6 +46,10 @@ OVERTAKING_RADIUS_M = 220.0
 OVERTAKING_FREE_M, OVERTAKING_MIN_M = 45.0, 60.0
 """The centre line is solid this close to a junction and in bends; shorter broken stretches are not painted."""
 BEND_TRIES = 12
+BEND_RADIUS_M = 170.0
+"""Of bends between straight stretches, where there is room."""
+LEAD_SHARE = 0.45
+"""Part of the distance between bends for which a road first keeps its direction."""
 HEIGHT_STEP_M = 75.0
 CLEAR_M = 2.0
 NEAR_NODE_M = 60.0
@@ -91,7 +95,8 @@ class Edge:
     """Number of random bends; none follows `via` exactly."""
     sway_m: float = 0.0
     """Largest offset of a bend from the straight line."""
-    overtaking: bool = False
+    straight: bool = False
+    """Straight stretches between bends instead of a winding line; one-lane roads allow overtaking there."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,7 @@ def _curve(
     for attempt in range(BEND_TRIES):
         sway_m = edge.sway_m * (1.0 - attempt / BEND_TRIES)
         poses = [first, *(edge.via or _bends(first, last, edge.bends, sway_m, rng)), last]
-        curve = _through(poses)
+        curve = _with_straights(poses) if edge.straight else _through(poses)
         if curve.min_radius_m >= MIN_RADIUS_M and curve.length_m < 1.3 * sum(
             math.hypot(b.x_m - a.x_m, b.y_m - a.y_m) for a, b in itertools.pairwise(poses)
         ):
@@ -222,6 +227,31 @@ def _through(poses: list[Pose]) -> Curve:
         curve = piece if curve is None else curve.joined(piece)
     assert curve is not None
     return curve
+
+
+def _with_straights(poses: list[Pose]) -> Curve:
+    """Lines from corner to corner, rounded by arcs; the first and last line follow the first and last pose."""
+    first, *between, last = poses
+    lead_m = LEAD_SHARE * math.hypot(last.x_m - first.x_m, last.y_m - first.y_m) / (len(between) + 1)
+    corners = [first.moved(lead_m), *between, last.moved(-lead_m)]
+    heading_rad = [math.atan2(b.y_m - a.y_m, b.x_m - a.x_m) for a, b in itertools.pairwise(corners)]
+    headings = [first.heading_rad, *heading_rad, last.heading_rad]
+    legs_m = [lead_m, *(math.hypot(b.x_m - a.x_m, b.y_m - a.y_m) for a, b in itertools.pairwise(corners)), lead_m]
+    pose, segments, cut_m = first, [], 0.0
+    for before, after, corner, leg_m, next_m in zip(
+        headings, headings[1:], corners, legs_m, [*legs_m[1:-1], 2.0 * lead_m], strict=False
+    ):
+        turn_rad = wrap_rad(after - before)
+        half = math.tan(max(abs(turn_rad), 1e-4) / 2.0)
+        tangent_m = min(BEND_RADIUS_M * half, 0.48 * next_m, 0.48 * leg_m if segments else 0.9 * leg_m)
+        line = Segment(Pose(pose.x_m, pose.y_m, before), leg_m - cut_m - tangent_m, 0.0)
+        arc = Segment(
+            line.at(line.length_m), tangent_m / half * abs(turn_rad), math.copysign(half / tangent_m, turn_rad)
+        )
+        segments += [line, arc] if abs(turn_rad) > 1e-4 else [line]
+        pose, cut_m = corner.turned(after - corner.heading_rad).moved(tangent_m), tangent_m
+    segments.append(Segment(pose, lead_m - cut_m, 0.0))
+    return Curve(tuple(segment for segment in segments if segment.length_m > MIN_SEGMENT_M))
 
 
 def _bends(first: Pose, last: Pose, count: int, sway_m: float, rng: random.Random) -> list[Pose]:
@@ -266,8 +296,9 @@ def _heights(sketch: Sketch, curves: list[Curve]) -> list[tuple[Cubic, ...]]:
 def _road(plan: Plan, edge: Edge, curve: Curve, heights: tuple[Cubic, ...]) -> Road:
     radius_m = min(curve.min_radius_m, WIDE_RADIUS_M)
     comfortable_kmh = int(3.6 * math.sqrt(COMFORT_MPS2 * radius_m)) // 10 * 10
+    overtaking = edge.straight and driving_lanes(edge.profile.right) == 1
     road = Road(
-        plan.road_id(), curve, heights, lane_sections(edge.profile, curve, edge.overtaking),
+        plan.road_id(), curve, heights, lane_sections(edge.profile, curve, overtaking),
         max(30, min(edge.speed_kmh, comfortable_kmh)), edge.kind,
     )  # fmt: skip
     if isinstance(edge.a, FreeEnd):
@@ -320,7 +351,6 @@ def choose_control(kind: str, arms: list[Arm], rng: random.Random) -> Control:
 
     Two lanes never stop at a sign: traffic locks up otherwise, so such a crossing has lights.
     """
-    arms = ordered(arms)
     inbound = [a for a, arm in enumerate(arms) if driving_lanes(arm.inbound)]
     partner = {
         a: [b for b in range(len(arms)) if b != a and abs(turn_rad(arms, a, b)) <= STRAIGHT_RAD] for a in inbound

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import random
 
-from simulator.towns.families.network import Edge, Node, Sketch, Terrain
+from simulator.towns.families.network import Edge, Node, Sketch
 from simulator.towns.families.profiles import rural, street, street_side
 from simulator.towns.families.roads import Profile
+from simulator.towns.families.terrain import hills
 
 
 def ring_edge(nodes: list[Node], a: int, b: int, profile: Profile, speed_kmh: int, **shape: float) -> Edge:
@@ -67,7 +68,16 @@ def draw_ring(rng: random.Random) -> Sketch:
 
 
 def draw_rural(rng: random.Random) -> Sketch:
-    """A winding loop of country road with T-junctions, and spokes to a village in the middle."""
+    """A loop of country road with a lane each way, and spokes to a village in the middle."""
+    return _country(rng, main_lanes=1)
+
+
+def draw_interurban(rng: random.Random) -> Sketch:
+    """The same with two lanes each way on the loop."""
+    return _country(rng, main_lanes=2)
+
+
+def _country(rng: random.Random, main_lanes: int) -> Sketch:
     count = rng.choice([3, 4, 4, 5])
     lane_m = round(rng.uniform(3.3, 3.6), 2)
     angles = _angles(rng, count, 0.10)
@@ -75,10 +85,9 @@ def draw_rural(rng: random.Random) -> Sketch:
     village = _circle(angles, village_m, rng, ("stop", "yield", "lights"), 0.0)
     loop = _circle(angles, loop_m, rng, ("stop", "stop", "yield"), 0.06)
     nodes = [*village, *loop]
-    interurban = rng.random() < 0.5
     shoulder_m = rng.uniform(1.2, 2.4)
     country = rural(1, lane_m, shoulder_m)
-    main = rural(2, lane_m, shoulder_m) if interurban else country
+    main = rural(main_lanes, lane_m, shoulder_m)
     high_street = street(street_side(1, lane_m, parking=True), street_side(1, lane_m))
     edges = []
     for k in range(count):
@@ -86,33 +95,11 @@ def draw_rural(rng: random.Random) -> Sketch:
         edges.append(ring_edge(nodes, k, following, high_street, 50))
         edges.append(
             spoke_edge(nodes, k, k + count, country, rng.choice([60, 70, 80]), kind="rural", bends=2, sway_m=26.0,
-                       overtaking=True)
+                       straight=True)
         )  # fmt: skip
         bends = rng.choice([2, 3])
         edges.append(
-            ring_edge(nodes, k + count, following + count, main, 90 if interurban else rng.choice([70, 80, 90]),
-                      kind="rural", bends=bends, sway_m=45.0, overtaking=not interurban)
+            ring_edge(nodes, k + count, following + count, main, 90 if main_lanes > 1 else rng.choice([70, 80, 90]),
+                      kind="rural", bends=bends, sway_m=45.0, straight=True)
         )  # fmt: skip
     return Sketch(tuple(nodes), tuple(edges), hills(rng, 520.0), rng.uniform(0.03, 0.05))
-
-
-def hills(rng: random.Random, wavelength_m: float) -> Terrain:
-    """A smooth random landscape of unit height."""
-    waves = [
-        (rng.uniform(0.7, 1.4) * 2.0 * math.pi / wavelength_m, rng.uniform(0.0, 2.0 * math.pi),
-         rng.uniform(0.0, 2.0 * math.pi))
-        for _ in range(4)
-    ]  # fmt: skip
-
-    def height_m(x_m: float, y_m: float) -> float:
-        return sum(math.sin(k * (x_m * math.cos(d) + y_m * math.sin(d)) + phase) for k, d, phase in waves)
-
-    return height_m
-
-
-def on_terrain(sketch: Sketch) -> Sketch:
-    """The sketch with its nodes set on its terrain."""
-    if sketch.terrain is None:
-        return sketch
-    nodes = tuple(Node(node.x_m, node.y_m, sketch.terrain(node.x_m, node.y_m), node.control) for node in sketch.nodes)
-    return Sketch(nodes, sketch.edges, sketch.terrain, sketch.steepest)
