@@ -32,11 +32,13 @@ def drive(episode: Episode, config: ExpertConfig, *, blind: bool = False) -> Rou
         view = PrivilegedView(episode.world, episode.ego, episode.plan.world)
         driver = ExpertDriver(config)
         control = carla.VehicleControl()
-        cast_version = episode.director.stage.cast_version
+        stage = episode.director.stage
+        seen = known = stage.cast_version
         while episode.step(control):
-            if episode.director.stage.cast_version != cast_version:
-                cast_version = episode.director.stage.cast_version
+            if known != seen:  # actors put on stage in one tick are in the world after the next
+                seen = known
                 view.refresh_actors()
+            known = stage.cast_version
             view.update()
             if episode.ticks % TICKS_PER_DECISION == 0:
                 scene = view.scene()

@@ -151,6 +151,7 @@ def _both(
         episode = Episode(client, route, None, episode_config, address=address, planner=town.planner)
         record = drive(episode, ExpertConfig(), blind=driver == "blind")
         act = record.provenance["scenarios"][0]
+        triggered = act["state"] in ("running", "over")
         infractions = {
             kind: len(messages)
             for kind, messages in record.infractions.items()
@@ -163,8 +164,8 @@ def _both(
             town=route.town,
             route=route.id,
             driver=driver,
-            triggered=act["state"] in ("running", "over"),
-            passed=succeeded(record.status, record.infractions),
+            triggered=triggered,
+            passed=triggered and succeeded(record.status, record.infractions),
             status=record.status,
             infractions=infractions,
             game_s=record.duration_game_s,

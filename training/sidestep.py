@@ -17,6 +17,11 @@ from training.forecast import Kind, Others, Path, Presence, presence
 SIGHT_M = 45.0
 GROUP_M = 18.0
 """Obstacles closer together than this are passed in one go."""
+NEIGHBOUR_M = 6.0
+ROAD_HALF_M = 2.6
+"""Things this close to the route's line belong to the obstacle."""
+SPARE_M = 0.8
+"""The ego's middle may be this far off the middle of the lane it borrows."""
 CLEARANCE_M = 0.7
 """Side distance to what is passed; to walkers and bicycles half a metre more."""
 IN_LANE_M = 1.1
@@ -72,6 +77,10 @@ class _Group:
     left_edge_m: float
     clearance_m: float
     speed_mps: float
+
+
+_Found = tuple[float, int, Presence, float]
+"""Low end, index, presence and speed of somebody to pass."""
 
 
 class Sidestep:
@@ -133,7 +142,7 @@ class Sidestep:
         stops_m: tuple[float, ...],
     ) -> _Group | None:
         """The nearest group of obstacles on the route's own line."""
-        found = []
+        found: list[_Found] = []
         for i, present in enumerate(everyone):
             low, speed = float(present.low_m[0]), float(others.speed_mps[i] * present.along[0])
             in_way = present.within(ego.half_width_m + 0.4)[0] and ego.arc_m - 2.0 < low < ego.front_m + SIGHT_M
@@ -149,6 +158,7 @@ class Sidestep:
         for item in found[1:]:
             if item[0] - max(float(p.high_m[0]) for _, _, p, _ in group) < GROUP_M:
                 group.append(item)
+        group = self._with_neighbours(group, others, everyone)
         soft = any(others.kind[i] in (Kind.BICYCLE, Kind.WALKER) for _, i, _, _ in group)
         return _Group(
             low_m=group[0][0],
@@ -159,6 +169,19 @@ class Sidestep:
             speed_mps=max(speed for _, _, _, speed in group),
         )
 
+    @staticmethod
+    def _with_neighbours(group: list[_Found], others: Others, everyone: list[Presence]) -> list[_Found]:
+        """The group with the things beside it, such as the cones around a building site."""
+        low = min(item[0] for item in group) - NEIGHBOUR_M
+        high = max(float(item[2].high_m[0]) for item in group) + NEIGHBOUR_M
+        known = {item[1] for item in group}
+        near = [
+            (float(present.low_m[0]), i, present, 0.0)
+            for i, present in enumerate(everyone)
+            if i not in known and others.parked[i] and present.beside[0] and low < present.low_m[0] < high
+        ]
+        return group + [item for item in near if abs(float(item[2].offset_m[0])) < ROAD_HALF_M]
+
     def _choices(self, group: _Group, ego: Ego) -> list[tuple[float, bool]]:
         """Offsets that pass the group, the best first, and whether each leads into the opposite lane."""
         left = group.left_edge_m + ego.half_width_m + group.clearance_m
@@ -166,13 +189,15 @@ class Sidestep:
         choices = [(offset, False) for offset in sorted((left, right), key=abs) if abs(offset) <= IN_LANE_M]
         span = (self._path.arc_m >= group.low_m - 3.0) & (self._path.arc_m <= group.high_m + 3.0)
         left_m, right_m = self._lanes.left_m[span], self._lanes.right_m[span]
-        same = self._lanes.left_same[span]
-        if len(left_m) and not np.isnan(left_m).any() and same.all():
+        has_left = len(left_m) > 0 and not np.isnan(left_m).any() and left <= left_m.mean() + SPARE_M
+        has_right = len(right_m) > 0 and not np.isnan(right_m).any() and right >= right_m.mean() - SPARE_M
+        same_way = bool(self._lanes.left_same[span].all())
+        if has_left and same_way:
             choices.append((max(float(left_m.mean()), left), False))
-        if len(right_m) and not np.isnan(right_m).any():
+        if has_right:
             choices.append((min(float(right_m.mean()), right), False))
-        if len(left_m) and not np.isnan(left_m).any() and not same.all():
-            choices.append((max(min(left, float(left_m.mean())), 0.5), True))
+        if has_left and not same_way:
+            choices.append((left, True))
         return choices
 
     def _is_free(
