@@ -28,6 +28,10 @@ MASK_BLEND = 4
 """The masks are blended at a fraction of the panel's size; they are coarser than that anyway."""
 EGO_HALF_M = (2.45, 0.92)
 LANE_WIDTH_M = 3.4
+ISLAND_M2 = 60.0
+"""What lanes enclose is road as well if it is smaller than this: the middle of a junction, not a block of houses."""
+MAP_MARGIN_M = 15.0
+"""Drawn around the visible part, so that an area at its edge is seen to be enclosed."""
 
 BACKGROUND = (15, 20, 27)
 PANEL = (24, 31, 41)
@@ -95,10 +99,10 @@ class FramePainter:
         self._view = _MapView(route.plan, (720, HEADER_PX + 2 * (CAMERA_PX[1] + GAP_PX) + 30), (236, 268))
         self._last = None
         overview = Image.new("RGB", SIZE_PX, PANEL)
+        lanes_px = [self._view.pixels(lane) for lane in route.lanes]
+        overview.paste((40, 49, 61), mask=_road_mask(lanes_px, SIZE_PX, self._view.scale))
         draw = ImageDraw.Draw(overview)
         width_px = max(2, round(LANE_WIDTH_M * self._view.scale))
-        for lane in route.lanes:
-            draw.line(self._view.pixels(lane), fill=(40, 49, 61), width=width_px, joint="curve")
         draw.line(self._view.pixels(route.plan), fill=(72, 98, 124), width=max(3, width_px), joint="curve")
         self._overview = overview.crop(self._view.box)
 
@@ -208,13 +212,9 @@ def _paint_bev(picture: Image.Image, draw: ImageDraw.ImageDraw, moment: Moment) 
     range_m = bev.range_m if bev else MAP_RANGE_M
     view = _EgoView(range_m, BEV_PX)
     panel = _mask_picture(bev) if bev else Image.new("RGB", BEV_PX, PANEL)
-    inner = ImageDraw.Draw(panel)
     if bev is None:
-        for lane in moment.route.lanes:
-            points = to_ego(lane, moment.step)
-            if np.abs(points).max(axis=1).min() < 60.0:
-                width_px = round(LANE_WIDTH_M * view.scale)
-                inner.line(view.pixels(points), fill=MASK_COLORS["road"], width=width_px, joint="curve")
+        panel.paste(MASK_COLORS["road"], mask=_map_mask(moment, view))
+    inner = ImageDraw.Draw(panel)
     inner.line(view.pixels(moment.route_ego_m), fill=BLUE, width=2)
     if bev is not None:
         for x, y in view.pixels(moment.route_ego_m):
@@ -226,6 +226,42 @@ def _paint_bev(picture: Image.Image, draw: ImageDraw.ImageDraw, moment: Moment) 
     inner.polygon(view.pixels(_box(np.zeros(2), 0.0, *EGO_HALF_M)), fill=TEXT, outline=BACKGROUND)
     picture.paste(panel, (left, top))
     _paint_legend(draw, (left, top + BEV_PX[1] + 8), bev)
+
+
+def _map_mask(moment: Moment, view: _EgoView) -> Image.Image:
+    """Where the map has road in the bird's-eye panel."""
+    margin_px = round(MAP_MARGIN_M * view.scale)
+    lanes_m = [to_ego(lane, moment.step) for lane in moment.route.lanes]
+    near = [lane_m for lane_m in lanes_m if np.abs(lane_m).max(axis=1).min() < MAP_RANGE_M[1] + 2.0 * MAP_MARGIN_M]
+    lanes_px = [[(x + margin_px, y + margin_px) for x, y in view.pixels(lane_m)] for lane_m in near]
+    size_px = BEV_PX[0] + 2 * margin_px, BEV_PX[1] + 2 * margin_px
+    return _road_mask(lanes_px, size_px, view.scale).crop(
+        (margin_px, margin_px, margin_px + BEV_PX[0], margin_px + BEV_PX[1])
+    )
+
+
+def _road_mask(
+    lanes_px: Sequence[Sequence[tuple[float, float]]], size_px: tuple[int, int], scale: float
+) -> Image.Image:
+    """255 where there is road: the lanes with rounded ends, and small areas they enclose. `scale`: pixels per metre."""
+    from scipy import ndimage  # here: commands that draw nothing start faster without it
+
+    mask = Image.new("L", size_px)
+    draw = ImageDraw.Draw(mask)
+    width_px = max(2, round(LANE_WIDTH_M * scale))
+    radius_px = 0.5 * width_px
+    for lane in lanes_px:
+        draw.line(list(lane), fill=255, width=width_px, joint="curve")
+        for x, y in (lane[0], lane[-1]):
+            draw.ellipse((x - radius_px, y - radius_px, x + radius_px, y + radius_px), fill=255)
+    road = np.array(mask)
+    areas = np.empty(road.shape, np.int32)
+    ndimage.label(road == 0, output=areas)
+    enclosed = np.bincount(areas.ravel()) < ISLAND_M2 * scale**2
+    for edge in (areas[0], areas[-1], areas[:, 0], areas[:, -1]):
+        enclosed[edge] = False
+    road[enclosed[areas]] = 255
+    return Image.fromarray(road)
 
 
 def _paint_legend(draw: ImageDraw.ImageDraw, corner_px: tuple[int, int], bev: BevView | None) -> None:

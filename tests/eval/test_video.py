@@ -1,12 +1,13 @@
 """Films: size, number of frames, joining; the picture of a decision."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from eval.draw import SIZE_PX, FramePainter, action_text
+from eval.draw import BEV_PX, HEADER_PX, MAP_RANGE_M, MASK_COLORS, PANEL, SIZE_PX, FramePainter, action_text
 from eval.video import HOLD_END_FRAMES, Film, VideoFile, join_films
 from tests.eval.synthetic_moments import moments
 
@@ -76,6 +77,26 @@ def test_a_picture_without_cameras_and_network() -> None:
     )
     picture = FramePainter().paint(bare)
     assert picture.shape == (SIZE_PX[1], SIZE_PX[0], 3) and picture.std() > 5.0
+
+
+def test_the_map_shows_a_junction_without_holes() -> None:
+    moment = next(moments(1))
+    x_m, y_m, yaw_rad = moment.step.x_m, moment.step.y_m, np.radians(moment.step.yaw_deg)
+    ahead = np.array([np.cos(yaw_rad), np.sin(yaw_rad)])
+    beside = np.array([-ahead[1], ahead[0]])
+
+    def at(ahead_m: float, beside_m: float) -> tuple[float, float]:
+        return tuple(np.array([x_m, y_m]) + ahead_m * ahead + beside_m * beside)
+
+    corners = at(10.0, 0.0), at(22.0, -6.0), at(22.0, 6.0)  # three lanes around a triangle
+    lanes = tuple((corners[i], corners[(i + 1) % 3]) for i in range(3))
+    bare = replace(moment, bev=None, others=(), route_ego_m=np.zeros((1, 2)), route=replace(moment.route, lanes=lanes))
+    left, top = SIZE_PX[0] - BEV_PX[0] - 8, HEADER_PX + 22
+    panel = FramePainter().paint(bare)[top : top + BEV_PX[1], left : left + BEV_PX[0]]
+    scale = BEV_PX[1] / (MAP_RANGE_M[1] - MAP_RANGE_M[0])
+    middle_row, middle_column = round((MAP_RANGE_M[1] - 18.0) * scale), BEV_PX[0] // 2
+    assert tuple(panel[middle_row, middle_column]) == MASK_COLORS["road"]
+    assert tuple(panel[round(10.0 * scale), middle_column]) == PANEL  # 38 m ahead there is nothing
 
 
 @pytest.mark.parametrize(
