@@ -1,47 +1,36 @@
-"""Measures a server of this machine through the real client: ticks with traffic, cameras, start-up, memory."""
+"""Measures a server of this machine: start, ticks with traffic, cameras, resets, memory; a table or JSON."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import queue
-import re
-import statistics
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
-import carla
-
-WARM_UP_TICKS: Final = 40
-CAMERA_TICKS: Final = 60
-TIMEOUT_S: Final = 20.0
-WORKER_THREADS: Final = 16
-FREEZE_S: Final = 30.0
-"""A tick that takes longer is a frozen Traffic Manager; it never comes back."""
-TRAFFIC_MANAGER_OFFSET: Final = 1000
-RIG: Final = (
-    (0.80, 0.0, 0, 70),
-    (0.27, -0.55, -55, 70),
-    (0.27, 0.55, 55, 70),
-    (-2.0, 0.0, 180, 110),
-    (-0.32, -0.55, -110, 70),
-    (-0.32, 0.55, 110, 70),
+from simulator.bench_client import (
+    BenchClient,
+    BenchError,
+    Cameras,
+    Growth,
+    Resets,
+    Timing,
+    Traffic,
+    memory_mib,
+    running_server,
 )
-"""x, y, yaw, fov of Bench2Drive's six cameras, 1.6 m above ground."""
-FRAME_SIZES: Final = ((224, 128), (448, 256))
 
+__all__ = ["BenchConfig", "BenchError", "BenchReport", "main", "run"]
 
-class BenchError(Exception):
-    """The measurement could not be made; the text says why."""
+FRAME_SIZES: Final = ((224, 128), (448, 256), (1600, 900))
+SMALL_FRAME: Final = FRAME_SIZES[0]
+"""Size of the images of resets and memory runs: that of embedded episodes."""
+RESET_CARS: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,200 +39,153 @@ class BenchConfig:
     """Town to measure in."""
     town_dir: Path | None = None
     """Folder with .xodr files of further towns."""
-    cars: int = 20
-    """Cars that the client's Traffic Manager drives."""
-    ticks: int = 1000
-    """Ticks timed without cameras."""
+    cars: tuple[int, ...] = (20, 50, 100)
+    """Numbers of cars that the client's Traffic Manager drives, ascending; cameras run with the first number."""
+    ticks: int = 500
+    """Ticks timed per number of cars."""
+    frames: int = 40
+    """Ticks timed per image size; 0 leaves the cameras out."""
+    resets: int = 10
+    """Episode resets timed; 0 leaves them out."""
+    memory: bool = False
+    """Also measure the growth of the server's memory (minutes)."""
+    memory_ticks: int = 10_000
+    """Ticks of the memory run, with six cameras."""
+    loads: int = 50
+    """load_world calls of the memory run, alternating between `town` and `other_town`."""
+    other_town: str = "Gen02"
+    """Second town of the memory run."""
     threads: int = 2
     """Threads that draw."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Wall milliseconds seen by the client."""
-
-    median_ms: float
-    p95_ms: float
-    max_ms: float
-
-    @classmethod
-    def of(cls, seconds: list[float]) -> Timing:
-        ms = sorted(1e3 * value for value in seconds)
-        return cls(round(statistics.median(ms), 3), round(ms[int(0.95 * len(ms))], 3), round(ms[-1], 3))
+    def __post_init__(self) -> None:
+        if not self.cars or min(self.cars) < 1 or list(self.cars) != sorted(set(self.cars)):
+            raise BenchError(
+                f"--cars {' '.join(map(str, self.cars))}: needed are ascending numbers from 1 "
+                "(a Traffic Manager without cars can freeze the client)"
+            )
+        if self.ticks < 1 or min(self.frames, self.resets) < 0 or self.memory_ticks < 100 or self.loads < 8:
+            raise BenchError(
+                f"--ticks {self.ticks} --frames {self.frames} --resets {self.resets} --memory-ticks "
+                f"{self.memory_ticks} --loads {self.loads}: at least 1, 0, 0, 100 and 8 are needed"
+            )
 
 
 @dataclass(slots=True)
 class BenchReport:
     machine: str
     load_before: float
-    cars: int
+    town: str
     start_to_first_tick_s: float = 0.0
-    tick: Timing | None = None
-    server_cpu_ms_per_tick: float = 0.0
-    cameras: dict[str, Timing] = field(default_factory=dict)
-    server_memory_mib: float = 0.0
-
-
-@contextmanager
-def running_server(config: BenchConfig) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server of its own, on a free port."""
-    command = [sys.executable, "-m", "simulator", "serve", "--town", config.town, "--port", "0", "--die-with-parent"]
-    command += ["--threads", str(config.threads)]
-    command += ["--town-dir", str(config.town_dir)] if config.town_dir else []
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stderr is not None
-    match = re.match(r"listening on [\d.]+:(\d+)", process.stdout.readline())
-    if match is None:
-        raise BenchError(f"the server did not start: {process.stderr.read().strip()}")
-    try:
-        yield process, int(match.group(1))
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-
-
-class Watchdog:
-    """Ends this process when a tick never returns: the client's synchronous Traffic Manager can freeze for good."""
-
-    def __init__(self, patience_s: float = FREEZE_S) -> None:
-        self._patience_s = patience_s
-        self._last_s = time.monotonic()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def alive(self) -> None:
-        self._last_s = time.monotonic()
-
-    def _watch(self) -> None:
-        while True:
-            time.sleep(1.0)
-            if time.monotonic() - self._last_s > self._patience_s:
-                message = f"error: no tick for {self._patience_s:.0f} s: the client's Traffic Manager froze"
-                print(message, file=sys.stderr, flush=True)
-                os._exit(1)
+    traffic: list[Traffic] = field(default_factory=list)
+    cameras: list[Cameras] = field(default_factory=list)
+    resets: Resets | None = None
+    memory_mib: dict[str, float] = field(default_factory=dict)
+    """Resident memory of the server after each stage."""
+    traffic_manager_rescues: int = 0
+    """How often the client's Traffic Manager missed a signal and was woken; ticks of seconds come from it."""
+    growth_by_ticks: Growth | None = None
+    growth_by_loads: Growth | None = None
 
 
 def run(config: BenchConfig, say: Callable[[str], None]) -> BenchReport:
     """All measurements, one after the other. Raises: BenchError."""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    report = BenchReport(f"{machine}, carla {version('carla')}", round(os.getloadavg()[0], 2), config.cars)
+    report = BenchReport(f"{machine}, carla {version('carla')}", round(os.getloadavg()[0], 2), config.town)
+    if config.memory:  # before a Traffic Manager lives in this process: it would not survive load_world
+        _measure_loads(config, report, say)
     started = time.perf_counter()
-    with running_server(config) as (process, port):
-        client = carla.Client("127.0.0.1", port, WORKER_THREADS)
-        client.set_timeout(TIMEOUT_S)
-        world = client.get_world()
-        settings = world.get_settings()
-        settings.synchronous_mode, settings.fixed_delta_seconds = True, 0.05
-        world.apply_settings(settings)
-        world.tick()
+    with running_server(config.town, config.town_dir, config.threads) as (process, port):
+        client = BenchClient(process, port)
         report.start_to_first_tick_s = round(time.perf_counter() - started, 2)
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        vehicles = spawn_traffic(client, world, config.cars, port + TRAFFIC_MANAGER_OFFSET)
-        watchdog = Watchdog()
-        say(f"{len(vehicles)} cars, {config.ticks} ticks")
-        cpu_before = cpu_seconds(process.pid)
-        ticks = WARM_UP_TICKS + config.ticks
-        report.tick = Timing.of(timed_ticks(world, ticks, watchdog)[WARM_UP_TICKS:])
-        report.server_cpu_ms_per_tick = round(1e3 * (cpu_seconds(process.pid) - cpu_before) / ticks, 3)
-        for width, height in FRAME_SIZES:
-            say(f"six cameras {width}x{height}")
-            report.cameras[f"{width}x{height}"] = time_cameras(world, vehicles[0], width, height, watchdog)
-        report.server_memory_mib = round(memory_mib(process.pid), 1)
+
+        def remember(stage: str) -> None:
+            report.memory_mib[stage] = round(memory_mib(process.pid), 1)
+
+        remember("start")
+        for number, cars in enumerate(config.cars):
+            say(f"{cars} cars, {config.ticks} ticks")
+            client.fill(cars)
+            report.traffic.append(client.time_traffic(config.ticks))
+            remember(f"{cars} cars")
+            if number == 0:
+                _measure_with_cameras(config, client, report, say)
+                remember("cameras")
+        if config.resets:
+            say(f"{config.resets} resets")
+            report.resets = client.time_resets(RESET_CARS, *SMALL_FRAME, config.resets)
+            remember("resets")
+        report.traffic_manager_rescues = client.watchdog.rescues
     return report
 
 
-def spawn_traffic(client: carla.Client, world: carla.World, count: int, port: int) -> list[carla.Vehicle]:
-    """Cars on the first spawn points under a synchronous Traffic Manager."""
-    if count < 1:
-        raise BenchError(f"--cars {count}: at least 1 is needed (a Traffic Manager without cars can freeze the client)")
-    manager = client.get_trafficmanager(port)
-    manager.set_synchronous_mode(True)
-    manager.set_random_device_seed(0)
-    library = world.get_blueprint_library().filter("vehicle.*")
-    cars = [blueprint for blueprint in library if int(blueprint.get_attribute("number_of_wheels")) == 4]
-    vehicles: list[carla.Vehicle] = []
-    for point in world.get_map().get_spawn_points():
-        if len(vehicles) == count:
-            break
-        vehicle = world.try_spawn_actor(cars[len(vehicles) % len(cars)], point)
-        if vehicle is not None:
-            vehicles.append(cast(carla.Vehicle, vehicle))
-    if len(vehicles) < count:
-        raise BenchError(f"--cars {count}: the town has room for {len(vehicles)} at its spawn points")
-    world.tick()
-    for vehicle in vehicles:
-        vehicle.set_autopilot(True, port)
-    return vehicles
+def _measure_with_cameras(
+    config: BenchConfig, client: BenchClient, report: BenchReport, say: Callable[[str], None]
+) -> None:
+    for width, height in FRAME_SIZES if config.frames else ():
+        say(f"six cameras {width}x{height}")
+        report.cameras.append(client.time_cameras(width, height, config.frames))
+    if config.memory:
+        say(f"memory over {config.memory_ticks} ticks")
+        report.growth_by_ticks = client.grow_by_ticks(config.memory_ticks, *SMALL_FRAME)
 
 
-def timed_ticks(world: carla.World, count: int, watchdog: Watchdog) -> list[float]:
-    seconds = []
-    for _ in range(count):
-        before = time.perf_counter()
-        world.tick()
-        seconds.append(time.perf_counter() - before)
-        watchdog.alive()
-    return seconds
-
-
-def time_cameras(world: carla.World, vehicle: carla.Vehicle, width: int, height: int, watchdog: Watchdog) -> Timing:
-    """From the call of tick() until all six images of the frame are there."""
-    blueprint = world.get_blueprint_library().find("sensor.camera.rgb")
-    blueprint.set_attribute("image_size_x", str(width))
-    blueprint.set_attribute("image_size_y", str(height))
-    images: queue.Queue[int] = queue.Queue()
-    cameras = []
-    for x, y, yaw, fov in RIG:
-        blueprint.set_attribute("fov", str(fov))
-        mount = carla.Transform(carla.Location(x, y, 1.6), carla.Rotation(yaw=yaw))
-        camera = cast(carla.Sensor, world.spawn_actor(blueprint, mount, attach_to=vehicle))
-        camera.listen(lambda image: images.put(image.frame))
-        cameras.append(camera)
-    seconds = []
-    for _ in range(WARM_UP_TICKS + CAMERA_TICKS):
-        before = time.perf_counter()
-        frame = world.tick()
-        missing = len(RIG)
-        try:
-            while missing:
-                missing -= images.get(timeout=TIMEOUT_S if seconds else 1.0) == frame
-        except queue.Empty:
-            if seconds:
-                raise BenchError(f"an image of frame {frame} never came") from None
-            continue  # not all subscriptions are up yet
-        seconds.append(time.perf_counter() - before)
-        watchdog.alive()
-    for camera in cameras:
-        camera.destroy()
-    world.tick()
-    return Timing.of(seconds[-CAMERA_TICKS:])
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def memory_mib(pid: int) -> float:
-    """Resident memory of a process."""
-    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(match.group(1)) / 1024 if match else 0.0
+def _measure_loads(config: BenchConfig, report: BenchReport, say: Callable[[str], None]) -> None:
+    say(f"memory over {config.loads} load_world")
+    with running_server(config.town, config.town_dir, config.threads) as (process, port):
+        towns = (config.other_town, config.town)
+        report.growth_by_loads = BenchClient(process, port).grow_by_loads(towns, config.loads, *SMALL_FRAME)
 
 
 def main(config: BenchConfig) -> int:
+    """Measure and print. Raises: BenchError."""
     report = run(config, say=lambda text: print(text, file=sys.stderr, flush=True))
     if config.json:
-        print(json.dumps(asdict(report), indent=1))
+        facts = asdict(report)
+        for name in ("growth_by_ticks", "growth_by_loads"):
+            growth = getattr(report, name)
+            if growth is not None:
+                facts[name]["percent"] = growth.percent
+        print(json.dumps(facts, indent=1))
         return 0
-    print(f"machine                        {report.machine}, load {report.load_before} before")
-    print(f"start to first tick            {report.start_to_first_tick_s:.2f} s")
-    rows = {f"world.tick(), {report.cars} TM cars": report.tick}
-    rows |= {f"tick + six cameras {size}": timing for size, timing in report.cameras.items()}
-    for name, timing in rows.items():
-        if timing is not None:
-            print(f"{name:30} median {timing.median_ms:.2f} ms, p95 {timing.p95_ms:.2f}, max {timing.max_ms:.2f}")
-    print(f"server CPU per tick            {report.server_cpu_ms_per_tick:.2f} ms")
-    print(f"server memory                  {report.server_memory_mib:.0f} MiB")
+    print("\n".join(_table(report, config)))
     return 0
+
+
+def _table(report: BenchReport, config: BenchConfig) -> list[str]:
+    lines = [
+        f"machine                        {report.machine}, load {report.load_before} before",
+        f"start to first tick            {report.start_to_first_tick_s:.2f} s",
+    ]
+    for traffic in report.traffic:
+        lines.append(
+            f"{f'world.tick(), {traffic.cars} TM cars':30} {_shown(traffic.tick)}, {traffic.ticks_per_s:.0f} ticks/s; "
+            f"CPU: server {traffic.server_cpu_ms:.2f} ms, client {traffic.client_cpu_ms:.2f} ms"
+        )
+    for cameras in report.cameras:
+        lines.append(
+            f"{f'tick + six cameras {cameras.size}':30} {_shown(cameras.tick)}; "
+            f"server CPU {cameras.server_cpu_ms:.1f} ms"
+        )
+    resets = report.resets
+    if resets is not None:
+        lines.append(
+            f"{f'reset to images, {RESET_CARS} cars':30} {_shown(resets.wall)}; "
+            f"CPU: server {resets.server_cpu_ms:.0f} ms, client {resets.client_cpu_ms:.0f} ms"
+        )
+    stages = ", ".join(f"{stage} {mib:.0f}" for stage, mib in report.memory_mib.items())
+    lines.append(f"server memory, MiB             {stages}")
+    for growth, what in (
+        (report.growth_by_ticks, f"{config.memory_ticks} ticks"),
+        (report.growth_by_loads, f"{config.loads} load_world"),
+    ):
+        if growth is not None:
+            grown = f"{growth.percent:+.2f} % ({growth.early_mib:.1f} to {growth.late_mib:.1f} MiB)"
+            lines.append(f"{f'memory growth, {what}':30} {grown}")
+    return lines
+
+
+def _shown(timing: Timing) -> str:
+    return f"median {timing.median_ms:.2f} ms, p95 {timing.p95_ms:.2f}, max {timing.max_ms:.2f}"
