@@ -16,7 +16,7 @@ from agent.actions import ACTIONS, BRAKE, COAST, FULL_BRAKE, REVERSE, STEER, THR
 from agent.model.driving_model import AUXILIARY, PATH_DISTANCES_M
 from training.bev import Corridor
 from training.forecast import Kind, Others, Path, go_arcs_m, meeting, poses_ahead, presence, wrap
-from training.sidestep import Ego, LaneTable, Sidestep
+from training.sidestep import PASSING_MPS, Ego, LaneTable, Sidestep
 
 REAR_AXLE_M = 1.4178275
 """Rear axle behind the actor's origin. Source: bicycle model of World on Rails (Chen et al. 2021)."""
@@ -267,7 +267,10 @@ class ExpertDriver:
         stops = [arc for arc in (*scene.red_stop_m, *self._pending_signs(scene, front)) if arc > front - 2.0]
         stops += [wait_m] if wait_m is not None else []
         stop_line_m = min((arc - front for arc in stops), default=FAR_M)
-        wanted = min(config.max_speed_mps, scene.speed_limit_mps, bend_speed_mps(config, scene))
+        limit = scene.speed_limit_mps
+        if self._sidestep is not None and self._sidestep.hurried:
+            limit = max(limit, PASSING_MPS)
+        wanted = min(config.max_speed_mps, limit, bend_speed_mps(config, scene))
         ahead = obstructions(config, scene, wanted)
         self._be_patient(scene, ahead)
         if self._insist_s > 0.0:

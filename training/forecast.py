@@ -45,6 +45,8 @@ class Others:
     """Will not move: things, and vehicles with the hand brake on; left out: nobody is."""
     stood_s: Float64[np.ndarray, " n"] = field(default_factory=lambda: np.empty(0))
     """How long each has been standing."""
+    ids: Int64[np.ndarray, " n"] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Who is who from one decision to the next; left out: by position."""
 
     def __post_init__(self) -> None:
         if len(self.kind) != len(self.pose):
@@ -53,6 +55,8 @@ class Others:
             object.__setattr__(self, "parked", np.zeros(len(self.pose), bool))
         if len(self.stood_s) != len(self.pose):
             object.__setattr__(self, "stood_s", np.zeros(len(self.pose)))
+        if len(self.ids) != len(self.pose):
+            object.__setattr__(self, "ids", np.arange(len(self.pose)))
 
     def __len__(self) -> int:
         return len(self.pose)

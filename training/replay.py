@@ -23,6 +23,8 @@ import numpy as np
 import zstandard
 from PIL import Image
 
+from agent.checkpoint import sync_folder
+
 logger = logging.getLogger(__name__)
 
 MAGIC = b"R2DSEG01"
@@ -133,7 +135,7 @@ class SegmentWriter:
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         self._records = []
         return path
 
@@ -155,14 +157,6 @@ def _write(file: io.BufferedWriter, metadata: Mapping[str, Any], records: Sequen
     offset = file.tell()
     file.write(index)
     file.write(_FOOTER.pack(offset, len(index), zlib.crc32(index), MAGIC))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ from training.drive import drive
 from training.expert import ExpertConfig
 
 MAX_GAME_S = 120.0
+MAX_SPEED_MPS = 14.0
+"""Both drivers keep to the speed limit below this."""
 logger = logging.getLogger(__name__)
 
 
@@ -149,7 +151,7 @@ def _both(
             max_game_s=MAX_GAME_S,
         )
         episode = Episode(client, route, None, episode_config, address=address, planner=town.planner)
-        record = drive(episode, ExpertConfig(), blind=driver == "blind")
+        record = drive(episode, ExpertConfig(max_speed_mps=MAX_SPEED_MPS), blind=driver == "blind")
         act = record.provenance["scenarios"][0]
         triggered = act["state"] in ("running", "over")
         infractions = {

@@ -22,7 +22,7 @@ from training.sidestep import LaneTable
 
 TICKS_PER_SLICE = 5
 """BEV history slices lie 0.25 s apart: five ticks of 0.05 s."""
-VIEW_RADIUS_M = 120.0
+VIEW_RADIUS_M = 160.0
 DRIVABLE = ("dirtdebris", "trigger")
 """Props that are no obstacle."""
 STANDING_MPS = 0.2
@@ -145,6 +145,7 @@ class PrivilegedView:
                 half_width_m=np.array([body.half_width_m for body in bodies]),
                 kind=np.array([body.kind for body in bodies], np.int64),
                 parked=np.array([_is_parked(body) for body in bodies], bool),
+                ids=np.array([body.actor.id for body in bodies], np.int64),
                 stood_s=np.array([TICK_S * (self._ticks - self._stood_since[body.actor.id]) for body in bodies]),
             ),
             red_stop_m=tuple(arc for arc in stops if arc is not None),

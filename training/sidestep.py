@@ -33,8 +33,13 @@ SLOW_SHARE = 0.55
 """A bicycle slower than this share of the ego's wanted speed is passed."""
 PATIENCE_S = 12.0
 """Somebody who has stood in the way this long, without a light or sign as the reason, is passed too."""
-PASSING_MPS = 8.0
-HOLD_M = 10.0
+PASSING_MPS = 12.0
+PASSING_ACCEL_MPS2 = 2.8
+UNSEEN_M = 130.0
+ONCOMING_MPS = 10.0
+"""Beyond this distance somebody may be coming at this speed."""
+POINT_OF_NO_RETURN_M = 4.0
+HOLD_M = 9.0
 """The ego waits this far before what it wants to pass: nearer it could not steer around it."""
 QUEUE_M = 30.0
 EMERGENCY_BEHIND_M = 60.0
@@ -77,6 +82,8 @@ class _Group:
     left_edge_m: float
     clearance_m: float
     speed_mps: float
+    members: frozenset[int]
+    """Their ids."""
 
 
 _Found = tuple[float, int, Presence, float]
@@ -92,6 +99,8 @@ class Sidestep:
         self.offset_m: Float64[np.ndarray, " n"] = np.zeros(len(path.arc_m))
         self._until_m = -math.inf
         self._yielding = False
+        self._daring: tuple[float, _Group] | None = None
+        """Offset and obstacles of a sidestep into the opposite lane that may still be called off."""
 
     @property
     def active(self) -> bool:
@@ -118,10 +127,15 @@ class Sidestep:
             self.offset_m = np.zeros_like(self.offset_m)
             self._until_m = -math.inf
             self._yielding = False
+            self._daring = None
         everyone = [
             presence(self._path, others.pose[i : i + 1], float(others.half_length_m[i]), float(others.half_width_m[i]))
             for i in range(len(others))
         ]
+        if self._daring is not None:
+            low_m = self._daring[1].low_m
+            if self._call_off(ego, others, everyone):
+                return low_m - HOLD_M
         if not self.active and self._give_way(ego, others, everyone):
             return None
         group = self._to_pass(ego, others, everyone, wanted_mps, stops_m)
@@ -130,6 +144,7 @@ class Sidestep:
         for target_m, opposite in self._choices(group, ego):
             if self._is_free(target_m, opposite, group, ego, others, everyone):
                 self._plan(target_m, group, ego)
+                self._daring = (target_m, group) if opposite else None
                 return None
         return group.low_m - HOLD_M if not self.active else None
 
@@ -167,6 +182,7 @@ class Sidestep:
             left_edge_m=max(float(p.offset_m[0] + p.reach_m[0]) for _, _, p, _ in group),
             clearance_m=CLEARANCE_M + 0.5 * soft,
             speed_mps=max(speed for _, _, _, speed in group),
+            members=frozenset(int(others.ids[item[1]]) for item in group),
         )
 
     @staticmethod
@@ -204,12 +220,14 @@ class Sidestep:
         self, target_m: float, opposite: bool, group: _Group, ego: Ego, others: Others, everyone: list[Presence]
     ) -> bool:
         """Whether nobody is, or comes, where the ego wants to be until it is past the group."""
-        length_m = group.high_m + ego.half_length_m + 0.7 * LEAD_OUT_M - ego.arc_m
+        length_m = group.high_m + ego.half_length_m + 2.0 + 0.4 * LEAD_OUT_M - ego.arc_m
         pass_s = _time_to(length_m, ego.speed_mps, PASSING_MPS - group.speed_mps)
         end_m = ego.arc_m + length_m + group.speed_mps * pass_s
+        if opposite and ego.arc_m + UNSEEN_M - ONCOMING_MPS * pass_s < end_m:
+            return False
         for i, present in enumerate(everyone):
             clear_m = abs(float(present.offset_m[0]) - target_m) - float(present.reach_m[0]) - ego.half_width_m
-            if not present.beside[0] or clear_m > 0.3 or self._is_part(group, present):
+            if not present.beside[0] or clear_m > 0.3 or int(others.ids[i]) in group.members:
                 continue
             low, high = float(present.low_m[0]), float(present.high_m[0])
             along = float(others.speed_mps[i] * present.along[0])
@@ -217,7 +235,7 @@ class Sidestep:
                 if ego.arc_m < high and low < end_m:
                     return False
             elif along < -0.5:  # oncoming
-                if high > ego.arc_m and low + along * pass_s < end_m + 6.0:
+                if high > ego.arc_m and low + along * pass_s < end_m + 3.0:
                     return False
             elif high < ego.arc_m - ego.half_length_m:  # behind
                 closing_mps = max(along - ego.speed_mps, 0.0)
@@ -230,16 +248,23 @@ class Sidestep:
                     return False
         return True
 
-    @staticmethod
-    def _is_part(group: _Group, present: Presence) -> bool:
-        return bool(group.low_m - 0.5 <= present.low_m[0] and present.high_m[0] <= group.high_m + 0.5)
-
     def _plan(self, target_m: float, group: _Group, ego: Ego) -> None:
         lead_in_m = min(max(group.low_m - 1.5 - ego.front_m, LEAD_IN_M[0]), LEAD_IN_M[1])
         moving_m = group.speed_mps * 6.0
         start_m = max(group.low_m - 1.5 - lead_in_m - ego.half_length_m, ego.arc_m)
         hold_m = group.high_m + ego.half_length_m + 2.0 + moving_m
         self._lay(target_m, start_m, start_m + lead_in_m, hold_m, hold_m + LEAD_OUT_M)
+
+    def _call_off(self, ego: Ego, others: Others, everyone: list[Presence]) -> bool:
+        """Back to the own lane if somebody comes after all and the ego is not beside the obstacles yet."""
+        assert self._daring is not None
+        target_m, group = self._daring
+        beside = ego.front_m > group.low_m - POINT_OF_NO_RETURN_M
+        if beside or self._is_free(target_m, True, group, ego, others, everyone):
+            return False
+        self._daring = None
+        self._lay(0.0, ego.arc_m, ego.arc_m + 6.0, ego.arc_m + 7.0, ego.arc_m + 8.0)
+        return True
 
     def _lay(self, target_m: float, start_m: float, full_m: float, hold_m: float, end_m: float) -> None:
         """Offset profile: up from `start_m` to `full_m`, held to `hold_m`, back at `end_m`; joins the present one."""
@@ -266,7 +291,7 @@ class Sidestep:
                 if len(lane) < 30 or np.isnan(lane[:30]).any():
                     continue
                 target_m = float(lane[:30].mean())
-                group = _Group(ego.front_m, ego.front_m + 10.0, 0.0, 0.0, 0.0, 0.0)
+                group = _Group(ego.front_m, ego.front_m + 10.0, 0.0, 0.0, 0.0, 0.0, frozenset())
                 free = [j for j in range(len(others)) if j != i]
                 if self._is_free(target_m, False, group, ego, others.only(free), [everyone[j] for j in free]):
                     usable = int(np.argmax(np.isnan(lane))) if np.isnan(lane).any() else len(lane)
@@ -277,6 +302,11 @@ class Sidestep:
                     self._yielding = True
                     return True
         return False
+
+    @property
+    def hurried(self) -> bool:
+        """Whether the ego is in the opposite lane and should be quick."""
+        return self._daring is not None
 
     @property
     def yielding(self) -> bool:
@@ -290,10 +320,11 @@ def _smooth(share: np.ndarray) -> np.ndarray:
 
 
 def _time_to(distance_m: float, speed_mps: float, top_mps: float) -> float:
-    """Time for a distance with 1.8 m/s2 up to a top speed."""
+    """Time for a distance, accelerating up to a top speed."""
     top_mps = max(top_mps, speed_mps, 2.0)
-    ramp_s = (top_mps - speed_mps) / 1.8
+    ramp_s = (top_mps - speed_mps) / PASSING_ACCEL_MPS2
     ramp_m = (speed_mps + top_mps) / 2.0 * ramp_s
     if ramp_m >= distance_m:
-        return (-speed_mps + math.sqrt(speed_mps**2 + 2.0 * 1.8 * max(distance_m, 0.0))) / 1.8
+        root = math.sqrt(speed_mps**2 + 2.0 * PASSING_ACCEL_MPS2 * max(distance_m, 0.0))
+        return (root - speed_mps) / PASSING_ACCEL_MPS2
     return ramp_s + (distance_m - ramp_m) / top_mps
