@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from typing import TYPE_CHECKING, Final
@@ -177,6 +178,7 @@ class Session:
             self.hub.close(actor.stream_id)
         self.sensors.close()
         self._enter(world)
+        gc.collect()  # a world refers to itself; without this several towns pile up until the collector's turn
         self.sensors.prepare()
         self.tick()
         self.after_reply()
