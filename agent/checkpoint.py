@@ -273,7 +273,7 @@ def _write_synced(folder: Path, contents: Mapping[str, bytes]) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _replace_folder(new: Path, target: Path) -> None:
@@ -288,11 +288,12 @@ def _replace_folder(new: Path, target: Path) -> None:
         if previous.exists():
             previous.rename(target)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes sure that names made or changed in the folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -13,6 +13,7 @@ import carla
 
 from eval.agents import CONSTANT_THROTTLE
 from eval.generate import generate_routes
+from eval.progress import counted
 from eval.recorder import film_path
 from eval.report import FILM, write_report
 from eval.results import read_records
@@ -64,10 +65,8 @@ def demo(config: DemoConfig) -> int:
     started_s = time.monotonic()
     _check(config)
     embedded = config.server is None
-    print(
-        f"Looking for {config.routes} routes in {TOWN if embedded else 'the town of ' + str(config.server)} ...",
-        flush=True,
-    )
+    where = TOWN if embedded else f"the town of {config.server}"
+    print(f"Looking for {counted(config.routes, 'route')} in {where} ...", flush=True)
     routes = _routes(config)
     _clear(config.out)
     route_file = config.out / "routes.xml"

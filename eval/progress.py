@@ -106,7 +106,8 @@ class Progress:
         left_s = self.seconds_left()
         left = "time left unknown" if left_s is None else f"about {_clock(left_s)} left"
         running = ", ".join(
-            f"{route_id} at {status.get('completion_percent', 0.0):.0f} %" for route_id, status in self._running.items()
+            f"route {route_id} at {status.get('completion_percent', 0.0):.0f} %"
+            for route_id, status in self._running.items()
         )
         return f"{len(self._done)} of {len(self._lengths_m)} routes done, {left}; driving: {running or 'starting'}"
 
@@ -161,6 +162,11 @@ def print_table(records: Sequence[RouteRecord], console: Console | None = None) 
         soft_wrap=True,
     )
     console.print(_per_km(records), soft_wrap=True)
+
+
+def counted(count: int, noun: str) -> str:
+    """Such as `1 route` and `2 routes`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _mean_row(records: Sequence[RouteRecord], kinds: Sequence[Infraction]) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 from eval.draw import incident_text
 from eval.moments import Step, Trace, TraceError, read_trace, trace_path
 from eval.plots import MPS_TO_KMH, control_svg, route_svg, speed_svg
+from eval.progress import counted
 from eval.recorder import moments_folder
 from eval.results import ResultsError, RouteRecord, infraction_count, read_records
 from eval.scoring import Infraction, mean_and_deviation
@@ -99,8 +100,7 @@ def _traces(run: Path, records: Sequence[RouteRecord]) -> dict[str, Trace]:
 def _lead(records: Sequence[RouteRecord], film: str) -> str:
     towns = ", ".join(sorted({record.town for record in records}))
     traffic = max(record.traffic for record in records)
-    routes = "1 route" if len(records) == 1 else f"{len(records)} routes"
-    text = f"{routes} in {escape(towns)} among {traffic} other vehicles."
+    text = f"{counted(len(records), 'route')} in {escape(towns)} among {traffic} other vehicles."
     link = f' <a href="{escape(film, quote=True)}">Watch the film</a>.' if film else ""
     return f'<p class="lead">{text}{link}</p>'
 

@@ -21,7 +21,7 @@ import yaml
 
 from eval.agents import CONSTANT_THROTTLE
 from eval.job import EXIT_BAD_INPUT, Job, recording_path
-from eval.progress import Progress, print_table
+from eval.progress import Progress, counted, print_table
 from eval.results import (
     STATUS_AGENT_CRASHED,
     STATUS_SIMULATION_CRASHED,
@@ -202,7 +202,8 @@ def _check(config: RunConfig) -> None:
 def _announce(config: RunConfig, routes: Sequence[Route], pending: Sequence[Route], out: Path) -> None:
     towns = ", ".join(sorted({route.town for route in routes}))
     print(
-        f"{len(routes)} routes in {towns}; agent {config.agent}; {config.traffic} vehicles of traffic; results in {out}"
+        f"{counted(len(routes), 'route')} in {towns}; agent {config.agent}; "
+        f"{config.traffic} vehicles of traffic; results in {out}"
     )
     blocks = sum(len(route.scenarios) for route in routes)
     if blocks:
