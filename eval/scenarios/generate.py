@@ -127,7 +127,7 @@ def _short_route(town: Town, way: Way, kind: str, generator: random.Random) -> R
     trigger = Parameters(block).trigger().location
     line = way.line
     index = line.nearest(trigger)
-    first = line.index_at(line.arc_m[index] - RUN_UP_M)
+    first = index if SCENARIOS[kind].starts_route else line.index_at(line.arc_m[index] - RUN_UP_M)
     last = _end_index(way, line.index_at(line.arc_m[index] + RUN_OUT_M))
     while first > 0 and way.waypoints[first].is_junction:
         first -= 1
@@ -153,7 +153,7 @@ def _end_index(way: Way, last: int) -> int:
 def _fill(way: Way, generator: random.Random) -> list[ScenarioBlock]:
     """Scenarios along a way, varied in type, their triggers far enough apart."""
     candidates: list[tuple[float, ScenarioBlock]] = []
-    for kind in sorted(SCENARIOS):
+    for kind in sorted(kind for kind in SCENARIOS if not SCENARIOS[kind].starts_route):
         for block in SCENARIOS[kind].places(way, generator):
             index = way.line.nearest(Parameters(block).trigger().location)
             candidates.append((float(way.line.arc_m[index]), block))

@@ -9,8 +9,10 @@ from eval.scenarios.crossings import (
     VehicleTurningRoute,
     VehicleTurningRoutePedestrian,
 )
+from eval.scenarios.cut_ins import HighwayCutIn, ParkingCutIn, StaticCutIn
 from eval.scenarios.ego_lane import BlockedIntersection, ControlLoss, HardBreakRoute, InvadingTurn
 from eval.scenarios.emergency import YieldToEmergencyVehicle
+from eval.scenarios.lane_changes import ParkingExit, SequentialLaneChange
 from eval.scenarios.obstacles import (
     Accident,
     AccidentTwoWays,
@@ -39,7 +41,12 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "ConstructionObstacleTwoWays": ConstructionObstacleTwoWays,
     "HazardAtSideLane": HazardAtSideLane,
     "HazardAtSideLaneTwoWays": HazardAtSideLaneTwoWays,
+    "HighwayCutIn": HighwayCutIn,
     "ParkedObstacle": ParkedObstacle,
     "ParkedObstacleTwoWays": ParkedObstacleTwoWays,
+    "ParkingCutIn": ParkingCutIn,
+    "ParkingExit": ParkingExit,
+    "SequentialLaneChange": SequentialLaneChange,
+    "StaticCutIn": StaticCutIn,
     "VehicleOpensDoorTwoWays": VehicleOpensDoorTwoWays,
 }

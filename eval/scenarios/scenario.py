@@ -53,6 +53,9 @@ class Scenario(ABC):
     timeout_s: ClassVar[float | None] = None
     """The ego must have the scenario behind it after this time, else it is an infraction. None: no limit."""
 
+    starts_route: ClassVar[bool] = False
+    """The scenario can only be a route's first: its trigger is the route's start."""
+
     def __init__(self, stage: Stage, parameters: Parameters, trigger: carla.Waypoint, trigger_arc_m: float) -> None:
         """`trigger`: waypoint of the trigger point; `trigger_arc_m`: where that is on the route."""
         self.stage = stage

@@ -1,0 +1,172 @@
+"""The ego itself must get into another lane: out of a parking place, and through several lanes of traffic.
+
+Figures are those of scenario_runner's scenarios of the same names, unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import ClassVar
+
+import carla
+
+from eval.planner import LANE_CHANGES
+from eval.routes import ScenarioBlock
+from eval.scenarios.cut_ins import can_park, kerb_m, park_at_kerb
+from eval.scenarios.lanes import ahead, behind, beside, lane_path, shifted
+from eval.scenarios.line import Line
+from eval.scenarios.motion import Flow, PathDriver
+from eval.scenarios.parameters import ScenarioError
+from eval.scenarios.scenario import Scenario, Script
+from eval.scenarios.stage import is_car
+from eval.scenarios.way import Way
+
+START_M = 10.0
+LEAP_M = 1.5
+"""A step of the route this far to the side is a lane change."""
+MIN_SPEED_MPS = 4.0
+
+
+class ParkingExit(Scenario):
+    """The ego starts in a parking place between two cars, while others drive by.
+
+    A car beside it sets out when it does, more follow with gaps of `flow_distance` to twice of it.
+    """
+
+    timeout_s = 240.0
+    starts_route = True
+    AFTER_M: ClassVar[float] = 15.0
+    """It has left when it has come this much further than the car before it stands."""
+    SIDE_CAR_M: ClassVar[float] = 50.0
+    FLOW_M: ClassVar[float] = 60.0
+
+    @classmethod
+    def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
+        """Beside a parking lane that goes on for a while."""
+        for index in way.stretches(before_m=0.0, after_m=40.0):
+            here = way.waypoints[index]
+            if all(can_park(beside(spot, "right")) for spot in (behind(here, 12.0), here, ahead(here, 12.0))):
+                gaps = {"front_vehicle_distance": 9, "behind_vehicle_distance": 9}
+                yield way.block("ParkingExit", index, direction="right", **gaps)
+
+    def prepare(self) -> None:
+        """Park the ego and the two others, and put the car beside it on the road."""
+        if self.trigger_arc_m > START_M:
+            raise ScenarioError(
+                f"its trigger lies {self.trigger_arc_m:.0f} m from the route's start; the ego must start there"
+            )
+        side = self.parameters.choice("direction", ("left", "right"), "right")
+        self.front_m = self.parameters.number("front_vehicle_distance", 20.0, 6.0, 100.0)
+        behind_m = self.parameters.number("behind_vehicle_distance", 10.0, 6.0, 100.0)
+        ego = self.stage.ego
+        right_m = kerb_m(self.trigger, side, ego.bounding_box.extent.y)
+        self.parked = shifted(self.trigger.transform, right_m=right_m, up_m=0.1)
+        ego.set_transform(self.parked)
+        park_at_kerb(self, ahead(self.trigger, self.front_m), side)
+        park_at_kerb(self, behind(self.trigger, behind_m), side)
+        self.beside = self.vehicle(self.trigger.transform, accept=is_car)
+
+    def script(self) -> Script:
+        """Cars drive by until the ego has left."""
+        gap_m = self.parameters.number("flow_distance", 25.0, 10.0, 200.0)
+        speed_mps = max(self.stage.speed_limit_mps, MIN_SPEED_MPS)
+        start = behind(self.trigger, self.FLOW_M, stop_at_junction=True)
+        way = Line(lane_path(start, 2.0 * self.FLOW_M))
+        first = PathDriver(self.stage, self.beside, way, speed_mps, minds_ego=True)
+        flow = Flow(self, way, speed_mps, (gap_m, 2.0 * gap_m), minds_ego=True, filled=False)
+        end_m = self.front_m + self.AFTER_M
+        yield from self.play(first, flow, until=lambda: self.stage.ego_distance_m(self.parked.location) > end_m)
+
+
+class Column:
+    """Cars in the lane that the ego is about to change to; the middle one drives level with it until there.
+
+    They do not wait for an ego that falls back.
+    """
+
+    SPACING_M: ClassVar[tuple[float, float]] = (13.0, 17.0)
+    START_AHEAD_M: ClassVar[float] = 20.0
+    """The middle car appears this far before the ego, not beside it."""
+    LEVEL_M: ClassVar[float] = -1.0
+    GAIN_PER_S: ClassVar[float] = 0.6
+    SPEED_SHARES: ClassVar[tuple[float, float]] = (0.7, 1.25)
+    """Of the speed limit: slowest and fastest."""
+    SLACK_M: ClassVar[float] = 15.0
+
+    def __init__(self, scenario: Scenario, target: carla.Waypoint, change_arc_m: float) -> None:
+        """`target`: where the ego's change ends; `change_arc_m`: where that is on its route."""
+        self._stage = scenario.stage
+        self._change_arc_m = change_arc_m
+        start = behind(target, change_arc_m - self._stage.ego_arc_m + 60.0)
+        self._line = Line(lane_path(start, 400.0))
+        self._shift_m = self._line.arc_m[self._line.nearest(target.transform.location)] - change_arc_m
+        """From arc lengths of the route to those of the line."""
+        self._cars = []
+        for rank in (1, 0, -1):
+            lead_m = rank * self._stage.random.uniform(*self.SPACING_M)
+            arc_m = self._stage.ego_arc_m + self._shift_m + self.START_AHEAD_M + lead_m
+            if arc_m < 0.0:
+                continue
+            car = scenario.vehicle(self._line.at(arc_m), accept=is_car, parked=False)
+            speed_mps = self._stage.ego_pose.speed_mps
+            driver = PathDriver(self._stage, car, self._line, speed_mps, minds_ego=True, rolling=True)
+            self._cars.append((driver, lead_m))
+
+    def update(self) -> None:
+        """Act for the next tick."""
+        limit_mps = max(self._stage.speed_limit_mps, MIN_SPEED_MPS)
+        slowest, fastest = (share * limit_mps for share in self.SPEED_SHARES)
+        ego_arc_m = self._stage.ego_arc_m
+        for driver, lead_m in self._cars:
+            if ego_arc_m < self._change_arc_m + self.SLACK_M:
+                error_m = ego_arc_m + self._shift_m + self.LEVEL_M + lead_m - driver.arc_m
+                wanted_mps = self._stage.ego_pose.speed_mps + self.GAIN_PER_S * error_m
+                driver.speed_mps = min(max(wanted_mps, slowest), fastest)
+            driver.update()
+
+
+class SequentialLaneChange(Scenario):
+    """The route changes lanes several times within 200 m, and in every new lane there are cars.
+
+    The original brings no cars of its own; its background traffic is the difficulty.
+    """
+
+    timeout_s = 240.0
+    LENGTH_M: ClassVar[float] = 200.0
+    APPEAR_M: ClassVar[float] = 70.0
+    """Before a change, its cars appear."""
+    BEFORE_M: ClassVar[float] = 50.0
+
+    @classmethod
+    def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
+        """Before two or more lane changes."""
+        changes = [k for k in range(1, len(way.options)) if way.options[k] in LANE_CHANGES]
+        for first in changes:
+            arc_m = float(way.line.arc_m[first])
+            index = way.line.index_at(arc_m - cls.BEFORE_M)
+            span = [k for k in changes if 15.0 < way.line.arc_m[k] - arc_m < cls.LENGTH_M - cls.BEFORE_M]
+            if arc_m > cls.BEFORE_M and span and not way.waypoints[index].is_junction:
+                yield way.block("SequentialLaneChange", index)
+
+    def script(self) -> Script:
+        """Cars appear before every change."""
+        end_m = self.trigger_arc_m + self.LENGTH_M
+        changes = self._changes(end_m)
+        columns: list[Column] = []
+        while not self.ego_passed(end_m):
+            if changes and self.stage.ego_arc_m > changes[0][0] - self.APPEAR_M:
+                arc_m, target = changes.pop(0)
+                columns.append(Column(self, target, arc_m))
+            for column in columns:
+                column.update()
+            yield
+
+    def _changes(self, end_m: float) -> list[tuple[float, carla.Waypoint]]:
+        """Arc lengths of the lane changes ahead and where they end."""
+        route, found = self.stage.route, []
+        for index in range(route.index_at(self.trigger_arc_m), route.index_at(end_m)):
+            location = route.transforms[index + 1].location
+            if abs(route.offset_of(location, index)) > LEAP_M:
+                found.append((float(route.arc_m[index + 1]), self.stage.map.get_waypoint(location)))
+        return found
