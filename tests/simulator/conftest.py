@@ -16,6 +16,7 @@ import carla
 import pytest
 
 START_PATIENCE_S = 90.0
+STOP_PATIENCE_S = 60.0
 TIMEOUT_S = 20.0
 WORKER_THREADS = 16
 
@@ -34,7 +35,7 @@ class ServerProcess:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=STOP_PATIENCE_S)
 
 
 def start_server(*arguments: str, town: str = "Gen01") -> ServerProcess:
