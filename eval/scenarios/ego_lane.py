@@ -138,28 +138,50 @@ class ControlLoss(Scenario):
 
     PLACES_M = (14.0, 48.0, 74.0)
     END_M = 110.0
-    FRICTION = 0.2
-    """Of the dirt, in units of the road's."""
-    HALF_SIZE_CM = (250, 200, 100)
-    """Along, across and above the lane; CARLA's attribute is in centimetres."""
+    FRICTION = 0.05
+    """Of tyres on the dirt; on a dry road CARLA's cars have 3.5."""
+    LENGTH_M = 4.0
+    """Of a slippery place, unless <length> says more. The original disturbs the steering over this length instead."""
+    LONG_M = 18.0
+    HALF_WIDTH_CM, HALF_HEIGHT_CM = 200, 100
+    DIRT_SPACING_M = 6.0
+    BEND_M = 20.0
+    BEND_DEG = 20.0
+    """In generated routes one of the places lies in a bend, so sharp over this length, where grip matters."""
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
-        """Any free road."""
+        """Bends."""
         for index in way.stretches(before_m=10.0, after_m=cls.PLACES_M[-1] + 10.0):
-            yield way.block("ControlLoss", index)
+            arcs_m = [float(way.line.arc_m[index]) + place_m for place_m in cls.PLACES_M]
+            if max(abs(way.bend_deg(arc_m - 0.5 * cls.BEND_M, cls.BEND_M)) for arc_m in arcs_m) > cls.BEND_DEG:
+                yield way.block("ControlLoss", index, length=cls.LONG_M)
 
     def prepare(self) -> None:
         """Spill the dirt."""
+        length_m = self.parameters.number("length", self.LENGTH_M, 1.0, 30.0)
         for distance_m in self.PLACES_M:
-            place = ahead(self.trigger, distance_m, stop_at_junction=False).transform
-            self.prop(place, "static.prop.dirtdebris01")
-            size = {f"extent_{axis}": f"{cm}" for axis, cm in zip("xyz", self.HALF_SIZE_CM, strict=True)}
-            self.prop(place, "static.trigger.friction", attributes={"friction": f"{self.FRICTION}", **size})
+            middle = ahead(self.trigger, distance_m, stop_at_junction=False)
+            piles = max(round(length_m / self.DIRT_SPACING_M), 1)
+            for pile in range(piles):
+                along_m = distance_m + ((pile + 0.5) / piles - 0.5) * length_m
+                dirt = ahead(self.trigger, along_m, stop_at_junction=False)
+                self.prop(dirt.transform, "static.prop.dirtdebris01")
+            self._take_grip(middle.transform, length_m)
 
     def script(self) -> Script:
         """Until the ego has passed."""
         yield from self.until(lambda: self.ego_passed(self.trigger_arc_m + self.END_M))
+
+    def _take_grip(self, place: carla.Transform, length_m: float) -> None:
+        """CARLA's attributes are half sizes in centimetres."""
+        attributes = {
+            "friction": str(self.FRICTION),
+            "extent_x": str(round(50.0 * length_m)),
+            "extent_y": str(self.HALF_WIDTH_CM),
+            "extent_z": str(self.HALF_HEIGHT_CM),
+        }
+        self.prop(place, "static.trigger.friction", attributes=attributes)
 
 
 class BlockedIntersection(OnRoute):
@@ -214,8 +236,7 @@ class InvadingTurn(Scenario):
             waypoint = way.waypoints[index]
             room_m = way.junction_ahead(index) - cls.SOURCE_M - 5.0
             distance_m = max(d for d in cls.DISTANCES_M if d <= room_m)
-            end = way.line.index_at(float(way.line.arc_m[index]) + distance_m)
-            bend_deg = np.degrees(np.ptp(way.line.yaw_rad[index:end]))
+            bend_deg = abs(way.bend_deg(float(way.line.arc_m[index]), distance_m))
             if two_way(waypoint) and bend_deg > cls.BEND_DEG:
                 offset_m = 0.5 * waypoint.lane_width - random.uniform(1.0, 1.2)
                 yield way.block("InvadingTurn", index, distance=distance_m, offset=round(offset_m, 2))

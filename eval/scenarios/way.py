@@ -79,6 +79,11 @@ class Way:
             return None
         return index
 
+    def bend_deg(self, start_m: float, length_m: float) -> float:
+        """How far the way turns over a stretch, clockwise positive."""
+        start, end = self.line.index_at(start_m), self.line.index_at(start_m + length_m)
+        return math.degrees(float(self.line.yaw_rad[end] - self.line.yaw_rad[start]))
+
     def stretches(self, *, before_m: float, after_m: float, step_m: float = 10.0) -> Iterator[int]:
         """Points with a free road: `before_m` metres of it behind on the way, `after_m` ahead before a junction."""
         last_m = -math.inf
