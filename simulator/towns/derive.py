@@ -23,6 +23,8 @@ SPAWN_FROM_START_M, SPAWN_FROM_END_M = 8.0, 10.0
 SPAWN_HEIGHT_M = 0.4
 SPAWN_APART_M = 2.8
 """Neighbouring lanes are farther apart, lanes of overlapping roads are not."""
+SPAWN_LANE_M = 2.4
+"""Lanes narrower than this, such as one that just begins, have no spawn points."""
 GROUND_STEP_M = 1.0
 GROUND_SPACING_M = 0.7
 SECTION_MARGIN_M = 1e-3
@@ -92,7 +94,7 @@ def derive_spawn_points(town_map: carla.Map, roads: list[RoadLanes]) -> list[Pos
             section = max(i for i, start_m in enumerate(road.starts_m) if start_m <= s_m)
             for lane_id in sorted(i for i, kind in road.lanes[section].items() if kind == "driving"):
                 waypoint = town_map.get_waypoint_xodr(road.road_id, lane_id, s_m)
-                if waypoint is None or waypoint.is_junction:
+                if waypoint is None or waypoint.is_junction or waypoint.lane_width < SPAWN_LANE_M:
                     continue
                 pose = _pose(waypoint.transform, SPAWN_HEIGHT_M)
                 if all(math.dist(pose[:3], other[:3]) > SPAWN_APART_M for other in points):

@@ -20,7 +20,7 @@ from simulator.towns.ground import GroundGrid
 Pose = tuple[float, float, float, float, float, float]
 """x, y, z in metres, pitch, yaw, roll in degrees, CARLA's frame."""
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Of the cache files, part of their key: to be raised with every change of what is derived."""
 MAX_BYTES = 64 * 1024 * 1024
 """Largest OpenDRIVE file that is read."""

@@ -1,7 +1,9 @@
 """Motorway towns: a closed motorway with two carriageways, interchanges with ramps, and a small town inside.
 
-Lanes join and leave a carriageway the way CARLA's Traffic Manager keeps its speed: the carriageway itself runs on
-outside the junctions, and only the lane that joins, leaves or ends passes through a connecting road.
+CARLA's Traffic Manager stops at every junction without lights where a road has several ways on, and fails where a
+lane outside junctions has two successors. So the carriageways run on outside junctions, every lane has one successor,
+and only the lane that joins, leaves or ends passes through a connecting road; a deceleration lane is reached by a
+lane change.
 """
 
 from __future__ import annotations
@@ -123,8 +125,8 @@ def _middle(a: tuple[float, float], b: tuple[float, float], heading_rad: float) 
 class _Piece:
     """A piece of a carriageway between two stations.
 
-    `role` tells what happens beside it: `open` (a deceleration lane begins), `exit` (it leaves), `enter` (a ramp
-    comes near, to join the next piece), `drop` (an acceleration lane ends), or `main`.
+    `role` tells what happens to the outermost lane: `open` (a deceleration lane widens from nothing), `exit` (it
+    leaves), `enter` (a ramp comes near, to join the next piece), `drop` (an acceleration lane ends), or `main`.
     """
 
     start_m: float
@@ -141,7 +143,7 @@ def _pieces(stations: list[float], round_m: float, count: int, through: list[boo
         exit_m, join_m = station_m + EXIT_M, station_m + JOIN_M
         if not through[k - 1]:
             open_m = station_m + LEAVE_M
-            found.append(_Piece(open_m, open_m + TAPER_M, count, "open"))
+            found.append(_Piece(open_m, open_m + TAPER_M, count + 1, "open"))
             found.append(_Piece(open_m + TAPER_M, exit_m - TAPER_M, count + 1))
         found.append(_Piece(exit_m - TAPER_M, exit_m, count, "exit", k))
         found.append(_Piece(exit_m, join_m, count, "enter", k))
@@ -171,27 +173,25 @@ class _Carriageway:
         roads = [self._road(piece) for piece in pieces]
         for i, road in enumerate(roads):
             _join(roads[i - 1], road)
-        outer = self.design.lanes
         for i, piece in enumerate(pieces):
             before, on, after = roads[i - 1], roads[i], roads[(i + 1) % len(roads)]
-            if piece.role == "open":
-                self._across(piece, before, on, after, (outer, outer + 1))
-            elif piece.role == "drop":
-                self._across(piece, before, on, after, (outer + 1, outer))
+            if piece.role == "drop":
+                self._end_lane(piece, before, on, after)
             elif piece.role == "exit":
                 self._exit(piece, before, on)
             elif piece.role == "enter":
                 self._enter(piece, after)
 
     def _road(self, piece: _Piece) -> Road:
-        shoulder = Strip(SHOULDER, SHOULDER_M)
         strips = list(lanes(piece.lanes, self.design.lane_m))
-        if piece.role in ("open", "drop"):  # the connecting road beside it has the shoulder
+        if piece.role == "open":
+            strips[-2:] = [strips[-2]._replace(mark="solid"), Strip(DRIVING, 0.0, "solid", self.design.lane_m)]
+        if piece.role == "drop":  # the connecting road beside it has the shoulder
             strips[-1] = strips[-1]._replace(mark="none")
         elif piece.role == "exit":
             strips.append(Strip(SHOULDER, GORE_M, "none", SHOULDER_M))
         else:
-            strips.append(shoulder)
+            strips.append(Strip(SHOULDER, SHOULDER_M))
         profile = Profile(tuple(strips), (Strip(SHOULDER, INNER_SHOULDER_M),), "solid")
         road = Road(
             self.plan.road_id(), self.circuit.piece(piece.start_m, piece.end_m, self.design.edge_m), flat(0.0),
@@ -200,13 +200,13 @@ class _Carriageway:
         self.plan.roads.append(road)
         return road
 
-    def _across(self, piece: _Piece, before: Road, on: Road, after: Road, lane: tuple[int, int]) -> None:
-        """A connecting road from a lane before the piece to another lane after it."""
-        start = self.circuit.at(piece.start_m, self.design.inner_m(lane[0]))
-        end = self.circuit.at(piece.end_m, self.design.inner_m(lane[1]))
+    def _end_lane(self, piece: _Piece, before: Road, on: Road, after: Road) -> None:
+        """The acceleration lane bends into the outermost lane."""
+        outer = self.design.lanes
+        start = self.circuit.at(piece.start_m, self.design.inner_m(outer + 1))
+        end = self.circuit.at(piece.end_m, self.design.inner_m(outer))
         links = (Link("road", before.id, "end"), Link("road", after.id, "start"))
-        way = self._way(biarc(start, end), links, lane)
-        self._split(before, on, lane[0], way)
+        self._split(before, on, outer + 1, self._way(biarc(start, end), links, (outer + 1, outer)))
 
     def _exit(self, piece: _Piece, before: Road, on: Road) -> None:
         """The deceleration lane bends away and becomes a ramp."""
