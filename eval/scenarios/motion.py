@@ -177,7 +177,7 @@ class Flow:
         self.gap_m = GAP_M
         """As that of `PathDriver`, for vehicles yet to come."""
         self._drivers: list[PathDriver] = []
-        self._next_gap_m = self._stage.random.uniform(*spacing_m)
+        self._next_gap_m = self._draw_gap_m()
         if filled:
             self._fill()
 
@@ -219,7 +219,10 @@ class Flow:
         driver = PathDriver(self._stage, vehicle, self._line, self._speed_mps, minds_ego=self._minds_ego, rolling=True)
         driver.gap_m = self.gap_m
         self._drivers.append(driver)
-        self._next_gap_m = self._stage.random.uniform(*self._spacing_m)
+        self._next_gap_m = self._draw_gap_m()
+
+    def _draw_gap_m(self) -> float:
+        return self._stage.random.uniform(*self._spacing_m)
 
 
 def _set_pedals(control: carla.VehicleControl, speed_mps: float, wanted_mps: float) -> None:

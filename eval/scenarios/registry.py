@@ -12,6 +12,14 @@ from eval.scenarios.crossings import (
 from eval.scenarios.cut_ins import HighwayCutIn, ParkingCutIn, StaticCutIn
 from eval.scenarios.ego_lane import BlockedIntersection, ControlLoss, HardBreakRoute, InvadingTurn
 from eval.scenarios.emergency import YieldToEmergencyVehicle
+from eval.scenarios.junctions import (
+    NonSignalizedJunctionLeftTurn,
+    NonSignalizedJunctionLeftTurnEnterFlow,
+    NonSignalizedJunctionRightTurn,
+    SignalizedJunctionLeftTurn,
+    SignalizedJunctionLeftTurnEnterFlow,
+    SignalizedJunctionRightTurn,
+)
 from eval.scenarios.lane_changes import ParkingExit, SequentialLaneChange
 from eval.scenarios.obstacles import (
     Accident,
@@ -20,6 +28,16 @@ from eval.scenarios.obstacles import (
     ConstructionObstacleTwoWays,
     ParkedObstacle,
     ParkedObstacleTwoWays,
+)
+from eval.scenarios.priority import (
+    OppositeVehicleRunningRedLight,
+    OppositeVehicleTakingPriority,
+    PriorityAtJunction,
+    T_Junction,
+    VanillaNonSignalizedTurn,
+    VanillaNonSignalizedTurnEncounterStopsign,
+    VanillaSignalizedTurnEncounterGreenLight,
+    VanillaSignalizedTurnEncounterRedLight,
 )
 from eval.scenarios.scenario import Scenario
 from eval.scenarios.side_lane import HazardAtSideLane, HazardAtSideLaneTwoWays, VehicleOpensDoorTwoWays
@@ -49,4 +67,18 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "SequentialLaneChange": SequentialLaneChange,
     "StaticCutIn": StaticCutIn,
     "VehicleOpensDoorTwoWays": VehicleOpensDoorTwoWays,
+    "NonSignalizedJunctionLeftTurn": NonSignalizedJunctionLeftTurn,
+    "NonSignalizedJunctionLeftTurnEnterFlow": NonSignalizedJunctionLeftTurnEnterFlow,
+    "NonSignalizedJunctionRightTurn": NonSignalizedJunctionRightTurn,
+    "SignalizedJunctionLeftTurn": SignalizedJunctionLeftTurn,
+    "SignalizedJunctionLeftTurnEnterFlow": SignalizedJunctionLeftTurnEnterFlow,
+    "SignalizedJunctionRightTurn": SignalizedJunctionRightTurn,
+    "OppositeVehicleRunningRedLight": OppositeVehicleRunningRedLight,
+    "OppositeVehicleTakingPriority": OppositeVehicleTakingPriority,
+    "PriorityAtJunction": PriorityAtJunction,
+    "T_Junction": T_Junction,
+    "VanillaNonSignalizedTurn": VanillaNonSignalizedTurn,
+    "VanillaNonSignalizedTurnEncounterStopsign": VanillaNonSignalizedTurnEncounterStopsign,
+    "VanillaSignalizedTurnEncounterGreenLight": VanillaSignalizedTurnEncounterGreenLight,
+    "VanillaSignalizedTurnEncounterRedLight": VanillaSignalizedTurnEncounterRedLight,
 }

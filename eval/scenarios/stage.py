@@ -93,6 +93,7 @@ class Stage:
         self._planner = planner
         self._library = world.get_blueprint_library()
         self._commands: list[Any] = []
+        self._at_close: list[Callable[[], None]] = []
         self._spawned_at: dict[int, carla.Transform] = {}
         self._cast: dict[int, carla.Actor] = {}
         self._ego_half_m = (ego.bounding_box.extent.x, ego.bounding_box.extent.y)
@@ -252,9 +253,16 @@ class Stage:
             self._client.apply_batch(self._commands)
             self._commands = []
 
+    def at_close(self, undo: Callable[[], None]) -> None:
+        """Something to be undone at the latest when the stage closes."""
+        self._at_close.append(undo)
+
     def close(self) -> None:
-        """Remove all actors that are left."""
+        """Remove all actors that are left, undo what was changed."""
         self.remove(list(self._cast.values()))
+        for undo in self._at_close:
+            undo()
+        self._at_close.clear()
 
     def _drop(self, vehicles: Sequence[carla.Vehicle]) -> None:
         if vehicles:
