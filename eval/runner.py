@@ -209,7 +209,8 @@ def _announce(config: RunConfig, routes: Sequence[Route], pending: Sequence[Rout
     if blocks:
         print(f"{blocks} scenarios to play")
     if len(pending) < len(routes):
-        print(f"{len(routes) - len(pending)} routes are already in {out} and are kept")
+        kept = len(routes) - len(pending)
+        print(f"{counted(kept, 'route')} {'is' if kept == 1 else 'are'} already in {out}: kept")
     if config.view:
         print(how_to_watch(out))
     sys.stdout.flush()
