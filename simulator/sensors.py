@@ -107,6 +107,7 @@ class SensorSuite:
                 _colour(actor.attribute("color")),
                 braking=actor.kind is Kind.VEHICLE and actor.vehicle_control.brake > 0.0,
                 lights=actor.lights,
+                open_doors=actor.open_doors,
             )
             for actor in drawn
         ]

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from simulator import blueprints, dynamics, rays, wire
+from simulator import blueprints, dynamics, rays, snapshot, wire
 from simulator.actors import Actor, ActorTable, Box, Kind, Pose, VehicleControl, WalkerControl, compose
 from simulator.collisions import overlaps_any
 from simulator.friction import FrictionTrigger, friction
@@ -296,8 +296,8 @@ class World:
 
     def _lay_down(self, prop: Actor) -> None:
         """A prop with physics has fallen to the ground by the time anybody looks."""
-        x, y, z, *rotation = self.actors.pose(prop)
-        self.teleport(prop.id, (x, y, min(z, self.ground_m(x, y, z)), *rotation))
+        x, y, z, pitch, yaw, roll = self.actors.pose(prop)
+        self.teleport(prop.id, (x, y, min(z, self.ground_m(x, y, z)), pitch, yaw, roll))
 
     def set_collides(self, actor_id: int, enabled: bool) -> None:
         self.actor(actor_id).collides = enabled
@@ -349,7 +349,7 @@ class World:
         dynamics.step(bodies, bodies.count, dt_s, self.town.heights)
         contacts, impulses = dynamics.collide(bodies, bodies.count)
         self._walkers.after_step(contacts.pairs, impulses, dt_s)
-        self._copy_bodies()
+        snapshot.copy_motion(bodies, self._body_slots, self.actors, self._body_rows)
         self._move_attached()
         self._write_extras()
         pairs = zip(contacts.pairs.tolist(), impulses.tolist(), strict=True)
@@ -363,18 +363,6 @@ class World:
         if len(slots):
             position_m = self.actors.position_m[self._vehicle_rows]
             self._bodies.friction[slots] = friction(self._friction.values(), position_m)
-
-    def _copy_bodies(self) -> None:
-        rows, body = self._body_rows, self._bodies.rows[self._body_slots]
-        table = self.actors
-        for axis, name in enumerate("xyz"):
-            table.position_m[rows, axis] = body[name]
-            table.velocity_mps[rows, axis] = body[f"v{name}"]
-            table.angular_velocity_dps[rows, axis] = body[f"w{name}"]
-            table.acceleration_mps2[rows, axis] = body[f"a{name}"]
-        table.rotation_deg[rows, 0] = body["pitch"]
-        table.rotation_deg[rows, 1] = (body["yaw"] + 180.0) % 360.0 - 180.0
-        table.rotation_deg[rows, 2] = body["roll"]
 
     def _move_attached(self) -> None:
         table = self.actors
@@ -405,11 +393,8 @@ class World:
         self.actors.set_extras(self._light_rows, states)
 
     def _write_vehicles(self) -> None:
-        body = self._bodies.rows[self._vehicle_slots]
         table, rows, states = self.actors, self._vehicle_rows, self._vehicle_states
-        for name in ("throttle", "steer", "brake", "hand_brake", "reverse"):
-            states[name] = body[name]
-        states["gear"] = np.where(body["reverse"], -1, np.where(body["throttle"] > 0.0, 1, 0))
+        snapshot.copy_controls(self._bodies, self._vehicle_slots, states)
         position = table.position_m[rows]
         states["speed_limit_kmh"] = self.town.speed_limits_kmh(position[:, 0], position[:, 1])
         light_ids = self.lights.affecting(position, table.rotation_deg[rows, 1])

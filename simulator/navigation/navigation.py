@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import carla
 import numpy as np
@@ -79,7 +79,7 @@ def cache_folder() -> Path:
 
 def _write(path: Path, navigation: Navigation) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {"mesh": np.frombuffer(navigation.mesh, np.uint8)}
+    arrays: dict[str, Any] = {"mesh": np.frombuffer(navigation.mesh, np.uint8)}
     if navigation.walkable is not None:
         walkable = navigation.walkable
         arrays |= {"origin_m": np.array(walkable.origin_m), "cell_m": np.array(walkable.cell_m)}

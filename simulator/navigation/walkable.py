@@ -181,7 +181,7 @@ def _lengthened(polygon: np.ndarray) -> np.ndarray:
 
 
 def _closed(mask: np.ndarray, cell_m: float) -> np.ndarray:
-    return ndimage.binary_closing(mask, iterations=max(1, round(CLOSING_M / cell_m)))
+    return np.asarray(ndimage.binary_closing(mask, iterations=max(1, round(CLOSING_M / cell_m))), bool)
 
 
 def _near(mask: np.ndarray, cell_m: float) -> np.ndarray:
@@ -195,18 +195,23 @@ def _near(mask: np.ndarray, cell_m: float) -> np.ndarray:
     return near[: mask.shape[0], : mask.shape[1]]
 
 
+def _patches(mask: np.ndarray, cell_m: float) -> tuple[np.ndarray, np.ndarray]:
+    """Number of the connected patch that each cell belongs to (0: none), and the area of each patch in m2."""
+    patches = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, output=patches)
+    return patches, np.bincount(patches.ravel()) * cell_m**2
+
+
 def _without_specks(labels: np.ndarray, cell_m: float) -> np.ndarray:
     """Labels without connected patches of a few cells."""
     result = labels.copy()
     for label in (SIDEWALK, CROSSWALK, ROAD):
-        patches, count = ndimage.label(labels == label)
-        sizes = np.bincount(patches.ravel(), minlength=count + 1) * cell_m**2
-        result[(patches > 0) & (sizes < SMALLEST_PATCH_M2)[patches]] = NOTHING
+        patches, sizes_m2 = _patches(labels == label, cell_m)
+        result[(patches > 0) & (sizes_m2 < SMALLEST_PATCH_M2)[patches]] = NOTHING
     return result
 
 
 def _without_holes(labels: np.ndarray, cell_m: float) -> np.ndarray:
     """Labels with small unlabelled patches taken for road."""
-    patches, count = ndimage.label(labels == NOTHING)
-    sizes = np.bincount(patches.ravel(), minlength=count + 1) * cell_m**2
-    return np.where((patches > 0) & (sizes < LARGEST_HOLE_M2)[patches], ROAD, labels).astype(np.uint8)
+    patches, sizes_m2 = _patches(labels == NOTHING, cell_m)
+    return np.where((patches > 0) & (sizes_m2 < LARGEST_HOLE_M2)[patches], ROAD, labels).astype(np.uint8)

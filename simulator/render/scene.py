@@ -80,7 +80,8 @@ class SceneActor:
 
     `pose` is CARLA's actor transform: on the ground below the centre for vehicles and props, in the centre of the
     body for `walker.*`. `extent` holds half sizes (x, y, z) of the bounding box in metres. `colour` is RGB 0..255,
-    or None for the kind's default. `lights` are bits of `carla.VehicleLightState`.
+    or None for the kind's default. `lights` are bits of `carla.VehicleLightState`, `open_doors` of `carla.VehicleDoor`
+    (bit 0 front left, 1 front right, 2 rear left, 3 rear right).
     """
 
     type_id: str
@@ -89,6 +90,7 @@ class SceneActor:
     colour: tuple[int, int, int] | None = None
     braking: bool = False
     lights: int = 0
+    open_doors: int = 0
 
 
 @dataclass(frozen=True)

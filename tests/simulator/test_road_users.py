@@ -163,7 +163,7 @@ def test_an_open_door_is_in_the_way(world, place, watch):
     parked.close_door(door.RR)
 
 
-def test_a_walker_is_hit_by_a_car(world, place, watch):
+def test_a_walker_is_hit_by_a_car(server, world, place, watch):
     car = place("vehicle.lincoln.mkz_2020", 0)
     walker = place("walker.pedestrian.0003", 0, ahead_m=16.0, right_m=-1.5)
     of_car, of_walker = watch(car), watch(walker)
@@ -183,6 +183,13 @@ def test_a_walker_is_hit_by_a_car(world, place, watch):
     assert of_walker and of_walker[0].other_actor.id == car.id
     assert fastest > 4.0
     assert of_car[0].normal_impulse.length() == pytest.approx(of_walker[0].normal_impulse.length())
+    car.destroy()
+    elsewhere = carla.Transform(walker.get_location() + right * 6.0)
+    for wait, obeys in ((1, False), (80, True)):
+        ticks(world, wait)
+        server.client().apply_batch_sync([carla.command.ApplyWalkerState(walker.id, elsewhere, 1.0)], False)
+        world.tick()
+        assert (walker.get_location().distance(elsewhere.location) < 1.0) == obeys
 
 
 def test_walkers_do_as_told(server, world, place):
@@ -363,3 +370,18 @@ def test_spectator_and_sensors_are_moved(world, place):
     offset = imu.get_location() - car.get_location()
     assert math.hypot(offset.x, offset.y) == pytest.approx(1.0, abs=0.01)
     assert offset.dot(car.get_transform().get_forward_vector()) < 0.0
+
+
+def test_numbers_that_are_none_are_refused(server, world, place):
+    walker = place("walker.pedestrian.0001", 0, right_m=30.0)
+    nowhere = carla.Location(math.nan, 0.0, 0.0)
+    (answer,) = server.client().apply_batch_sync(
+        [carla.command.ApplyWalkerState(walker.id, carla.Transform(nowhere), 1.0)], False
+    )
+    assert "not finite" in answer.error
+    with pytest.raises(RuntimeError, match="finite ends"):
+        world.cast_ray(nowhere, carla.Location())
+    with pytest.raises(RuntimeError, match="direction"):
+        world.project_point(carla.Location(), carla.Vector3D(), 10.0)
+    world.tick()
+    assert math.isfinite(walker.get_location().x)

@@ -15,6 +15,7 @@ from simulator.navigation.navigation import load_or_build
 from simulator.navigation.polygons import NONE, Mesh, build_mesh
 from simulator.navigation.walkable import CROSSWALK, ROAD, SIDEWALK, Walkable
 from simulator.towns.town import Town, load_town
+from tests.simulator.conftest import make_synchronous
 
 HALF_HEIGHT_M = 0.93
 KERB_M = 0.13
@@ -188,3 +189,14 @@ def test_files_of_other_names_are_refused(server, world):
     assert name.startswith("Carla/Maps/Nav/Gen01-")
     with pytest.raises(RuntimeError, match="not a file of this server"):
         server.client().request_file("../../etc/passwd")
+
+
+def test_the_mesh_is_that_of_the_town_now_loaded(server):
+    client = server.client()
+    for name in ("Gen02", "Gen01"):
+        world = client.load_world(name)
+        make_synchronous(world)
+        world.tick()
+        walkable = load_or_build(load_town(name)).walkable
+        places = [world.get_random_location_from_navigation() for _ in range(20)]
+        assert (walkable.at(*np.array([(p.x, p.y) for p in places]).T) == SIDEWALK).all()
