@@ -46,6 +46,7 @@ BODY_DTYPE: Final = np.dtype(
     [(name, np.float64) for name in _FLOATS] + [(name, np.bool_) for name in _FLAGS] + [("kind", np.uint8)], align=True
 )
 _POSE: Final = ("x", "y", "z", "pitch", "yaw", "roll")
+_CONTROL: Final = ("throttle", "steer", "brake", "hand_brake", "reverse", "neutral")
 
 Pose = tuple[float, float, float, float, float, float]
 """x, y, z, pitch, yaw, roll."""
@@ -158,6 +159,7 @@ class Bodies:
         self.rows = rows
         for name in BODY_DTYPE.names or ():
             setattr(self, name, rows[name])
+        self._controls = rows[list(_CONTROL)]
 
     def add(self, spec: BodySpec, pose: Pose) -> int:
         """Slot of a new body, standing still; the lowest free one. Growing replaces all views (`bodies.x` ...)."""
@@ -212,9 +214,8 @@ class Bodies:
         neutral: bool = False,
     ) -> None:
         """CARLA's VehicleControl, clipped to its ranges (NaN counts as 0); it acts until replaced."""
-        self.throttle[slot], self.brake[slot] = _clipped(throttle, 0.0), _clipped(brake, 0.0)
-        self.steer[slot] = _clipped(steer, -1.0)
-        self.hand_brake[slot], self.reverse[slot], self.neutral[slot] = hand_brake, reverse, neutral
+        pedals = _clipped(throttle, 0.0), _clipped(steer, -1.0), _clipped(brake, 0.0)
+        self._controls[slot] = (*pedals, hand_brake, reverse, neutral)
 
     def set_walk(self, slot: int, direction_x: float, direction_y: float, speed_mps: float) -> None:
         """CARLA's WalkerControl: walk along a world direction (need not be a unit vector) until replaced."""

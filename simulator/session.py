@@ -8,7 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from simulator import dynamics, wire
+from simulator import dynamics, snapshot, wire
 from simulator.actors import Kind
 from simulator.rpc import CallError
 from simulator.sensors import SensorSuite
@@ -83,6 +83,7 @@ class Session:
     def start(self) -> None:
         """Make the first step, with everything compiled and loaded that later steps need."""
         dynamics.warm_up()
+        snapshot.warm_up()
         self.sensors.prepare()
         self.world.navigation  # noqa: B018 - built now, for the first client asks for it
         self.tick()
