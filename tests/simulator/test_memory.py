@@ -33,7 +33,7 @@ def an_episode(client: carla.Client, world: carla.World, ticks: int = 3) -> None
     """An ego with six cameras that deliver, and everything destroyed again."""
     blueprint = world.get_blueprint_library().find(EGO)
     ego = world.spawn_actor(blueprint, world.get_map().get_spawn_points()[0])
-    rig = Rig(world, ego, *SMALL_PX)
+    rig = Rig(world, ego, *SMALL_PX, tick=world.tick)
     rig.first_tick()
     for _ in range(ticks):
         assert rig.tick()
