@@ -87,6 +87,8 @@ class ParkingCutIn(_CutIn):
     AFTER_M = 30.0
     PLACE_M: ClassVar[float] = 35.0
     BLOCKER_M: ClassVar[float] = 28.0
+    APART_M: ClassVar[float] = 6.5
+    """The two are parked no closer than this: inside a bend the kerb is shorter than the lane."""
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
@@ -100,8 +102,13 @@ class ParkingCutIn(_CutIn):
     def prepare(self) -> None:
         """Park both at the kerb."""
         self.place = self.place_ahead(self.PLACE_M)
-        park_at_kerb(self, self.place_ahead(self.BLOCKER_M), self.side())
         self.car, self.right_m = park_at_kerb(self, self.place, self.side())
+        parked = shifted(self.place.transform, right_m=self.right_m).location
+        for ahead_m in range(round(self.BLOCKER_M), 0, -1):
+            place = self.place_ahead(ahead_m)
+            if shifted(place.transform, right_m=self.right_m).location.distance(parked) > self.APART_M:
+                park_at_kerb(self, place, self.side())
+                return
 
     def script(self) -> Script:
         """The second one pulls out."""

@@ -40,6 +40,8 @@ class ParkingExit(Scenario):
     """It has left when it has come this much further than the car before it stands."""
     SIDE_CAR_M: ClassVar[float] = 50.0
     FLOW_M: ClassVar[float] = 60.0
+    SPEED_SHARE: ClassVar[float] = 0.7
+    """Of the speed limit, beside parked cars."""
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
@@ -70,7 +72,7 @@ class ParkingExit(Scenario):
     def script(self) -> Script:
         """Cars drive by until the ego has left."""
         gap_m = self.parameters.number("flow_distance", 25.0, 10.0, 200.0)
-        speed_mps = max(self.stage.speed_limit_mps, MIN_SPEED_MPS)
+        speed_mps = max(self.SPEED_SHARE * self.stage.speed_limit_mps, MIN_SPEED_MPS)
         start = behind(self.trigger, self.FLOW_M, stop_at_junction=True)
         way = Line(lane_path(start, 2.0 * self.FLOW_M))
         first = PathDriver(self.stage, self.beside, way, speed_mps, minds_ego=True)

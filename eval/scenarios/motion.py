@@ -52,8 +52,6 @@ class PathDriver:
         self.speed_mps = speed_mps
         self.minds_ego = minds_ego
         self.minds_others = minds_others
-        self.gap_m = GAP_M
-        """Kept to whatever it stops behind."""
         self._stage = stage
         self._index = line.nearest(stage.pose(vehicle).location)
         if rolling:
@@ -109,7 +107,7 @@ class PathDriver:
             found = _on_line(self.line, self._index, body, half_width_m)
             if found is None or found[0] <= start_m:
                 continue
-            gap_m = found[0] - start_m - half_length_m - found[2] - self.gap_m
+            gap_m = found[0] - start_m - half_length_m - found[2] - GAP_M
             ahead_mps = max(found[1], 0.0)
             limit = min(limit, math.sqrt(max(ahead_mps**2 + 2.0 * DECELERATION_MPS2 * gap_m, 0.0)))
         return limit
@@ -174,12 +172,15 @@ class Flow:
         self._minds_ego = minds_ego
         self.may_enter: Callable[[], bool] = lambda: True
         """The next vehicle waits until there is room at the start of the line and this holds."""
-        self.gap_m = GAP_M
-        """As that of `PathDriver`, for vehicles yet to come."""
         self._drivers: list[PathDriver] = []
         self._next_gap_m = self._draw_gap_m()
         if filled:
             self._fill()
+
+    @property
+    def drivers(self) -> Sequence[PathDriver]:
+        """Who drives on the line now."""
+        return self._drivers
 
     @property
     def vehicles(self) -> Sequence[carla.Vehicle]:
@@ -217,7 +218,6 @@ class Flow:
         except ScenarioError:
             return  # so it is by something that is not on stage
         driver = PathDriver(self._stage, vehicle, self._line, self._speed_mps, minds_ego=self._minds_ego, rolling=True)
-        driver.gap_m = self.gap_m
         self._drivers.append(driver)
         self._next_gap_m = self._draw_gap_m()
 

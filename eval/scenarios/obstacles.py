@@ -97,15 +97,18 @@ class Obstacle(Scenario):
         last = self.build(self.place)
         self.end_arc_m = self.arc_ahead(ahead(last, END_M).transform.location)
         self.last_arc_m = self.arc_ahead(last.transform.location)
-        """Where the obstacle ends."""
 
     def build(self, place: carla.Waypoint) -> carla.Waypoint:
         """Put the obstacle on stage; returns where it ends."""
         raise NotImplementedError(type(self).__name__)
 
+    def reach_arc_m(self) -> float:
+        """Arc length of the ego's route at which the obstacle ends now."""
+        return self.last_arc_m
+
     def parts(self) -> Sequence[Part]:
         """Who acts while the scenario runs."""
-        return [FreeWay(self.stage, lambda: self.last_arc_m + BEYOND_M)]
+        return [FreeWay(self.stage, lambda: self.reach_arc_m() + BEYOND_M)]
 
     def passed(self) -> bool:
         """Whether the ego has it behind it."""
@@ -178,16 +181,16 @@ class ConstructionObstacle(Obstacle):
     """Of half a lane width from the middle of the lane."""
 
     def build(self, place: carla.Waypoint) -> carla.Waypoint:
-        """All in the frame of one place, however the road bends."""
+        """The cones follow the lane."""
         self._stand("static.prop.trafficwarning", place, ahead_m=-5.0, yaw_deg=270.0)
         self._stand("static.prop.dirtdebris02", place, ahead_m=2.0, yaw_deg=90.0)
         inner_m = self.towards_side(-0.5 * self.CONES * place.lane_width)
-        for ahead_m in (2.0, 4.0, 6.0, 8.0):
-            self._stand("static.prop.constructioncone", place, right_m=inner_m, ahead_m=ahead_m)
+        for along_m in (2.0, 4.0, 6.0, 8.0):
+            self._stand("static.prop.constructioncone", ahead(place, along_m, stop_at_junction=False), right_m=inner_m)
+        end = ahead(place, 8.0, stop_at_junction=False)
         for across_m in (1.0, 2.0, 3.0):
-            right_m = inner_m + self.towards_side(across_m)
-            self._stand("static.prop.constructioncone", place, right_m=right_m, ahead_m=8.0)
-        return ahead(place, 8.0)
+            self._stand("static.prop.constructioncone", end, right_m=inner_m + self.towards_side(across_m))
+        return end
 
     def _stand(self, blueprint: str, place: carla.Waypoint, **shift: float) -> None:
         self.prop(shifted(place.transform, **shift), blueprint)
@@ -214,7 +217,7 @@ class TwoWays(Obstacle):
     def parts(self) -> Sequence[Part]:
         """With the traffic in the opposite lane."""
         gaps_m = self.parameters.interval("frequency", self.GAPS_M, 5.0)
-        return [*super().parts(), Oncoming(self, self.place, gaps_m)]
+        return [*super().parts(), Oncoming(self, self.place, gaps_m, self.reach_arc_m)]
 
     def script(self) -> Script:
         """The opposite lane may be used while it runs."""

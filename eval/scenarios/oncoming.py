@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import carla
 
 from eval.scenarios.lanes import behind, lane_path, opposite
@@ -13,8 +16,13 @@ REACH_S = 5.4
 REACH_M = 30.0
 """The traffic reaches this far to either side of the obstacle, but not across a junction: 1.5 m per km/h, and 30 m."""
 MIN_SPEED_MPS = 5.0
-YIELD_M = 15.0
-"""Bumper to bumper distance at which the oncoming stop for an ego in their lane, so that it can get back."""
+HOLD_M = 20.0
+"""While the ego is in their lane, they wait this far before the obstacle, so that it can get back."""
+HOLD_SLACK_M = 10.0
+"""Who is further than this past that place drives on."""
+HOLD_DECELERATION_MPS2 = 2.0
+ACROSS_M = 2.2
+"""The ego is in their lane if it is no further from its middle."""
 NEAR_SOURCE_M = 30.0
 """Nobody appears closer than this to the ego."""
 
@@ -22,24 +30,42 @@ NEAR_SOURCE_M = 30.0
 class Oncoming:
     """Vehicles in the lane opposite of a place, with gaps; without such a lane there are none.
 
-    Source: scenario_runner `OppositeActorFlow`.
+    Source: scenario_runner `OppositeActorFlow`, whose vehicles stop for an ego in their lane.
     """
 
-    def __init__(self, scenario: Scenario, place: carla.Waypoint, gaps_m: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        place: carla.Waypoint,
+        gaps_m: tuple[float, float],
+        obstacle_end: Callable[[], float],
+    ) -> None:
+        """`obstacle_end`: arc length of the ego's route at which the obstacle ends now."""
         self._stage = scenario.stage
-        speed_mps = max(scenario.stage.speed_limit_mps, MIN_SPEED_MPS)
-        self._line = _line(place, REACH_S * speed_mps + REACH_M)
-        self._flow: Flow | None = None
+        self._obstacle_end = obstacle_end
+        self._speed_mps = max(scenario.stage.speed_limit_mps, MIN_SPEED_MPS)
+        self._line = _line(place, REACH_S * self._speed_mps + REACH_M)
         if self._line is not None:
-            self._source = self._line.transforms[0].location
-            self._flow = Flow(scenario, self._line, speed_mps, gaps_m, minds_ego=True, filled=False)
-            self._flow.gap_m = YIELD_M
-            self._flow.may_enter = lambda: self._stage.ego_distance_m(self._source) > NEAR_SOURCE_M
+            source = self._line.transforms[0].location
+            self._flow = Flow(scenario, self._line, self._speed_mps, gaps_m, minds_ego=True, filled=False)
+            self._flow.may_enter = lambda: self._stage.ego_distance_m(source) > NEAR_SOURCE_M
 
     def update(self) -> None:
         """Act for the next tick."""
-        if self._flow is not None:
-            self._flow.update()
+        line = self._line
+        if line is None:
+            return
+        ego = self._stage.ego_pose.location
+        across = abs(line.offset_of(ego, line.nearest(ego))) < ACROSS_M
+        hold = self._stage.route.at(self._obstacle_end() + HOLD_M).location
+        hold_m = line.arc_of(hold, line.nearest(hold))
+        for driver in self._flow.drivers:
+            left_m = hold_m - driver.arc_m
+            driver.speed_mps = self._speed_mps
+            if across and left_m > -HOLD_SLACK_M:
+                slower_mps = math.sqrt(2.0 * HOLD_DECELERATION_MPS2 * max(left_m, 0.0))
+                driver.speed_mps = min(self._speed_mps, slower_mps)
+        self._flow.update()
 
 
 def _line(place: carla.Waypoint, reach_m: float) -> Line | None:

@@ -14,7 +14,7 @@ import carla
 from eval.scenarios.lanes import ahead, beside, shifted
 from eval.scenarios.line import Line
 from eval.scenarios.motion import PathDriver
-from eval.scenarios.obstacles import END_M, FreeWay, Obstacle, TwoWays
+from eval.scenarios.obstacles import END_M, Obstacle, TwoWays
 from eval.scenarios.parameters import ScenarioError
 from eval.scenarios.scenario import Part
 from eval.scenarios.stage import is_car
@@ -73,11 +73,15 @@ class HazardAtSideLane(Obstacle):
 
     def parts(self) -> Sequence[Part]:
         """They ride; nobody else gets between them and the ego."""
-        return [FreeWay(self.stage, lambda: self.rides[0].arc_m), *self.rides]
+        return [*super().parts(), *self.rides]
+
+    def reach_arc_m(self) -> float:
+        """Where the first of them is."""
+        return max(ride.arc_m for ride in self.rides)
 
     def passed(self) -> bool:
         """The ego has left both behind."""
-        return self.ego_passed(max(ride.arc_m for ride in self.rides) + END_M)
+        return self.ego_passed(self.reach_arc_m() + END_M)
 
     def _cyclist(self, place: carla.Waypoint) -> Ride:
         start_m = self.arc_ahead(place.transform.location)
@@ -141,7 +145,7 @@ class VehicleOpensDoorTwoWays(TwoWays):
         car = self.vehicle(shifted(place.transform, right_m=self.towards_side(place.lane_width)), accept=has_doors)
         inner_m = min(INNER_SIDE_M, 0.5 * place.lane_width)
         right_m = self.towards_side(inner_m + self.stage.size(car)[1])
-        car.set_transform(shifted(place.transform, right_m=right_m, up_m=0.1))
+        self.stage.move(car, shifted(place.transform, right_m=right_m, up_m=0.1))
         self.door = Door(self, car, place)
         return place
 

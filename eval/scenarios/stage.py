@@ -220,6 +220,12 @@ class Stage:
         self._spawned_at[actor.id] = transform
         self.cast_version += 1
 
+    def move(self, actor: carla.Actor, transform: carla.Transform) -> None:
+        """Put an actor somewhere else at once."""
+        actor.set_transform(transform)
+        self._spawned_at[actor.id] = transform
+        self._bodies = None
+
     def remove(self, actors: Iterable[carla.Actor]) -> None:
         """Take actors off the stage; those already gone are skipped."""
         gone = [actor for actor in actors if self._cast.pop(actor.id, None) is not None]
