@@ -46,7 +46,7 @@ BODY_DTYPE: Final = np.dtype(
     [(name, np.float64) for name in _FLOATS] + [(name, np.bool_) for name in _FLAGS] + [("kind", np.uint8)], align=True
 )
 _POSE: Final = ("x", "y", "z", "pitch", "yaw", "roll")
-_CONTROL: Final = ("throttle", "steer", "brake", "hand_brake", "reverse", "neutral")
+_CONTROL: Final[list[str]] = ["throttle", "steer", "brake", "hand_brake", "reverse", "neutral"]
 
 Pose = tuple[float, float, float, float, float, float]
 """x, y, z, pitch, yaw, roll."""
@@ -159,7 +159,7 @@ class Bodies:
         self.rows = rows
         for name in BODY_DTYPE.names or ():
             setattr(self, name, rows[name])
-        self._controls = rows[list(_CONTROL)]
+        self._controls = rows[_CONTROL]
 
     def add(self, spec: BodySpec, pose: Pose) -> int:
         """Slot of a new body, standing still; the lowest free one. Growing replaces all views (`bodies.x` ...)."""

@@ -29,7 +29,8 @@ class FrictionTrigger:
     @classmethod
     def of(cls, actor: Actor, pose: Pose) -> FrictionTrigger:
         """The box of a trigger's attributes. Raises: CallError when one is no number or negative."""
-        extent_m = tuple(_number(actor, f"extent_{axis}", 1.0) / _CM_PER_M for axis in "xyz")
+        length, width, height = (_number(actor, f"extent_{axis}", 1.0) / _CM_PER_M for axis in "xyz")
+        extent_m = (length, width, height)
         return cls(pose[:3], math.radians(pose[4]), extent_m, _number(actor, "friction", TYRE_FRICTION) / TYRE_FRICTION)
 
     def holds(self, position_m: np.ndarray) -> np.ndarray:
