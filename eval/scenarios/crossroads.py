@@ -160,6 +160,9 @@ def arrival_s(stage: Stage, arc_m: float) -> float:
 
 
 def _move(start: carla.Waypoint) -> Move | None:
+    """None for a lane that only touches the junction, or leads nowhere."""
+    if not start.is_junction:
+        return None
     before = [start]
     while before[-1].is_junction:
         previous = before[-1].previous(STEP_M)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eval.scenarios.bicycles import CrossingBicycleFlow
 from eval.scenarios.crossings import (
     DynamicObjectCrossing,
     ParkingCrossingPedestrian,
@@ -12,6 +13,15 @@ from eval.scenarios.crossings import (
 from eval.scenarios.cut_ins import HighwayCutIn, ParkingCutIn, StaticCutIn
 from eval.scenarios.ego_lane import BlockedIntersection, ControlLoss, HardBreakRoute, InvadingTurn
 from eval.scenarios.emergency import YieldToEmergencyVehicle
+from eval.scenarios.flows import (
+    EnterActorFlow,
+    EnterActorFlowV2,
+    HighwayExit,
+    InterurbanActorFlow,
+    InterurbanAdvancedActorFlow,
+    MergerIntoSlowTraffic,
+    MergerIntoSlowTrafficV2,
+)
 from eval.scenarios.junctions import (
     NonSignalizedJunctionLeftTurn,
     NonSignalizedJunctionLeftTurnEnterFlow,
@@ -81,4 +91,12 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "VanillaNonSignalizedTurnEncounterStopsign": VanillaNonSignalizedTurnEncounterStopsign,
     "VanillaSignalizedTurnEncounterGreenLight": VanillaSignalizedTurnEncounterGreenLight,
     "VanillaSignalizedTurnEncounterRedLight": VanillaSignalizedTurnEncounterRedLight,
+    "CrossingBicycleFlow": CrossingBicycleFlow,
+    "EnterActorFlow": EnterActorFlow,
+    "EnterActorFlowV2": EnterActorFlowV2,
+    "HighwayExit": HighwayExit,
+    "InterurbanActorFlow": InterurbanActorFlow,
+    "InterurbanAdvancedActorFlow": InterurbanAdvancedActorFlow,
+    "MergerIntoSlowTraffic": MergerIntoSlowTraffic,
+    "MergerIntoSlowTrafficV2": MergerIntoSlowTrafficV2,
 }
