@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from eval.planner import RoadOption
 from eval.routes import ScenarioBlock
+from eval.scenarios.arrival import Arrival
 from eval.scenarios.lanes import ahead, beside, roadside, shifted, turn_deg
 from eval.scenarios.motion import Crossing
 from eval.scenarios.parameters import ScenarioError
@@ -58,23 +60,27 @@ class Walk:
 
 
 class Rolling:
-    """Rolls a vehicle straight ahead at constant speed to a goal; call `update` every tick."""
+    """Rolls a vehicle straight ahead to a goal; set `speed_mps` at any time, call `update` every tick."""
 
     def __init__(self, stage: Stage, vehicle: carla.Vehicle, walk: Walk, speed_mps: float) -> None:
+        self.speed_mps = speed_mps
         self._stage = stage
         self._vehicle = vehicle
-        self._walk = walk
-        self._speed_mps = speed_mps
+        self._start = walk.start.location
+        self._ahead = walk.start.get_forward_vector()
+        self._length_m = math.hypot(walk.goal.x - self._start.x, walk.goal.y - self._start.y)
         stage.command(carla.command.ApplyVehicleControl(vehicle, carla.VehicleControl()))
+
+    @property
+    def rolled_m(self) -> float:
+        """Distance from where it started."""
+        here = self._stage.pose(self._vehicle).location
+        return math.hypot(here.x - self._start.x, here.y - self._start.y)
 
     def update(self) -> None:
         """Command the vehicle for the next tick."""
-        here = self._stage.pose(self._vehicle).location
-        start, goal = self._walk.start.location, self._walk.goal
-        length_m = math.hypot(goal.x - start.x, goal.y - start.y)
-        done = math.hypot(here.x - start.x, here.y - start.y) >= length_m
-        speed = 0.0 if done else self._speed_mps
-        velocity = carla.Vector3D((goal.x - start.x) / length_m * speed, (goal.y - start.y) / length_m * speed, 0.0)
+        speed = 0.0 if self.rolled_m >= self._length_m else self.speed_mps
+        velocity = carla.Vector3D(self._ahead.x * speed, self._ahead.y * speed, 0.0)
         self._stage.command(carla.command.ApplyTargetVelocity(self._vehicle, velocity))
 
 
@@ -84,8 +90,11 @@ class RoadCrossing(Scenario):
     SPEED_MPS: ClassVar[float] = 2.0
     REACTION_S: ClassVar[float]
     """The ego is this far away (its middle, at its present speed) when they set out, or further if they have to."""
-    SPEEDS_UP_MPS2: ClassVar[float] = 0.0
-    """What the ego is expected to do meanwhile: it leaves a turn, for example."""
+
+    @cached_property
+    def arrival(self) -> Arrival:
+        """Forecast of the ego's way."""
+        return Arrival(self.stage)
 
     def walk(self, start: carla.Transform, length_m: float) -> Walk:
         """The way of somebody who goes straight ahead from a pose."""
@@ -98,10 +107,11 @@ class RoadCrossing(Scenario):
 
     def meets_ego(self, walk: Walk, speed_mps: float, reaction_s: float, close_m: float = CLOSE_M) -> bool:
         """Whether it is time to set out."""
-        ego_mps, needed_s = self.stage.ego_pose.speed_mps, walk.reach_m / speed_mps
-        front_m = ego_mps * needed_s + 0.5 * self.SPEEDS_UP_MPS2 * needed_s**2
-        due_m = max(ego_mps * reaction_s, front_m + self.stage.ego.bounding_box.extent.x, close_m)
-        return walk.arc_m - self.stage.ego_arc_m < due_m
+        half_length_m = self.stage.ego.bounding_box.extent.x
+        official_s = reaction_s - half_length_m / max(self.stage.ego_pose.speed_mps, 1.0)
+        in_s = self.arrival.in_s(walk.arc_m)
+        close = walk.arc_m - self.stage.ego_arc_m < close_m
+        return close or in_s < max(official_s, walk.reach_m / speed_mps)
 
     def on_route(self, arc_m: float) -> carla.Waypoint:
         """The lane at an arc length of the ego's route."""
@@ -213,10 +223,10 @@ class PedestrianCrossing(RoadCrossing):
     STANDS_M = ((0.4, 1.5), (1.0, 2.5), (1.6, 0.5))
     """Where they stand: ahead of the lane's end and to the right of the sidewalk's middle."""
     SPEEDS_MPS = (1.3, 2.0)
-    IDLE_S = 1.5
-    """Each waits up to this long, so that ..."""
     SPREAD_S = 0.6
-    """... they meet the ego within this time."""
+    """Each waits so that he meets the ego, within this time; ..."""
+    IDLE_S = 1.5
+    """... up to this long if the ego stands."""
     BEFORE_M = 40.0
 
     @classmethod
@@ -256,18 +266,19 @@ class PedestrianCrossing(RoadCrossing):
             yield
 
     def _idle_s(self, way: Walk, speed_mps: float) -> float:
-        front_m = way.arc_m - self.stage.ego_arc_m - self.stage.ego.bounding_box.extent.x
-        spare_s = front_m / max(self.stage.ego_pose.speed_mps, 1.0) - way.reach_m / speed_mps
+        in_s = self.arrival.in_s(way.arc_m)
+        if math.isinf(in_s):
+            return self.stage.random.uniform(0.0, self.IDLE_S)
         spread_s = self.stage.random.uniform(-self.SPREAD_S, self.SPREAD_S)
-        return min(max(spare_s + spread_s, 0.0), self.IDLE_S)
+        return max(in_s - way.reach_m / speed_mps + spread_s, 0.0)
 
 
 class VehicleTurningRoute(RoadCrossing):
     """A cyclist crosses behind a junction where the ego turns. Source: scenario_runner `VehicleTurningRoute`."""
 
     SPEED_MPS = 1.8
+    HURRY_MPS = 3.0
     REACTION_S = 1.8
-    SPEEDS_UP_MPS2 = 1.0
     BEYOND_M = 11.0
 
     @classmethod
@@ -284,7 +295,18 @@ class VehicleTurningRoute(RoadCrossing):
         """The cyclist crosses when the ego comes."""
         yield from self.until(lambda: self.meets_ego(self.way, self.SPEED_MPS, self.REACTION_S))
         rolling = Rolling(self.stage, self.bicycle, self.way, self.SPEED_MPS)
-        yield from self.play(rolling, until=lambda: self.ego_passed(self.way.arc_m + BEHIND_M))
+        while not self.ego_passed(self.way.arc_m + BEHIND_M):
+            rolling.speed_mps = self._pace_mps(rolling)
+            rolling.update()
+            yield
+
+    def _pace_mps(self, rolling: Rolling) -> float:
+        """Pedals harder if the ego would be past before the cyclist is there."""
+        left_m, in_s = self.way.reach_m - rolling.rolled_m, self.arrival.in_s(self.way.arc_m)
+        if left_m <= 0.0 or in_s <= 0.0:
+            return rolling.speed_mps
+        needed_mps = left_m / in_s
+        return min(max(needed_mps, self.SPEED_MPS), self.HURRY_MPS)
 
     def _wait(self, place: carla.Waypoint) -> None:
         corner = curb(place, "right")
@@ -299,7 +321,6 @@ class VehicleTurningRoutePedestrian(RoadCrossing):
 
     SPEED_MPS = 1.8
     REACTION_S = 2.2
-    SPEEDS_UP_MPS2 = 1.0
     BEYOND_M = 0.5
 
     @classmethod
