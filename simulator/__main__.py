@@ -1,4 +1,4 @@
-"""`python -m simulator serve | bench`."""
+"""`python -m simulator serve | bench | towns`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tyro
 from simulator.orphan import end_with_parent  # isort: skip - first: it notes the parent before heavy imports
 from simulator import bench
 from simulator.server import ServerConfig, ServerError, serve
+from simulator.towns.picture import PictureConfig, draw_towns
 from simulator.towns.town import TownError
 
 BAD_INPUT = 2
@@ -32,9 +33,18 @@ def _bench(config: Annotated[bench.BenchConfig, tyro.conf.arg(name="")]) -> int:
     return bench.main(config)
 
 
+def _towns(config: Annotated[PictureConfig, tyro.conf.arg(name="")]) -> int:
+    """Draw towns from above, all training towns unless some are named."""
+    draw_towns(config)
+    return 0
+
+
+COMMANDS = {"serve": _serve, "bench": _bench, "towns": _towns}
+
+
 def main() -> int:
     try:
-        return tyro.extras.subcommand_cli_from_dict({"serve": _serve, "bench": _bench}, prog="python -m simulator")
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m simulator")
     except (ServerError, TownError, bench.BenchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import carla
@@ -20,7 +21,7 @@ CELL_PX, CAPTION_PX, COLUMNS = 360, 34, 6
 OVERSAMPLING = 3
 MARGIN = 0.04
 LEGEND_PX = 30
-PALETTE_COLOURS = 64
+PALETTE_COLOURS = 128
 ALONE_PX = 1400
 """Side of the picture of a single town."""
 BACKGROUND, INK = (236, 239, 231), (30, 30, 30)
@@ -36,7 +37,11 @@ BRIDGE_COLOUR = (58, 62, 70)
 BRIDGE_M = 4.0
 LIGHT_COLOUR, STOP_COLOUR = (20, 170, 60), (215, 30, 40)
 LINE_COLOUR = (240, 225, 130)
-FONT = ImageFont.load_default(size=13 * OVERSAMPLING)
+FONT_PX = 13
+
+
+ToPixels = Callable[[np.ndarray], list[tuple[float, ...]]]
+"""From points (n, 2 or more) in metres to points in the picture."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,11 @@ class TownFacts:
     junctions: int
     lights: int
     stop_signs: int
-    spawn_points: int
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=FONT_PX * OVERSAMPLING)
 
 
 def draw_towns(config: PictureConfig) -> None:
@@ -96,7 +105,7 @@ def measure(town: Town, sections: Sequence[Section]) -> TownFacts:
                 middle = (section.boundaries[k] + section.boundaries[k + 1]) / 2.0
                 lane_m += float(np.linalg.norm(np.diff(middle, axis=0), axis=1).sum())
     junctions = {section.junction_id for section in sections if section.in_junction}
-    return TownFacts(lane_m / 1e3, len(junctions), len(town.lights), len(town.stop_signs), len(town.spawn_points))
+    return TownFacts(lane_m / 1e3, len(junctions), len(town.lights), len(town.stop_signs))
 
 
 def _draw_cell(town: Town, cell_px: int) -> Image.Image:
@@ -110,7 +119,7 @@ def _draw_cell(town: Town, cell_px: int) -> Image.Image:
     px_per_m = side * (1.0 - 2.0 * MARGIN) / float((high - low).max())
     shift = np.array([side, side]) / 2.0 - (low + high) / 2.0 * px_per_m
 
-    def to_px(xy: np.ndarray) -> list[tuple[float, float]]:
+    def to_px(xy: np.ndarray) -> list[tuple[float, ...]]:
         return [tuple(point) for point in (xy[..., :2] * px_per_m + shift).tolist()]
 
     ground_m = float(np.median(np.concatenate([section.boundaries[..., 2].ravel() for section in sections])))
@@ -128,11 +137,13 @@ def _draw_cell(town: Town, cell_px: int) -> Image.Image:
         f"{town.name}  {facts.lane_km:.1f} lane km, {facts.junctions} junctions\n"
         f"{facts.lights} lights, {facts.stop_signs} stop signs, {high[0] - low[0]:.0f} x {high[1] - low[1]:.0f} m"
     )
-    canvas.multiline_text((side / 2, side), text, INK, FONT, anchor="ma", align="center")
+    canvas.multiline_text((side / 2, side), text, INK, _font(), anchor="ma", align="center")
     return cell.resize((cell_px, cell_px + CAPTION_PX), Image.Resampling.LANCZOS)
 
 
-def _draw_section(canvas: ImageDraw.ImageDraw, section: Section, ground_m: float, to_px, px_per_m: float) -> None:
+def _draw_section(
+    canvas: ImageDraw.ImageDraw, section: Section, ground_m: float, to_px: ToPixels, px_per_m: float
+) -> None:
     """Lanes as filled strips, lane lines where there is room for them."""
     bridge = float(section.boundaries[..., 2].min()) - ground_m > BRIDGE_M
     for k, kind in enumerate(section.lane_types):
@@ -161,6 +172,6 @@ def _legend(width_px: int) -> Image.Image:
     x, middle, side = 10 * OVERSAMPLING, LEGEND_PX * OVERSAMPLING / 2, 7 * OVERSAMPLING
     for name, colour in entries:
         canvas.rectangle((x, middle - side, x + 2 * side, middle + side), fill=colour)
-        canvas.text((x + 3 * side, middle), name, INK, FONT, anchor="lm")
-        x += 3 * side + canvas.textlength(name, FONT) + 2 * side
+        canvas.text((x + 3 * side, middle), name, INK, _font(), anchor="lm")
+        x += 3 * side + canvas.textlength(name, _font()) + 2 * side
     return legend.resize((width_px, LEGEND_PX), Image.Resampling.LANCZOS)

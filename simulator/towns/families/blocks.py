@@ -169,8 +169,8 @@ def draw_tee(rng: random.Random) -> Sketch:
 
 def draw_hills(rng: random.Random) -> Sketch:
     """Streets over hills with slopes of up to 8 %."""
-    columns, rows = rng.choice([(4, 3), (4, 4), (3, 3)])
-    grid = _Grid(rng, _spaced(rng, columns, (130.0, 185.0)), _spaced(rng, rows, (130.0, 185.0)), 12.0)
+    columns, rows = rng.choice([(4, 3), (4, 4), (3, 4)])
+    grid = _Grid(rng, _spaced(rng, columns, (130.0, 180.0)), _spaced(rng, rows, (130.0, 180.0)), 12.0)
     lane_m = round(rng.uniform(3.3, 3.6), 2)
     wide = {(axis, rng.randrange(3)) for axis in (0, 1) if rng.random() < 0.7}
 

@@ -36,7 +36,7 @@ EXCLUSIVE_LEFT_LANES = 3
 class Control(NamedTuple):
     """How a crossing is controlled.
 
-    `kind` is lights, stop, yield or none; `minor` are the arms (by index) that stop or yield; `paired` lights are
+    `kind` is lights, stop or yield; `minor` are the arms (by index) that stop or yield; `paired` lights are
     green together with those opposite (left turns give way), the others one arm at a time (left turns protected).
     """
 

@@ -61,7 +61,7 @@ Terrain = Callable[[float, float], float]
 
 @dataclass(frozen=True)
 class Node:
-    """A place where at least three roads meet; `control` is lights, stop, yield, none or roundabout."""
+    """A place where at least three roads meet; `control` is lights, stop, yield or roundabout."""
 
     x_m: float
     y_m: float
@@ -363,8 +363,6 @@ def choose_control(kind: str, arms: list[Arm], rng: random.Random) -> Control:
     paired, zebra = rng.random() < 0.5, rng.random() < 0.5
     if kind in ("stop", "yield") and all(driving_lanes(arms[a].inbound) == 1 for a in minor):
         return Control(kind, tuple(minor), zebra=zebra)
-    if kind == "none":
-        return Control("none", zebra=zebra)
     return Control("lights", paired=paired)
 
 
