@@ -29,6 +29,8 @@ ACCELERATION_MPS2 = 2.0
 LATERAL_MPS2 = 2.2
 """How a driver gains speed, and how fast it goes through bends."""
 MIN_SPEED_MPS = 2.0
+STARTED_M = 40.0
+"""After this way the ego has shown how fast it drives."""
 
 LaneKey = tuple[int, int]
 
@@ -142,14 +144,20 @@ def meeting_arcs_m(ego: Line, start_m: float, end_m: float, other: Line) -> tupl
 
 
 def arrival_s(stage: Stage, arc_m: float) -> float:
-    """When an ego that drives on undisturbed, at most at the speed limit, is at an arc length of its route."""
+    """When an ego that drives on undisturbed is at an arc length of its route.
+
+    It gets as fast as it has been, or up to the speed limit if it has just started; bends slow it down.
+    """
     route, here_m = stage.route, stage.ego_arc_m
     if arc_m <= here_m:
         return 0.0
     arcs_m = np.arange(here_m, arc_m + STEP_M, STEP_M)
     yaw = np.interp(np.stack([arcs_m - 2.0, arcs_m + 2.0]), route.arc_m, route.yaw_rad)
     curvature = np.maximum(np.abs(yaw[1] - yaw[0]) / 4.0, 1e-4)
-    speed2 = np.minimum(LATERAL_MPS2 / curvature, max(stage.speed_limit_mps, MIN_SPEED_MPS) ** 2)
+    top_mps = stage.speed_limit_mps
+    if here_m > STARTED_M:
+        top_mps = min(top_mps, stage.ego_top_mps)
+    speed2 = np.minimum(LATERAL_MPS2 / curvature, max(top_mps, MIN_SPEED_MPS) ** 2)
     speed2[0] = min(speed2[0], stage.ego_pose.speed_mps**2)
     for k in range(len(speed2) - 2, -1, -1):
         speed2[k] = min(speed2[k], speed2[k + 1] + 2.0 * ACCELERATION_MPS2 * STEP_M)

@@ -15,6 +15,7 @@ from eval.scenarios.way import Control, Passage, Way
 STRAIGHT_DEG = 40.0
 APPROACH_M = 30.0
 LEAVE_WITHIN_M = 320.0
+STEP_M = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Merge:
 def merges(way: Way) -> Iterator[Merge]:
     """Right turns and ramps into a lane on which others drive straight on."""
     for passage in way.passages:
-        if passage.control is Control.LIGHT or passage.option is RoadOption.LEFT:
+        if passage.control is Control.LIGHT or passage.option is RoadOption.LEFT or not _is_real(way, passage):
             continue
         exit_ = way.waypoints[passage.exit]
         own = lane_key(way.waypoints[passage.exit - 1])
@@ -69,6 +70,12 @@ def lane_changes_to_exit(way: Way) -> Iterator[tuple[int, Passage]]:
         changed = max(k for k in range(index, passage.entry + 1) if way.options[k] is option)
         if distance_m < LEAVE_WITHIN_M and passage.option not in (RoadOption.LEFT, RoadOption.RIGHT):
             yield index, passage
+
+
+def _is_real(way: Way, passage: Passage) -> bool:
+    """Whether the route itself goes through the junction, not merely beside a lane in it that narrows into its own."""
+    following = way.waypoints[passage.entry].next(STEP_M)
+    return lane_key(way.waypoints[passage.entry + 1]) in map(lane_key, following)
 
 
 def _bend_deg(lane: carla.Waypoint, exit_: carla.Waypoint) -> float:

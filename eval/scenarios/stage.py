@@ -87,6 +87,8 @@ class Stage:
         self.set_wrong_way_allowed = set_wrong_way_allowed
         self.speed_limit_mps = 0.0
         """The ego's, after the last tick."""
+        self.ego_top_mps = 0.0
+        """The highest speed the ego has driven."""
         self.cast_version = 0
         """Grows with every actor that appears or goes."""
         self._client = client
@@ -118,6 +120,7 @@ class Stage:
         self.ego_index = self.route.nearest(ego.location, self.ego_index)
         self._ego_pose = Pose(ego.transform, ego.velocity)
         self.speed_limit_mps = ego.speed_limit_mps
+        self.ego_top_mps = max(self.ego_top_mps, self._ego_pose.speed_mps)
 
     @property
     def ego_pose(self) -> Pose:
