@@ -131,7 +131,9 @@ class StaticCutIn(_CutIn):
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
         """Roads with a second lane of the ego's direction; the queue reaches up to the next junction at most."""
         for index in way.stretches(before_m=10.0, after_m=75.0):
-            distance_m = random.randint(25, int(min(way.junction_ahead(index) - 50.0, 120.0)))
+            distance_m = random.randint(25, int(min(way.junction_ahead(index) - 50.0, 100.0)))
+            if not way.keeps_lane(index, distance_m + cls.AFTER_M):
+                continue
             spot = way.waypoints[way.line.index_at(float(way.line.arc_m[index]) + distance_m + cls.QUEUE[-1])]
             for side in ("right", "left"):
                 if not spot.is_junction and driving_beside(spot, side) and driving_beside(way.waypoints[index], side):

@@ -11,10 +11,9 @@ from typing import ClassVar
 
 import carla
 
-from eval.planner import LANE_CHANGES
 from eval.routes import ScenarioBlock
 from eval.scenarios.cut_ins import can_park, kerb_m, park_at_kerb
-from eval.scenarios.lanes import ahead, behind, beside, lane_path, shifted
+from eval.scenarios.lanes import ahead, behind, beside, lane_path, shifted, turn_deg
 from eval.scenarios.line import Line
 from eval.scenarios.motion import Flow, PathDriver
 from eval.scenarios.parameters import ScenarioError
@@ -92,39 +91,46 @@ class Column:
     """The middle car appears this far before the ego, not beside it."""
     LEVEL_M: ClassVar[float] = -1.0
     GAIN_PER_S: ClassVar[float] = 0.6
-    SPEED_SHARES: ClassVar[tuple[float, float]] = (0.7, 1.25)
-    """Of the speed limit: slowest and fastest."""
+    SLOWEST_SHARE: ClassVar[float] = 0.7
+    """Of the ego's speed when they appear."""
+    FASTEST_SHARE: ClassVar[float] = 1.25
+    """Of the speed limit."""
     SLACK_M: ClassVar[float] = 15.0
+    RUN_UP_M: ClassVar[float] = 60.0
+    LENGTH_M: ClassVar[float] = 400.0
 
     def __init__(self, scenario: Scenario, target: carla.Waypoint, change_arc_m: float) -> None:
         """`target`: where the ego's change ends; `change_arc_m`: where that is on its route."""
         self._stage = scenario.stage
         self._change_arc_m = change_arc_m
-        start = behind(target, change_arc_m - self._stage.ego_arc_m + 60.0)
-        self._line = Line(lane_path(start, 400.0))
+        start = behind(target, change_arc_m - self._stage.ego_arc_m + self.RUN_UP_M, stop_at_junction=True)
+        self._line = Line(lane_path(start, self.LENGTH_M))
         self._shift_m = self._line.arc_m[self._line.nearest(target.transform.location)] - change_arc_m
         """From arc lengths of the route to those of the line."""
+        speed_mps = max(self._stage.ego_pose.speed_mps, MIN_SPEED_MPS)
+        self._slowest_mps = self.SLOWEST_SHARE * speed_mps
         self._cars = []
         for rank in (1, 0, -1):
             lead_m = rank * self._stage.random.uniform(*self.SPACING_M)
             arc_m = self._stage.ego_arc_m + self._shift_m + self.START_AHEAD_M + lead_m
             if arc_m < 0.0:
                 continue
-            car = scenario.vehicle(self._line.at(arc_m), accept=is_car, parked=False)
-            speed_mps = self._stage.ego_pose.speed_mps
+            try:
+                car = scenario.vehicle(self._line.at(arc_m), accept=is_car, parked=False)
+            except ScenarioError:
+                continue  # something is there: one less
             driver = PathDriver(self._stage, car, self._line, speed_mps, minds_ego=True, rolling=True)
             self._cars.append((driver, lead_m))
 
     def update(self) -> None:
         """Act for the next tick."""
-        limit_mps = max(self._stage.speed_limit_mps, MIN_SPEED_MPS)
-        slowest, fastest = (share * limit_mps for share in self.SPEED_SHARES)
+        fastest_mps = self.FASTEST_SHARE * max(self._stage.speed_limit_mps, MIN_SPEED_MPS)
         ego_arc_m = self._stage.ego_arc_m
         for driver, lead_m in self._cars:
             if ego_arc_m < self._change_arc_m + self.SLACK_M:
                 error_m = ego_arc_m + self._shift_m + self.LEVEL_M + lead_m - driver.arc_m
                 wanted_mps = self._stage.ego_pose.speed_mps + self.GAIN_PER_S * error_m
-                driver.speed_mps = min(max(wanted_mps, slowest), fastest)
+                driver.speed_mps = min(max(wanted_mps, self._slowest_mps), fastest_mps)
             driver.update()
 
 
@@ -139,17 +145,28 @@ class SequentialLaneChange(Scenario):
     APPEAR_M: ClassVar[float] = 70.0
     """Before a change, its cars appear."""
     BEFORE_M: ClassVar[float] = 50.0
+    BESIDE_M: ClassVar[float] = 35.0
+    BEHIND_M: ClassVar[float] = 12.0
+    TURNED_DEG: ClassVar[float] = 20.0
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
-        """Before two or more lane changes."""
-        changes = [k for k in range(1, len(way.options)) if way.options[k] in LANE_CHANGES]
+        """Before two or more lane changes that cars can hinder."""
+        changes = [k for k in leaps(way.line, 0, len(way.line.transforms) - 1) if cls._is_hindered(way, k)]
         for first in changes:
             arc_m = float(way.line.arc_m[first])
             index = way.line.index_at(arc_m - cls.BEFORE_M)
-            span = [k for k in changes if 15.0 < way.line.arc_m[k] - arc_m < cls.LENGTH_M - cls.BEFORE_M]
-            if arc_m > cls.BEFORE_M and span and not way.waypoints[index].is_junction:
+            more = [k for k in changes if 0.0 < way.line.arc_m[k] - arc_m < cls.LENGTH_M - cls.BEFORE_M]
+            if arc_m > cls.BEFORE_M and more and not way.waypoints[index].is_junction:
                 yield way.block("SequentialLaneChange", index)
+
+    @classmethod
+    def _is_hindered(cls, way: Way, change: int) -> bool:
+        """Whether both lanes run beside each other for a while before a change."""
+        before = way.line.index_at(float(way.line.arc_m[change]) - cls.BESIDE_M)
+        place = behind(way.waypoints[change], cls.BESIDE_M, stop_at_junction=True).transform.location
+        free = not any(waypoint.is_junction for waypoint in way.waypoints[before:change])
+        return free and abs(way.line.offset_of(place, way.line.nearest(place))) > LEAP_M
 
     def script(self) -> Script:
         """Cars appear before every change."""
@@ -157,18 +174,32 @@ class SequentialLaneChange(Scenario):
         changes = self._changes(end_m)
         columns: list[Column] = []
         while not self.ego_passed(end_m):
-            if changes and self.stage.ego_arc_m > changes[0][0] - self.APPEAR_M:
+            if changes and self.ego_passed(changes[0][0]):
+                changes.pop(0)
+            elif changes and self._is_beside(*changes[0]):
                 arc_m, target = changes.pop(0)
                 columns.append(Column(self, target, arc_m))
             for column in columns:
                 column.update()
             yield
 
+    def _is_beside(self, change_arc_m: float, target: carla.Waypoint) -> bool:
+        """Whether the ego is near a change and on the same road already."""
+        left_m = change_arc_m - self.stage.ego_arc_m
+        if left_m > self.APPEAR_M:
+            return False
+        place = behind(target, max(left_m, 0.0), stop_at_junction=True).transform
+        turned_deg = abs(turn_deg(place.rotation.yaw, self.stage.ego_pose.transform.rotation.yaw))
+        return self.stage.ego_distance_m(place.location) < self.BEHIND_M and turned_deg < self.TURNED_DEG
+
     def _changes(self, end_m: float) -> list[tuple[float, carla.Waypoint]]:
         """Arc lengths of the lane changes ahead and where they end."""
-        route, found = self.stage.route, []
-        for index in range(route.index_at(self.trigger_arc_m), route.index_at(end_m)):
-            location = route.transforms[index + 1].location
-            if abs(route.offset_of(location, index)) > LEAP_M:
-                found.append((float(route.arc_m[index + 1]), self.stage.map.get_waypoint(location)))
-        return found
+        route = self.stage.route
+        found = leaps(route, route.index_at(self.trigger_arc_m), route.index_at(end_m))
+        return [(float(route.arc_m[k]), self.stage.map.get_waypoint(route.transforms[k].location)) for k in found]
+
+
+def leaps(line: Line, start: int, end: int) -> list[int]:
+    """Points of a planned route at which a lane change ends: they lie beside the point before."""
+    steps = range(start + 1, end + 1)
+    return [k for k in steps if abs(line.offset_of(line.transforms[k].location, k - 1)) > LEAP_M]

@@ -69,7 +69,7 @@ class Obstacle(Scenario):
             distance_m = random.randint(nearest_m, int(min(free_m, farthest_m)))
             place = way.waypoints[way.line.index_at(float(way.line.arc_m[index]) + distance_m)]
             parameters = cls.fits(way.waypoints[index], place)
-            if parameters is not None:
+            if parameters is not None and way.keeps_lane(index, distance_m + cls.LENGTH_M):
                 more = cls.details(random, free_m - distance_m)
                 yield way.block(cls.__name__, index, distance=distance_m, **parameters, **more)
 

@@ -20,6 +20,7 @@ TRAFFIC_LIGHT = "1000001"
 STOP_SIGN = "206"
 CONTROL_SEARCH_POINTS = 15
 CONTROL_BEYOND_M = 3.0
+ON_LANE_M = 2.0
 
 
 class Control(str, Enum):
@@ -93,6 +94,12 @@ class Way:
             if self.junction_ahead(index) >= after_m and not self._changes_lane(index, after_m):
                 last_m = float(arc_m)
                 yield index
+
+    def keeps_lane(self, index: int, distance_m: float) -> bool:
+        """Whether the way stays on the lane of a point for some distance."""
+        there = self.line.at(float(self.line.arc_m[index]) + distance_m).location
+        on_lane = lanes.ahead(self.waypoints[index], distance_m).transform.location
+        return there.distance(on_lane) < ON_LANE_M
 
     def block(self, kind: str, index: int, **parameters: object) -> ScenarioBlock:
         """A <scenario> whose trigger is a point of the way.
