@@ -96,6 +96,7 @@ class Column:
     FASTEST_SHARE: ClassVar[float] = 1.25
     """Of the speed limit."""
     SLACK_M: ClassVar[float] = 15.0
+    ROOM_M: ClassVar[float] = 12.0
     RUN_UP_M: ClassVar[float] = 60.0
     LENGTH_M: ClassVar[float] = 400.0
 
@@ -113,10 +114,12 @@ class Column:
         for rank in (1, 0, -1):
             lead_m = rank * self._stage.random.uniform(*self.SPACING_M)
             arc_m = self._stage.ego_arc_m + self._shift_m + self.START_AHEAD_M + lead_m
-            if arc_m < 0.0:
+            place = self._line.at(arc_m)
+            others = [body.pose.location for body in self._stage.bodies(ego=False)]
+            if arc_m < 0.0 or any(other.distance(place.location) < self.ROOM_M for other in others):
                 continue
             try:
-                car = scenario.vehicle(self._line.at(arc_m), accept=is_car, parked=False)
+                car = scenario.vehicle(place, accept=is_car, parked=False)
             except ScenarioError:
                 continue  # something is there: one less
             driver = PathDriver(self._stage, car, self._line, speed_mps, minds_ego=True, rolling=True)
