@@ -15,7 +15,7 @@ from eval.planner import RoadOption
 from eval.routes import ScenarioBlock
 from eval.scenarios.crossroads import STRAIGHT, TURN_TOLERANCE_DEG, Crossroads, Move, side_of
 from eval.scenarios.junctions import END_M
-from eval.scenarios.lanes import ahead, behind, driving_beside, opposite, same_direction
+from eval.scenarios.lanes import ahead, behind, driving_beside, lane_way, opposite, same_direction
 from eval.scenarios.line import Line
 from eval.scenarios.merges import lane_changes_to_exit, merges
 from eval.scenarios.parameters import ScenarioError
@@ -26,17 +26,25 @@ from eval.scenarios.way import Control, Way
 RUN_IN_M = (80.0, 110.0)
 RUN_OUT_M = (50.0, 80.0)
 """Lengths of generated flows before and after where the ego joins."""
+RAMP_RUN_IN_M = (170.0, 210.0)
+"""The former where it comes from a ramp."""
+TRIGGER_M, RAMP_TRIGGER_M, EXIT_TRIGGER_M = (24.0, 32.0), (60.0, 90.0), (50.0, 80.0)
+"""The trigger's distance to the junction, to the end of a ramp, and to the lane change for an exit."""
 AHEAD_OF_EGO_M = 5.0
+DETOUR, DETOUR_M = 1.6, 50.0
+"""A way along the lanes is taken if it is not longer than this share of the straight distance, and some metres."""
 
 
 class _Flow(Scenario):
     """A flow from `start_actor_flow` to `end_actor_flow`."""
 
     timeout_s = 240.0
+    SPACING_M: ClassVar[tuple[tuple[int, int], tuple[int, int]]] = ((15, 22), (35, 60))
+    """Ranges of the least and the greatest spacing on generated routes."""
 
     def lines(self) -> Sequence[Line]:
         """The ways of the traffic. Raises: ScenarioError."""
-        return [self.line_between(self._start().transform.location, self._end().transform.location)]
+        return [self._line(self._start(), self._end())]
 
     def end_arc_m(self) -> float:
         """Where on the ego's route the scenario is over."""
@@ -54,6 +62,12 @@ class _Flow(Scenario):
         self.stage.clear_way(self.stage.ego_arc_m + AHEAD_OF_EGO_M, self._end_arc_m)
         flows = [Stream(self, line, speed_mps, spacing_m, until_arc_m=self._end_arc_m) for line in self._lines]
         yield from self.play(*flows, until=lambda: self.ego_passed(self._end_arc_m))
+
+    def _line(self, start: carla.Waypoint, end: carla.Waypoint) -> Line:
+        """Along the lanes if they lead there, else as the planner finds."""
+        distance_m = start.transform.location.distance(end.transform.location)
+        way = lane_way(start, end, DETOUR * distance_m + DETOUR_M)
+        return Line(way) if way else self.line_between(start.transform.location, end.transform.location)
 
     def _start(self) -> carla.Waypoint:
         return self.stage.map.get_waypoint(self.parameters.required_location("start_actor_flow"))
@@ -75,10 +89,11 @@ class _Merge(_Flow):
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
         """Right turns without lights, and ramps."""
         for merge in merges(way):
-            index = way.before(merge.passage, random.uniform(22.0, 32.0))
+            index = way.before(merge.passage, random.uniform(*(RAMP_TRIGGER_M if merge.is_ramp else TRIGGER_M)))
             if index is None or (cls.FROM_RAMP and not merge.is_ramp):
                 continue
-            start, end = merge.flow(random.uniform(*RUN_IN_M), random.uniform(*RUN_OUT_M))
+            before_m = random.uniform(*(RAMP_RUN_IN_M if merge.is_ramp else RUN_IN_M))
+            start, end = merge.flow(before_m, random.uniform(*RUN_OUT_M))
             speed = random.randint(*(cls.RAMP_SPEED_MPS if merge.is_ramp else cls.SPEED_MPS))
             yield _block(cls, way, index, start, end, speed, random)
 
@@ -92,7 +107,7 @@ class EnterActorFlow(_Merge):
     def lines(self) -> Sequence[Line]:
         """One on each lane."""
         lanes = zip(same_direction(self._start()), same_direction(self._end()), strict=False)
-        return [self.line_between(start.transform.location, end.transform.location) for start, end in lanes]
+        return [self._line(start, end) for start, end in lanes]
 
 
 class EnterActorFlowV2(_Merge):
@@ -106,7 +121,8 @@ class MergerIntoSlowTraffic(_Merge):
     """Slow traffic on the lane that the ego joins."""
 
     SPEED_MPS = (6, 9)
-    RAMP_SPEED_MPS = (9, 13)
+    RAMP_SPEED_MPS = (7, 10)
+    SPACING_M = ((11, 16), (26, 35))
 
 
 class MergerIntoSlowTrafficV2(MergerIntoSlowTraffic):
@@ -122,12 +138,12 @@ class HighwayExit(_Flow):
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
         """Lane changes to the right with an exit soon after."""
         for change, passage in lane_changes_to_exit(way):
-            index = way.line.index_at(float(way.line.arc_m[change]) - random.uniform(30.0, 60.0))
+            index = way.line.index_at(float(way.line.arc_m[change]) - random.uniform(*EXIT_TRIGGER_M))
             lane = driving_beside(way.waypoints[change], "right") or way.waypoints[passage.entry]
             crossroads = Crossroads.of(way, passage)
             only_exit = all(side_of(move.entry, crossroads.entry) == "behind" for move in crossroads.moves)
             if passage.control is Control.NONE and only_exit and not way.waypoints[index].is_junction:
-                start = behind(lane, random.uniform(*RUN_IN_M), stop_at_junction=True)
+                start = behind(lane, random.uniform(*RAMP_RUN_IN_M), stop_at_junction=True)
                 end = ahead(crossroads.exit, random.uniform(*RUN_OUT_M))
                 locations = start.transform.location, end.transform.location
                 yield _block(cls, way, index, *locations, random.randint(10, 15), random)
@@ -182,7 +198,7 @@ class InterurbanAdvancedActorFlow(_Flow):
         if start is None or end is None:
             raise ScenarioError("its flow runs on a road of one direction; choose one with an opposite lane")
         self._last = end.transform.location
-        return [*super().lines(), self.line_between(start.transform.location, end.transform.location)]
+        return [*super().lines(), self._line(start, end)]
 
     def end_arc_m(self) -> float:
         """Where the second flow ends."""
@@ -191,7 +207,7 @@ class InterurbanAdvancedActorFlow(_Flow):
 
 def _left_turns(way: Way, control: Control, random: Random) -> Iterator[tuple[Crossroads, int]]:
     for passage in way.passages:
-        index = way.before(passage, random.uniform(24.0, 32.0))
+        index = way.before(passage, random.uniform(*TRIGGER_M))
         if passage.option is RoadOption.LEFT and passage.control is control and index is not None:
             yield Crossroads.of(way, passage), index
 
@@ -211,7 +227,7 @@ def _block(
     speed_mps: int,
     random: Random,
 ) -> ScenarioBlock:
-    spacing_m = (random.randint(15, 22), random.randint(35, 60))
+    spacing_m = tuple(random.randint(*bounds) for bounds in kind.SPACING_M)
     return way.block(
         kind.__name__,
         index,

@@ -9,6 +9,7 @@ import carla
 STEP_M = 1.0
 MAX_LANES = 16
 """More lanes beside each other than any road has."""
+MAX_FORKS = 32
 PARKABLE = (carla.LaneType.Driving, carla.LaneType.Parking, carla.LaneType.Shoulder)
 
 
@@ -125,6 +126,28 @@ def lane_path(waypoint: carla.Waypoint, length_m: float, *, stop_at_junction: bo
         waypoint = straightest(waypoint, following)
         path.append(waypoint.transform)
     return path
+
+
+def lane_way(start: carla.Waypoint, end: carla.Waypoint, max_length_m: float = 1000.0) -> list[carla.Transform] | None:
+    """Poses about every metre from one waypoint to another without a change of lane; None if there is no such way.
+
+    At forks all branches are tried, the straightest first.
+    """
+    open_ways = [[start]]
+    while open_ways:
+        way = open_ways.pop()
+        while len(way) * STEP_M < max_length_m:
+            if way[-1].transform.location.distance(end.transform.location) < STEP_M:
+                return [waypoint.transform for waypoint in way]
+            following = way[-1].next(STEP_M)
+            if not following:
+                break
+            first = straightest(way[-1], following)
+            open_ways += [[*way, other] for other in following if other is not first]
+            way.append(first)
+            if len(open_ways) > MAX_FORKS:
+                return None
+    return None
 
 
 def next_junction(waypoint: carla.Waypoint, within_m: float = 200.0) -> tuple[carla.Waypoint, float] | None:
