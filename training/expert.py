@@ -31,6 +31,13 @@ WAY_M = 90.0
 MEETING_MARGIN_M = 1.5
 """Room kept to others whose way crosses the ego's."""
 WALKER_MARGIN_M = 2.0
+BESIDE_LANE_M = 2.2
+"""Farther from its line than this the ego is not in its lane."""
+ENTERING_MPS = 2.0
+SLIPPERY_MPS = 4.0
+"""Speed over dirt, on which the tyres hardly hold; from so far before it until so far past it."""
+SLIPPERY_BEFORE_M = 10.0
+SLIPPERY_BEHIND_M = 12.0
 YIELDING_MPS = 4.0
 """Speed while an emergency vehicle passes."""
 
@@ -87,6 +94,8 @@ class Scene:
     speed_limit_mps: float
     lanes: LaneTable | None = None
     """Lanes beside the route; without them the driver never leaves its line."""
+    slippery_m: tuple[float, ...] = ()
+    """Arc lengths of dirt on the road."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +286,11 @@ class ExpertDriver:
             ahead = [item for item in ahead if item.present]
         if self._sidestep is not None and self._sidestep.yielding:
             wanted = min(wanted, YIELDING_MPS)
+        dirt = [arc - front for arc in scene.slippery_m if arc > start - SLIPPERY_BEHIND_M]
+        if dirt:
+            wanted = min(wanted, math.hypot(SLIPPERY_MPS, stopping_speed_mps(config, min(dirt) - SLIPPERY_BEFORE_M)))
+        if self._must_let_pass(scene):
+            wanted = 0.0
         target = min(wanted, stopping_speed_mps(config, stop_line_m - config.stop_margin_m))
         target = min([target, *(self._following_speed(scene, item) for item in ahead)])
         accel = config.speed_gain_per_s * (target - scene.speed_mps)
@@ -305,6 +319,16 @@ class ExpertDriver:
         stops = (*scene.red_stop_m, *(arc for arc in scene.sign_stop_m if arc not in self._honoured))
         wait_m = self._sidestep.update(ego, scene.others, wanted, tuple(arc for arc in stops if arc > ego.arc_m))
         return None if wait_m is None else max(wait_m, ego.front_m - 1.0)
+
+    def _must_let_pass(self, scene: Scene) -> bool:
+        """Whether the ego stands beside its lane and somebody comes along that."""
+        if self._sidestep is None or self._sidestep.active or scene.speed_mps > ENTERING_MPS:
+            return False
+        offset_m, _ = lateral_error(scene)
+        if not BESIDE_LANE_M < abs(offset_m) < 2.0 * BESIDE_LANE_M:
+            return False
+        ego = Ego(arc_position(scene), scene.speed_mps, scene.half_length_m, scene.half_width_m)
+        return not self._sidestep.may_enter(ego, scene.others)
 
     def _on_its_way(self, scene: Scene) -> Scene:
         if self._sidestep is None or not self._sidestep.active:

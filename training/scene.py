@@ -81,6 +81,7 @@ class PrivilegedView:
         steps = np.hypot(*np.diff(self.corridor.points[:, :2], axis=0).T)
         self.arc_m = np.concatenate([[0.0], np.cumsum(steps)])
         self.index = 0
+        self._slippery_m: tuple[float, ...] = ()
         self._bodies = self._read_bodies()
         self._signals = self._read_signals(carla_map)
         self._history: deque[np.ndarray] = deque(maxlen=(len(bev.HISTORY_S) - 1) * TICKS_PER_SLICE + 1)
@@ -152,6 +153,7 @@ class PrivilegedView:
             sign_stop_m=tuple(arc for arc in signs if arc is not None),
             speed_limit_mps=max(self._ego.get_speed_limit() / 3.6, 1.0),
             lanes=self.lanes,
+            slippery_m=self._slippery_m,
         )
 
     def words(self) -> np.ndarray:
@@ -173,15 +175,25 @@ class PrivilegedView:
 
     def _read_bodies(self) -> list[_Body]:
         bodies = []
+        slippery = []
         for actor in self._world.get_actors():
             if actor.id == self._ego.id or not actor.type_id.startswith(("vehicle.", "walker.", "static.prop")):
                 continue
             if any(word in actor.type_id for word in DRIVABLE):
+                slippery.append(self._arc_of_place(world_pose(actor.get_transform())))
                 continue
             extent = actor.bounding_box.extent
             channel = _channel(actor)
             bodies.append(_Body(actor, channel, max(extent.x, 0.2), max(extent.y, 0.2), KINDS[channel]))
+        self._slippery_m = tuple(arc for arc in slippery if arc is not None)
         return bodies
+
+    def _arc_of_place(self, pose: tuple[float, float, float]) -> float | None:
+        """Arc length of the route beside a thing that lies on it."""
+        points = self.corridor.points
+        distance = np.hypot(points[:, 0] - pose[0], points[:, 1] - pose[1])
+        k = int(np.argmin(distance))
+        return float(self.arc_m[k]) if distance[k] < STOP_LINE_LATERAL_M else None
 
     def _read_signals(self, carla_map: carla.Map) -> list[_Signal]:
         signals = []

@@ -24,6 +24,7 @@ SPARE_M = 0.8
 """The ego's middle may be this far off the middle of the lane it borrows."""
 CLEARANCE_M = 0.7
 """Side distance to what is passed; to walkers and bicycles half a metre more."""
+ON_LINE_M = 0.05
 IN_LANE_M = 1.1
 """Up to this offset the ego stays in its lane, more or less."""
 LEAD_IN_M = (7.0, 18.0)
@@ -39,6 +40,8 @@ UNSEEN_M = 130.0
 ONCOMING_MPS = 10.0
 """Beyond this distance somebody may be coming at this speed."""
 POINT_OF_NO_RETURN_M = 4.0
+ENTER_S = 4.5
+"""Time in which somebody from behind must not arrive where the ego pulls in."""
 HOLD_M = 9.0
 """The ego waits this far before what it wants to pass: nearer it could not steer around it."""
 QUEUE_M = 30.0
@@ -123,7 +126,8 @@ class Sidestep:
 
         `stops_m`: arc lengths of red lights and signs ahead, behind which a queue is no obstacle.
         """
-        if self.active and ego.arc_m - ego.half_length_m > self._until_m:
+        ahead = self._path.arc_m > ego.arc_m - ego.half_length_m
+        if self.active and not np.abs(self.offset_m[ahead]).max(initial=0.0) > ON_LINE_M:
             self.offset_m = np.zeros_like(self.offset_m)
             self._until_m = -math.inf
             self._yielding = False
@@ -302,6 +306,20 @@ class Sidestep:
                     self._yielding = True
                     return True
         return False
+
+    def may_enter(self, ego: Ego, others: Others) -> bool:
+        """Whether an ego beside its lane, as after parking, may pull into it: nobody comes from behind or is there."""
+        for i in range(len(others)):
+            present = presence(
+                self._path, others.pose[i : i + 1], float(others.half_length_m[i]), float(others.half_width_m[i])
+            )
+            if not present.within(ego.half_width_m)[0] or others.parked[i]:
+                continue
+            along = max(float(others.speed_mps[i] * present.along[0]), 0.0)
+            rear_m = ego.arc_m - ego.half_length_m
+            if present.low_m[0] < ego.front_m and float(present.high_m[0]) + ENTER_S * along > rear_m - 2.0:
+                return False
+        return True
 
     @property
     def hurried(self) -> bool:
