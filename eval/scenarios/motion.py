@@ -108,7 +108,8 @@ class PathDriver:
             if found is None or found[0] <= start_m:
                 continue
             gap_m = found[0] - start_m - half_length_m - found[2] - GAP_M
-            ahead_mps = max(found[1], 0.0)
+            ahead_mps, towards_mps = max(found[1], 0.0), max(-found[1], 0.0)
+            gap_m -= towards_mps**2 / (2.0 * DECELERATION_MPS2)  # who comes towards it needs room to stop, too
             limit = min(limit, math.sqrt(max(ahead_mps**2 + 2.0 * DECELERATION_MPS2 * gap_m, 0.0)))
         return limit
 

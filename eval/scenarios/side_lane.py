@@ -26,7 +26,7 @@ REACTION_S = 3.0
 DOOR_DISTANCE_M = 10.0
 DOOR_M = 0.8
 """How far an open door stands out."""
-INNER_SIDE_M = 1.55
+INNER_SIDE_M = 1.4
 """The parked car's inner side is this far from the middle of the ego's lane, so that its door reaches the ego."""
 MIN_PARKING_WIDTH_M = 1.8
 
