@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 
 from simulator import noise, wire
-from simulator.actors import Actor, Kind
+from simulator.actors import Actor, Kind, Pose, compose
 from simulator.render import NO_ACTOR, Camera, Renderer, Scene, SceneActor
 from simulator.rpc import CallError
 from simulator.streams import StreamHub
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 MAX_IMAGE_SIDE_PX: Final = 4096
 TICK_SLACK_S: Final = 1e-4
+DRAWN_STEER_DEG: Final = 35.0
+"""Angle of the front wheels at full steering."""
 _WARM_UP_CAMERA: Final = Camera(64, 64, 90.0)
 _DRAWN_KINDS: Final = (Kind.VEHICLE, Kind.WALKER, Kind.PROP)
 _MEASURED: Final = (
@@ -34,8 +36,10 @@ _MEASURED: Final = (
 class SensorSuite:
     """All sensors of a world. Only those that somebody listens to are measured."""
 
-    def __init__(self, world: World, hub: StreamHub, *, render: bool, threads: int) -> None:
+    def __init__(self, world: World, hub: StreamHub, *, render: bool, threads: int, look_seed: int = 0) -> None:
         self._world = world
+        self._look_seed = look_seed
+        self._odometers: dict[int, tuple[float, float, float]] = {}
         self._hub = hub
         self._render = render
         self._threads = threads
@@ -61,7 +65,8 @@ class SensorSuite:
     def prepare(self) -> None:
         """Get ready to draw: meshes and, once per machine, compiled code. A client would not wait for it."""
         if self._render and self._renderer is None:
-            self._renderer = Renderer(self._world.town.name, self._world.town.opendrive, threads=self._threads)
+            town = self._world.town
+            self._renderer = Renderer(town.name, town.opendrive, threads=self._threads, look_seed=self._look_seed)
             self._renderer.render([(_WARM_UP_CAMERA, self._world.town.spawn_points[0])], Scene())
 
     def measure(self, frame: int, elapsed_s: float, weather: list[float], *, draw: bool) -> None:
@@ -87,7 +92,7 @@ class SensorSuite:
         assert self._renderer is not None
         table = self._world.actors
         drawn = [actor for actor in table if actor.kind in _DRAWN_KINDS]
-        scene = self._scene(drawn, weather)
+        scene = self._scene(drawn, elapsed_s, weather)
         for parent in sorted({camera.actor.parent for camera in cameras}):
             mounted = [camera for camera in cameras if camera.actor.parent == parent]
             views = [(camera.camera, table.pose(camera.actor)) for camera in mounted]
@@ -97,22 +102,47 @@ class SensorSuite:
                 size = wire.CAMERA_HEADER.pack(camera.camera.width, camera.camera.height, camera.camera.fov_deg)
                 self._send(camera, frame, elapsed_s, size, memoryview(image).cast("B"))
 
-    def _scene(self, drawn: list[Actor], weather: list[float]) -> Scene:
-        table = self._world.actors
-        actors = [
-            SceneActor(
-                actor.type_id,
-                table.pose(actor),
-                actor.box.extent,
-                _colour(actor.attribute("color")),
-                braking=actor.kind is Kind.VEHICLE and actor.vehicle_control.brake > 0.0,
-                lights=actor.lights,
-                open_doors=actor.open_doors,
-            )
-            for actor in drawn
-        ]
+    def _scene(self, drawn: list[Actor], elapsed_s: float, weather: list[float]) -> Scene:
+        travelled_m = self._travelled_m(drawn)
+        actors = [self._scene_actor(actor, travelled_m[actor.id]) for actor in drawn]
         lights = {light.place.opendrive_id: int(light.state) for light in self._world.lights.by_id.values()}
-        return Scene(weather, actors, lights)
+        return Scene(weather, actors, lights, elapsed_s)
+
+    def _scene_actor(self, actor: Actor, travelled_m: float) -> SceneActor:
+        pose, extent = _visible_box(actor, self._world.actors.pose(actor))
+        return SceneActor(
+            actor.type_id,
+            pose,
+            extent,
+            _colour(actor.attribute("color")),
+            braking=actor.kind is Kind.VEHICLE and actor.vehicle_control.brake > 0.0,
+            lights=actor.lights,
+            open_doors=actor.open_doors,
+            steer_deg=DRAWN_STEER_DEG * actor.vehicle_control.steer,
+            speed_mps=float(np.linalg.norm(self._world.actors.velocity_mps[actor.row, :2])),
+            travelled_m=travelled_m,
+            wheelchair=actor.attribute("use_wheelchair") == "true",
+        )
+
+    def _travelled_m(self, drawn: list[Actor]) -> dict[int, float]:
+        """Way of each actor over ground since it was first drawn."""
+        position_m = self._world.actors.position_m
+        odometers = {}
+        for actor in drawn:
+            x, y, _ = position_m[actor.row].tolist()
+            last_x, last_y, way_m = self._odometers.get(actor.id, (x, y, 0.0))
+            odometers[actor.id] = x, y, way_m + math.hypot(x - last_x, y - last_y)
+        self._odometers = odometers
+        return {actor_id: way_m for actor_id, (_, _, way_m) in odometers.items()}
+
+
+def _visible_box(actor: Actor, pose: Pose) -> tuple[Pose, tuple[float, float, float]]:
+    """Where a body is drawn, and its half sizes: a vehicle's box stands off its origin and may reach below ground."""
+    if actor.kind is Kind.WALKER:
+        return pose, actor.box.extent
+    (forward, right, up), (half_x, half_y, half_z) = actor.box.centre, actor.box.extent
+    low, high = max(0.0, up - half_z), up + half_z
+    return compose(pose, (forward, right, low, 0.0, 0.0, 0.0)), (half_x, half_y, (high - low) / 2.0)
 
 
 def _colour(text: str) -> tuple[int, int, int] | None:

@@ -39,8 +39,9 @@ def light_vector(weather: Weather) -> np.ndarray:
     warm = np.array([1.0, 0.97, 0.92]) * (1.0 - low_sun) + np.array([1.0, 0.62, 0.32]) * low_sun
     sun_rgb = 1.75 * _smooth(-1.0, 14.0, altitude) * (1.0 - 0.88 * clouds**1.5) * (1.0 - 0.8 * fog) * warm
     blue, grey = np.array([0.50, 0.62, 0.85]), np.array([0.62, 0.64, 0.67])
-    sky_rgb = (0.10 + 0.75 * day) * (blue * (1.0 - clouds) + grey * clouds) * (1.0 - 0.35 * clouds * rain)
-    night_rgb = np.array([0.16, 0.19, 0.27])
+    veil = 1.0 - 0.18 * clouds - 0.22 * clouds * rain
+    sky_rgb = (0.10 + 0.75 * day) * (blue * (1.0 - clouds) + grey * clouds) * veil
+    night_rgb = np.array([0.115, 0.135, 0.195])
     sky_rgb = sky_rgb * day + night_rgb * (1.0 - day)
 
     horizon = np.array([0.55, 0.64, 0.76]) * (1.0 - clouds) + np.array([0.52, 0.54, 0.57]) * clouds
@@ -70,6 +71,7 @@ def light_vector(weather: Weather) -> np.ndarray:
     vector[shade.NIGHT] = 1.0 - _smooth(-4.0, 6.0, altitude)
     vector[shade.CLOUDS] = clouds
     vector[shade.BRIGHTNESS] = 1.0
+    vector[shade.RAIN] = rain
     return vector
 
 

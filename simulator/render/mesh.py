@@ -8,17 +8,26 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-ASPHALT, MARKING, CONCRETE, GRASS, FACADE, PLAIN, EMISSIVE, FOLIAGE, PAINT, GLASS = range(10)
-"""Materials: how a triangle is shaded (see `raster.py`)."""
+ASPHALT, MARKING, CONCRETE, GRASS, FACADE, PLAIN, EMISSIVE, FOLIAGE, PAINT, GLASS, ROOF, WALL = range(12)
+"""Materials: how a triangle is shaded (see `shade.py`)."""
+
+PLASTER_WALL, BRICK_WALL, PANEL_WALL = 0, 1, 2
+"""What a FACADE or WALL is made of; its style is `windows + WALL_STEP * this`."""
+
+PUNCHED, RIBBON, CURTAIN, COTTAGE, SHOP, BLANK = range(6)
+"""How windows are set into a FACADE."""
+
+WALL_SHIFT = 3
+WALL_STEP = 1 << WALL_SHIFT
+
+SURFACE_SIZE = 12
+"""Numbers per triangle: see `TileMesh.surfaces`."""
 
 FAR, MIDDLE, NEAR = 0, 1, 2
 VIEW_DISTANCE_M = (420.0, 170.0, 75.0)
 """Detail layers: things of a layer are left out beyond its distance."""
 
 TILE_M = 40.0
-
-BODY, BRAKE_LAMP, LEFT_BLINKER, RIGHT_BLINKER, HEAD_LAMP = -1.0, -2.0, -3.0, -4.0, -5.0
-"""Values of the red component that stand for a colour filled in per actor."""
 
 Colour = Sequence[float]
 
@@ -32,7 +41,8 @@ class TileMesh:
     triangles: np.ndarray
     """(t, 3) int32 into vertices"""
     surfaces: np.ndarray
-    """(t, 8) float32: linear RGB 0..1, unit normal, material, variant of the material"""
+    """(t, SURFACE_SIZE) float32: linear RGB 0..1, unit normal, material, variant of the material (style), and the
+    frame of a wall's pattern: height of its foot, start of its horizontal coordinate, window pitch, storey height"""
     bounds: np.ndarray
     """(k, 6) float32, minimum and maximum corner per tile"""
     ranges: np.ndarray
@@ -53,6 +63,7 @@ class MeshBuilder:
         self._triangles: list[np.ndarray] = []
         self._colours: list[np.ndarray] = []
         self._tags: list[np.ndarray] = []
+        self._frames: list[np.ndarray] = []
         self._count = 0
 
     def add(
@@ -64,8 +75,12 @@ class MeshBuilder:
         *,
         layer: int = FAR,
         style: int = 0,
+        frame: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
     ) -> None:
-        """Add `triangles` over `vertices` (n, 3); `colour` is one RGB or one per triangle."""
+        """Add `triangles` over `vertices` (n, 3); `colour` is one RGB or one per triangle.
+
+        `frame` is that of a wall's pattern, see `TileMesh.surfaces`.
+        """
         indices = np.asarray(triangles, np.int64).reshape(-1, 3)
         self._vertices.append(np.asarray(vertices, np.float64).reshape(-1, 3))
         self._triangles.append(indices + self._count)
@@ -73,6 +88,7 @@ class MeshBuilder:
         colours[:], tags[:] = colour, (material, layer, style)
         self._colours.append(colours)
         self._tags.append(tags)
+        self._frames.append(np.broadcast_to(np.asarray(frame, np.float32), (len(indices), 4)))
         self._count += len(self._vertices[-1])
 
     def quads(self, corners: np.ndarray, colour: Colour | np.ndarray, material: int, *, layer: int = FAR) -> None:
@@ -170,7 +186,7 @@ class MeshBuilder:
         top_radius = radius_m if top_radius_m is None else top_radius_m
         vertices = np.concatenate([circle * radius_m, circle * top_radius + (0, 0, height_m)]) + np.asarray(base)
         faces = [(i, (i + 1) % sides, (i + 1) % sides + sides, i + sides) for i in range(sides)]
-        triangles = _split(faces)
+        triangles = split(faces)
         if cap:
             triangles += [(sides, sides + i, sides + i + 1) for i in range(1, sides - 1)]
         self.convex(vertices, triangles, colour, material, layer=layer)
@@ -182,19 +198,21 @@ class MeshBuilder:
         vertices = np.concatenate(self._vertices).astype(np.float32)
         triangles = np.concatenate(self._triangles)
         colours = np.concatenate(self._colours).astype(np.float32)
-        tags = np.concatenate(self._tags)
+        tags, frames = np.concatenate(self._tags), np.concatenate(self._frames)
         a, b, c = (vertices[triangles[:, k]].astype(np.float64) for k in range(3))
         normals = np.cross(b - a, c - a)
         length = np.linalg.norm(normals, axis=1)
         keep = length > 1e-9
-        triangles, colours, tags = triangles[keep], colours[keep], tags[keep]
+        triangles, colours, tags, frames = triangles[keep], colours[keep], tags[keep], frames[keep]
         normals = (normals[keep] / length[keep, None]).astype(np.float32)
 
         cell = np.floor(((a + b + c)[keep, :2] / 3.0) / tile_m).astype(np.int64)
         cell -= cell.min(axis=0)
         key = (tags[:, 1] * (cell[:, 0].max() + 1) + cell[:, 0]) * (cell[:, 1].max() + 1) + cell[:, 1]
         order = np.argsort(key, kind="stable")
-        triangles, colours, tags, normals, key = (x[order] for x in (triangles, colours, tags, normals, key))
+        triangles, colours, tags, frames, normals, key = (
+            x[order] for x in (triangles, colours, tags, frames, normals, key)
+        )
         tile_first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]])
         tile_end = np.r_[tile_first[1:], len(key)]
         tile = np.repeat(np.arange(len(tile_first)), tile_end - tile_first)
@@ -207,7 +225,7 @@ class MeshBuilder:
         return TileMesh(
             vertices=packed,
             triangles=inverse.reshape(-1, 3).astype(np.int32),
-            surfaces=np.concatenate([colours, normals, tags[:, [0, 2]]], axis=1, dtype=np.float32),
+            surfaces=np.concatenate([colours, normals, tags[:, [0, 2]], frames], axis=1, dtype=np.float32),
             bounds=np.concatenate(
                 [np.minimum.reduceat(packed, vertex_first), np.maximum.reduceat(packed, vertex_first)], axis=1
             ),
@@ -225,10 +243,10 @@ def turn(points: np.ndarray, yaw_rad: float) -> np.ndarray:
     return turned
 
 
-def _split(faces: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
+def split(faces: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
     return [t for a, b, c, d in faces for t in ((a, b, c), (a, c, d))]
 
 
 _BOX_CORNERS = np.array([(x, y, z) for z in (0, 1) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))], np.float64)
-_BOX_SIDES = _split([(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7)])
-_BOX_TOP, _BOX_BOTTOM = _split([(4, 5, 6, 7)]), _split([(0, 3, 2, 1)])
+_BOX_SIDES = split([(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7)])
+_BOX_TOP, _BOX_BOTTOM = split([(4, 5, 6, 7)]), split([(0, 3, 2, 1)])

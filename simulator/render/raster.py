@@ -1,7 +1,7 @@
-"""Numba kernels: visibility buffer (triangle id and 1/depth per sample), decals, and lamp sprites.
+"""Numba kernels: visibility buffer (triangle id and 1/depth per sample) and cast shadows of actors.
 
-One view is drawn by one thread without the GIL. Depth is the distance along the optical axis; buffers hold 1/depth,
-0 where nothing was drawn. Pixel (row, column) covers [column, column + 1) x [row, row + 1), its centre at + 0.5.
+One band of a view is drawn by one thread without the GIL. Depth is the distance along the optical axis; buffers hold
+1/depth, 0 where nothing was drawn. Pixel (row, column) covers [column, column + 1) x [row, row + 1).
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ NEAR_M = 0.15
 NOTHING = -1
 SHADOW_BIT = 1 << 30
 """Set in a triangle id where a cast shadow lies on the triangle."""
-LAMP_MINIMUM_PX = 0.95
 SHADOW_TOLERANCE = 0.06
 SHADOW_DISTANCE_M = 90.0
 
 _BEHIND = 16
 
+HOT = {"nogil": True, "cache": True, "fastmath": True, "error_model": "numpy", "_nrt": False}
+"""Options of kernels that allocate nothing: without Numba's reference counting, whose atomic counters would cost more
+than the arithmetic and make threads wait for each other."""
+
 
 class View(NamedTuple):
-    """One camera's pose and sample buffers; `focal` and the buffers count samples, not pixels."""
+    """One camera's pose and the sample buffers of a band of its rows; `focal` and all rows count samples."""
 
     eye: np.ndarray
     """(3,) float64"""
@@ -33,6 +36,10 @@ class View(NamedTuple):
     focal: float
     skip: int
     """Owner that is left out"""
+    top: int
+    """Row of the whole image at which the band begins"""
+    full_rows: int
+    """Rows of the whole image"""
     inverse_depth: np.ndarray
     """(rows, columns) float32"""
     ids: np.ndarray
@@ -50,7 +57,7 @@ class Tiles(NamedTuple):
     owners: np.ndarray
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@nb.njit(**HOT)
 def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, inverse_depth, ids):  # noqa: PLR0913 - scalars stay in registers
     """Fill one triangle given by pixel positions and 1/depth, both sides."""
     height, width = ids.shape
@@ -90,14 +97,14 @@ def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, inverse_depth, ids):  # noqa:
             value += slope_x
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+@nb.njit(**HOT)
 def _draw_range(vertices, triangles, place, first_id, eye, axis, frame, scratch):
     """Transform one tile's vertices and fill its triangles that face the camera. `place` is a row of the ranges."""
     v0, v1, t0, t1 = place
-    focal, inverse_depth, ids = frame
-    corners, codes = scratch
+    focal, half_h, inverse_depth, ids = frame
+    corners, codes, clipped = scratch
     height, width = ids.shape
-    half_w, half_h = 0.5 * width, 0.5 * height
+    half_w = 0.5 * width
     for v in range(v0, v1):
         k = v - v0
         dx = vertices[v, 0] - eye[0]
@@ -125,7 +132,7 @@ def _draw_range(vertices, triangles, place, first_id, eye, axis, frame, scratch)
         if code_a & code_b & code_c:
             continue
         if (code_a | code_b | code_c) & _BEHIND:
-            _fill_clipped(corners, a, b, c, first_id + t, focal, inverse_depth, ids)
+            _fill_clipped(corners, (a, b, c), first_id + t, frame, clipped)
             continue
         x0, y0 = corners[a, 3], corners[a, 4]
         x1, y1 = corners[b, 3], corners[b, 4]
@@ -136,27 +143,25 @@ def _draw_range(vertices, triangles, place, first_id, eye, axis, frame, scratch)
         _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, first_id + t, inverse_depth, ids)
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def _fill_clipped(corners, a, b, c, tri, focal, inverse_depth, ids):
+@nb.njit(**HOT)
+def _fill_clipped(corners, triple, tri, frame, clipped):
     """Clip a triangle at the near plane and fill what is left, if it faces the camera."""
-    height, width = ids.shape
-    triple = (a, b, c)
-    px = np.empty(4)
-    py = np.empty(4)
-    pi = np.empty(4)
+    focal, half_h, inverse_depth, ids = frame
+    px, py, pi = clipped[0], clipped[1], clipped[2]
+    width = ids.shape[1]
     n = 0
     for k in range(3):
         p, q = triple[k], triple[(k + 1) % 3]
         dp, dq = corners[p, 0], corners[q, 0]
         if dp >= NEAR_M:
             px[n] = 0.5 * width + focal * corners[p, 1] / dp
-            py[n] = 0.5 * height - focal * corners[p, 2] / dp
+            py[n] = half_h - focal * corners[p, 2] / dp
             pi[n] = 1.0 / dp
             n += 1
         if (dp >= NEAR_M) != (dq >= NEAR_M):
             f = (NEAR_M - dp) / (dq - dp)
             px[n] = 0.5 * width + focal * (corners[p, 1] + f * (corners[q, 1] - corners[p, 1])) / NEAR_M
-            py[n] = 0.5 * height - focal * (corners[p, 2] + f * (corners[q, 2] - corners[p, 2])) / NEAR_M
+            py[n] = half_h - focal * (corners[p, 2] + f * (corners[q, 2] - corners[p, 2])) / NEAR_M
             pi[n] = 1.0 / NEAR_M
             n += 1
     if n < 3 or (px[1] - px[0]) * (py[2] - py[0]) - (px[2] - px[0]) * (py[1] - py[0]) <= 0.0:
@@ -165,8 +170,8 @@ def _fill_clipped(corners, a, b, c, tri, focal, inverse_depth, ids):
         _fill(px[0], py[0], pi[0], px[k], py[k], pi[k], px[k + 1], py[k + 1], pi[k + 1], tri, inverse_depth, ids)
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def _visible(bounds, limit_m, eye, axis, tan_x, tan_y):
+@nb.njit(**HOT)
+def _visible(bounds, limit_m, eye, axis, tan_x, tan_up, tan_down):
     """Whether a bounding box may show: nearer than the limit and not wholly outside one frustum plane."""
     cx, cy, cz = (
         0.5 * (bounds[0] + bounds[3]) - eye[0],
@@ -183,7 +188,8 @@ def _visible(bounds, limit_m, eye, axis, tan_x, tan_y):
         else:
             row = 1 if plane < 3 else 2
             sign = 1.0 if plane % 2 == 1 else -1.0
-            tan = tan_x if plane < 3 else tan_y
+            # The band may lie above or below the axis: its upper and lower planes differ.
+            tan = tan_x if plane < 3 else (tan_down if plane % 2 == 1 else tan_up)
             nx = axis[0, 0] * tan + sign * axis[row, 0]
             ny = axis[0, 1] * tan + sign * axis[row, 1]
             nz = axis[0, 2] * tan + sign * axis[row, 2]
@@ -197,15 +203,16 @@ def _visible(bounds, limit_m, eye, axis, tan_x, tan_y):
 def draw_tiles(tiles, first_id, view):
     """Draw the visible tiles, nearest first; tiles owned by `view.skip` are left out. Returns triangles tried."""
     vertices, triangles, bounds, ranges, limits, owners = tiles
-    eye, axis, focal, skip, inverse_depth, ids = view
+    eye, axis, focal, skip, top, full_rows, inverse_depth, ids = view
     height, width = ids.shape
-    tan_x, tan_y = 0.5 * width / focal, 0.5 * height / focal
+    half_h = 0.5 * full_rows - top
+    tan_x, tan_up, tan_down = 0.5 * width / focal, half_h / focal, (height - half_h) / focal
     count = len(ranges)
     distance = np.empty(count, np.float32)
     chosen = np.empty(count, np.int32)
     n, most = 0, 0
     for k in range(count):
-        if owners[k] == skip or not _visible(bounds[k], limits[k], eye, axis, tan_x, tan_y):
+        if owners[k] == skip or not _visible(bounds[k], limits[k], eye, axis, tan_x, tan_up, tan_down):
             continue
         dx = 0.5 * (bounds[k, 0] + bounds[k, 3]) - eye[0]
         dy = 0.5 * (bounds[k, 1] + bounds[k, 4]) - eye[1]
@@ -214,28 +221,37 @@ def draw_tiles(tiles, first_id, view):
         most = max(most, ranges[k, 1] - ranges[k, 0])
         n += 1
     order = np.argsort(distance[:n], kind="mergesort")
-    scratch = (np.empty((most, 6), np.float32), np.empty(most, np.uint8))
+    scratch = (np.empty((most, 6), np.float32), np.empty(most, np.uint8), np.empty((3, 4)))
     tried = 0
     for i in range(n):
         k = chosen[order[i]]
         place = (ranges[k, 0], ranges[k, 1], ranges[k, 2], ranges[k, 3])
-        _draw_range(vertices, triangles, place, first_id, eye, axis, (focal, inverse_depth, ids), scratch)
+        _draw_range(vertices, triangles, place, first_id, eye, axis, (focal, half_h, inverse_depth, ids), scratch)
         tried += place[3] - place[2]
     return tried
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def draw_shadows(polygons, normals, static_count, view):
+@nb.njit(**HOT)
+def _extent(values):
+    """Smallest and largest value."""
+    low = high = values[0]
+    for value in values:
+        low, high = min(low, value), max(high, value)
+    return low, high
+
+
+@nb.njit(**HOT)
+def draw_shadows(polygons, normals, static_count, view, scratch):
     """Mark the static samples under convex ground polygons (n, corners, 3) with plane `normals` (n, 3).
 
-    A sample belongs to the ground when its depth agrees with the plane's within `SHADOW_TOLERANCE` (relative).
+    `scratch` is (2 * corners, 5) float64. A sample belongs to the ground when its depth agrees with the plane's within
+    `SHADOW_TOLERANCE` (relative).
     """
-    eye, axis, focal, skip, inverse_depth, ids = view
+    eye, axis, focal, skip, top, full_rows, inverse_depth, ids = view
     height, width = ids.shape
+    half_h = 0.5 * full_rows - top
     corners = polygons.shape[1]
-    camera = np.empty((corners, 3))
-    px = np.empty(corners + 1)
-    py = np.empty(corners + 1)
+    camera, px, py = scratch[:, 2:], scratch[:, 0], scratch[:, 1]
     for n in range(len(polygons)):
         if n == skip:
             continue
@@ -247,7 +263,8 @@ def draw_shadows(polygons, normals, static_count, view):
         offset = (
             nx * (polygons[n, 0, 0] - eye[0]) + ny * (polygons[n, 0, 1] - eye[1]) + nz * (polygons[n, 0, 2] - eye[2])
         )
-        if offset > -0.05 or camera[:, 0].max() < NEAR_M or camera[:, 0].min() > SHADOW_DISTANCE_M:
+        nearest, farthest = _extent(camera[:corners, 0])
+        if offset > -0.05 or farthest < NEAR_M or nearest > SHADOW_DISTANCE_M:
             continue
         m = 0
         for k in range(corners):
@@ -255,19 +272,19 @@ def draw_shadows(polygons, normals, static_count, view):
             a, b = camera[k, 0], camera[q, 0]
             if a >= NEAR_M:
                 px[m] = 0.5 * width + focal * camera[k, 1] / a
-                py[m] = 0.5 * height - focal * camera[k, 2] / a
+                py[m] = half_h - focal * camera[k, 2] / a
                 m += 1
             if (a >= NEAR_M) != (b >= NEAR_M):
                 f = (NEAR_M - a) / (b - a)
                 px[m] = 0.5 * width + focal * (camera[k, 1] + f * (camera[q, 1] - camera[k, 1])) / NEAR_M
-                py[m] = 0.5 * height - focal * (camera[k, 2] + f * (camera[q, 2] - camera[k, 2])) / NEAR_M
+                py[m] = half_h - focal * (camera[k, 2] + f * (camera[q, 2] - camera[k, 2])) / NEAR_M
                 m += 1
         # 1/depth of the plane at a pixel is n . direction / offset, linear in the pixel
         slope_x = (nx * axis[1, 0] + ny * axis[1, 1] + nz * axis[1, 2]) / (focal * offset)
         slope_y = -(nx * axis[2, 0] + ny * axis[2, 1] + nz * axis[2, 2]) / (focal * offset)
         base = (nx * axis[0, 0] + ny * axis[0, 1] + nz * axis[0, 2]) / offset
-        base -= 0.5 * width * slope_x + 0.5 * height * slope_y
-        low, high = py[:m].min(), py[:m].max()
+        base -= 0.5 * width * slope_x + half_h * slope_y
+        low, high = _extent(py[:m])
         first, last = max(0.0, math.ceil(low - 0.5)), min(height - 1.0, math.ceil(high - 0.5) - 1.0)
         for row in range(int(first), int(last) + 1):
             y = row + 0.5
@@ -284,48 +301,3 @@ def draw_shadows(polygons, normals, static_count, view):
                 value = base + slope_y * y + slope_x * (column + 0.5)
                 if abs(inverse_depth[row, column] - value) < SHADOW_TOLERANCE * value:
                     ids[row, column] = tri | SHADOW_BIT
-
-
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def splat_lamps(lamps, samples, haze, halo, view, image):
-    """Blend round lamps (n, 11: x y z, nx ny nz, radius m, r g b 0..1, owner) over the finished image.
-
-    A lamp shows at least as a spot of `LAMP_MINIMUM_PX` so that its colour survives a small image; it is hidden
-    where something stands in front of it. `halo` is the strength of the glow, `haze` the fog extinction per metre.
-    """
-    eye, axis, focal, skip, inverse_depth, _ = view
-    focal = focal / samples
-    height, width = image.shape[:2]
-    for n in range(len(lamps)):
-        if skip >= 0 and lamps[n, 10] == skip:
-            continue
-        dx, dy, dz = lamps[n, 0] - eye[0], lamps[n, 1] - eye[1], lamps[n, 2] - eye[2]
-        depth = axis[0, 0] * dx + axis[0, 1] * dy + axis[0, 2] * dz
-        if depth < 0.3 or depth > 200.0:
-            continue
-        distance = math.sqrt(dx * dx + dy * dy + dz * dz)
-        facing = -(lamps[n, 3] * dx + lamps[n, 4] * dy + lamps[n, 5] * dz) / distance
-        if facing < 0.08:
-            continue
-        x = 0.5 * width + focal * (axis[1, 0] * dx + axis[1, 1] * dy + axis[1, 2] * dz) / depth
-        y = 0.5 * height - focal * (axis[2, 0] * dx + axis[2, 1] * dy + axis[2, 2] * dz) / depth
-        true_radius = focal * lamps[n, 6] / depth
-        radius = max(true_radius, LAMP_MINIMUM_PX)
-        strength = math.exp(-0.6 * haze * distance) * min(1.0, 4.0 * facing) * min(1.0, 0.45 + 0.55 * true_radius)
-        reach = radius * 2.6 + 0.5
-        if x + reach < 0.0 or x - reach > width or y + reach < 0.0 or y - reach > height:
-            continue
-        limit = 1.03 / depth + 1e-6
-        for row in range(max(0, int(y - reach)), min(height - 1, int(y + reach)) + 1):
-            for column in range(max(0, int(x - reach)), min(width - 1, int(x + reach)) + 1):
-                if inverse_depth[row * samples + samples // 2, column * samples + samples // 2] > limit:
-                    continue
-                d = math.sqrt((column + 0.5 - x) ** 2 + (row + 0.5 - y) ** 2)
-                core = min(1.0, max(0.0, radius + 0.5 - d))
-                glow = max(0.0, 1.0 - d / reach)
-                alpha = strength * max(core, halo * glow * glow)
-                if alpha <= 0.004:
-                    continue
-                for k in range(3):
-                    old = image[row, column, k]
-                    image[row, column, k] = np.uint8(old + alpha * (255.0 * lamps[n, 9 - k] - old))

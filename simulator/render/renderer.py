@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from simulator.render import light, shade
-from simulator.render.bodies import build_models
-from simulator.render.placement import Bodies, Wardrobe
-from simulator.render.raster import NOTHING, SHADOW_BIT, Tiles, View, draw_shadows, draw_tiles, splat_lamps
-from simulator.render.scene import NO_ACTOR, SIGNAL_OFF, Camera, Pose, Scene, SceneActor, Weather, axes, require_finite
+from simulator.render import beams, light, shade
+from simulator.render.frame import Frame, StandingWorld
+from simulator.render.look import NO_LOOK, Look
+from simulator.render.models import build_models
+from simulator.render.placement import Wardrobe
+from simulator.render.raster import NOTHING, SHADOW_BIT, Tiles, View, draw_shadows, draw_tiles
+from simulator.render.scene import (
+    LIGHT_LOW_BEAM,
+    NO_ACTOR,
+    SIGNAL_OFF,
+    Camera,
+    Pose,
+    Scene,
+    SceneActor,
+    Weather,
+    axes,
+    require_finite,
+)
 from simulator.render.signals import LAMP_RADIUS_M
+from simulator.render.sprites import LAMP_COLUMNS, draw_rain, splat_lamps
+from simulator.render.textures import make_textures
 from simulator.render.town_mesh import load_or_build
 
 SUPERSAMPLED_PIXELS = 600 * 400
@@ -24,26 +39,19 @@ SUPERSAMPLED_PIXELS = 600 * 400
 SIGNAL_RGB = ((1.0, 0.03, 0.02), (1.0, 0.62, 0.03), (0.03, 1.0, 0.32))
 LAMP_DISTANCE_M = 160.0
 STREET_LAMP_RADIUS_M, STREET_LAMP_RGB = 0.16, (1.0, 0.85, 0.6)
+STREET_LAMP_HEIGHT_M = 7.0
+RAIN_HZ = 20.0
 _DAY_HALO, _NIGHT_HALO = 0.22, 0.55
-_WARM_UP_ACTOR = SceneActor("vehicle.any", Pose(5.0, 0.0, 0.0), (2.0, 1.0, 0.8), braking=True)
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """What all views of one frame share."""
-
-    bodies: Bodies
-    light: np.ndarray
-    ground: np.ndarray
-    lamps: np.ndarray
-    """(n, 11) sprites of traffic lights, street lamps and actors"""
+_WARM_UP_ACTOR = SceneActor("vehicle.any", Pose(5.0, 0.0, 0.0), (2.0, 1.0, 0.8), braking=True, lights=LIGHT_LOW_BEAM)
+_WARM_UP_WEATHER = Weather(sun_altitude_angle=-30.0, precipitation=50.0, wetness=50.0)
 
 
 class Renderer:
-    """Camera images of one town, on `threads` threads; each image is drawn by one of them without the GIL.
+    """Camera images of one town, on `threads` threads; each image or band of it is drawn by one without the GIL.
 
-    `seed` chooses the look of buildings and plants; by default it follows from the OpenDRIVE text. Meshes are kept
-    in `cache_folder` (default: the user's cache). The same scene always gives the same images.
+    `seed` chooses the look of buildings and plants; by default it follows from the OpenDRIVE text. `look_seed` varies
+    colours, patterns and light for training; 0 does not. Meshes are kept in `cache_folder` (default: the user's
+    cache). The same scene always gives the same images.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class Renderer:
         opendrive: str,
         *,
         seed: int | None = None,
+        look_seed: int = NO_LOOK,
         threads: int = 2,
         cache_folder: Path | None = None,
     ) -> None:
@@ -60,19 +69,31 @@ class Renderer:
         if seed is None:
             seed = int.from_bytes(hashlib.sha256(opendrive.encode()).digest()[:4], "little")
         self._town = load_or_build(name, opendrive, seed, cache_folder)
-        tiles = self._town.tiles
+        self._look = Look.draw(look_seed)
+        tiles, models = self._town.tiles, build_models()
         nobody = np.full(len(tiles.ranges), NO_ACTOR - 1, np.int32)
         self._tiles = Tiles(tiles.vertices, tiles.triangles, tiles.bounds, tiles.ranges, tiles.view_distances, nobody)
-        self._wardrobe = Wardrobe(build_models())
-        self._noise = shade.noise_texture()
+        self._surfaces = self._look.tint(tiles.surfaces)
+        textures = make_textures(np.random.default_rng(self._look.texture_seed), self._look.texture_contrast)
+        self.world = StandingWorld(
+            tiles=tiles,
+            models=models,
+            textures=textures,
+            noise=shade.noise_texture(),
+            grid_origin_m=self._town.grid_origin_m,
+            grid_cell_m=float(self._town.grid_cell_m),
+        )
+        self._wardrobe = Wardrobe(models, look_seed)
         self._ground = np.full((*self._town.obstacle_height_m.shape, 2), 255, np.uint8)
         self._ground[..., 1] = self._town.street_light
         self._ground_sun: tuple[float, float] | None = None
+        self._beams = np.zeros(self._town.obstacle_height_m.shape, np.uint8)
         self._signal_place = {signal_id: i for i, signal_id in enumerate(self._town.lamps.signal_ids)}
+        self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="render")
         self._free_buffers: dict[tuple[int, int], list[tuple[np.ndarray, np.ndarray]]] = {}
         # Compile (once per machine) or load every kernel now: nobody expects a later frame to take seconds.
-        self.render([(Camera(8, 8, 90.0), Pose(0.0, 0.0, 2.0))], Scene(actors=[_WARM_UP_ACTOR]))
+        self.render([(Camera(8, 8, 90.0), Pose(0.0, 0.0, 2.0))], Scene(_WARM_UP_WEATHER, [_WARM_UP_ACTOR]))
 
     @property
     def triangle_count(self) -> int:
@@ -89,9 +110,18 @@ class Renderer:
         """One BGRA image (h, w, 4) uint8 per camera and pose; `skip` is the index of an actor to leave out."""
         for _, pose in cameras:
             require_finite("camera pose", pose)
-        frame = self._prepare(scene)
-        jobs = [self._pool.submit(self._draw, camera, pose, frame, skip) for camera, pose in cameras]
-        return [job.result() for job in jobs]
+        frame = self.prepare(scene)
+        images = [np.empty((camera.height, camera.width, 4), np.uint8) for camera, _ in cameras]
+        bands = max(1, self._threads // max(len(cameras), 1))
+        jobs = []
+        for (camera, pose), image in zip(cameras, images, strict=True):
+            edges = [camera.height * k // bands for k in range(bands + 1)]
+            for first, end in itertools.pairwise(edges):
+                if end > first:
+                    jobs.append(self._pool.submit(self._draw, camera, pose, frame, skip, image[first:end], first))
+        for job in jobs:
+            job.result()
+        return images
 
     def depth_and_ids(
         self, camera: Camera, pose: Sequence[float], scene: Scene, *, skip: int = NO_ACTOR
@@ -101,8 +131,8 @@ class Renderer:
         Ids are indices into `scene.actors`, -1 for the town, -2 for the sky.
         """
         require_finite("camera pose", pose)
-        frame = self._prepare(scene)
-        view = self._raster(camera, pose, frame, skip, samples=1)
+        frame = self.prepare(scene)
+        view = self._raster(camera, pose, frame, skip, samples=1, rows=(0, camera.height))
         with np.errstate(divide="ignore"):
             depth = np.float32(1.0) / view.inverse_depth
         first = frame.bodies.tiles.ranges[:, 2] + self.triangle_count
@@ -113,27 +143,37 @@ class Renderer:
 
     # --- one frame ------------------------------------------------------------------------------------------------
 
-    def _prepare(self, scene: Scene) -> _Frame:
+    def prepare(self, scene: Scene) -> Frame:
+        """Everything the views of a scene share."""
         require_finite("weather", scene.weather)
         weather = Weather(*scene.weather)
         self._cast_shadows(light.snapped_sun(weather))
         sun = light.sun_direction(weather.sun_azimuth_angle, weather.sun_altitude_angle)
-        bodies = self._wardrobe.place(scene.actors, sun)
-        vector = light.light_vector(weather)
+        bodies = self._wardrobe.place(scene.actors, sun, scene.time_s)
+        vector = self._look.relight(light.light_vector(weather))
         lamps = [self._lit_signals(scene), bodies.lamps]
         if vector[shade.NIGHT] > 0.0:
             lamps.append(self._street_lamps(vector[shade.NIGHT]))
-        return _Frame(bodies=bodies, light=vector, ground=self._ground, lamps=np.concatenate(lamps))
+            beams.stamp(bodies.beams, self._town.grid_origin_m, self.world.grid_cell_m, self._beams)
+        return Frame(
+            bodies=bodies,
+            light=vector,
+            ground=self._ground,
+            beams=self._beams,
+            lamps=np.concatenate(lamps),
+            wind=min(max(weather.wind_intensity, 0.0), 100.0) / 100.0,
+            time_s=scene.time_s,
+        )
 
     def _cast_shadows(self, sun_deg: tuple[float, float]) -> None:
         if sun_deg != self._ground_sun:
             ground = self._ground.copy()
             sun = light.sun_direction(*sun_deg)
-            light.cast_static_shadows(self._town.obstacle_height_m, float(self._town.grid_cell_m), sun, ground[..., 0])
+            light.cast_static_shadows(self._town.obstacle_height_m, self.world.grid_cell_m, sun, ground[..., 0])
             self._ground, self._ground_sun = ground, sun_deg
 
     def _lit_signals(self, scene: Scene) -> np.ndarray:
-        """The shining traffic light lamps as sprites (n, 11)."""
+        """The shining traffic light lamps as sprites (n, LAMP_COLUMNS)."""
         lamps = self._town.lamps
         states = np.full(len(lamps.signal_ids), SIGNAL_OFF)
         for signal_id, state in scene.traffic_light_states.items():
@@ -141,45 +181,59 @@ class Renderer:
             if place is not None:
                 states[place] = int(state)
         shining = lamps.aspect == states[lamps.signal] if len(lamps.signal) else np.zeros(0, bool)
-        count = int(shining.sum())
-        colours = np.array(SIGNAL_RGB)[lamps.aspect[shining]].reshape(count, 3)
-        radius, owner = np.full((count, 1), LAMP_RADIUS_M), np.full((count, 1), NO_ACTOR)
-        table = [lamps.positions[shining], lamps.normals[shining], radius, colours, owner]
-        return np.concatenate(table, axis=1).astype(np.float32)
+        table = np.zeros((int(shining.sum()), LAMP_COLUMNS), np.float32)
+        table[:, :3], table[:, 3:6] = lamps.positions[shining], lamps.normals[shining]
+        table[:, 6], table[:, 10] = LAMP_RADIUS_M, NO_ACTOR
+        table[:, 7:10] = np.array(SIGNAL_RGB)[lamps.aspect[shining]]
+        table[:, 11] = lamps.heights[shining]
+        return table
 
     def _street_lamps(self, night: float) -> np.ndarray:
-        lamps = np.zeros((len(self._town.street_lamps), 11), np.float32)
+        lamps = np.zeros((len(self._town.street_lamps), LAMP_COLUMNS), np.float32)
         lamps[:, :3] = self._town.street_lamps
         lamps[:, 5] = -1.0
         lamps[:, 6] = STREET_LAMP_RADIUS_M
         lamps[:, 7:10] = np.array(STREET_LAMP_RGB) * night
-        lamps[:, 10] = NO_ACTOR
+        lamps[:, 10], lamps[:, 11] = NO_ACTOR, STREET_LAMP_HEIGHT_M
         return lamps
 
     # --- one view -------------------------------------------------------------------------------------------------
 
-    def _draw(self, camera: Camera, pose: Sequence[float], frame: _Frame, skip: int) -> np.ndarray:
+    def _draw(
+        self, camera: Camera, pose: Sequence[float], frame: Frame, skip: int, image: np.ndarray, first_row: int
+    ) -> None:
+        """Draw the rows of a view from `first_row` on into `image` (rows, w, 4)."""
         samples = 2 if camera.width * camera.height <= SUPERSAMPLED_PIXELS else 1
-        view = self._raster(camera, pose, frame, skip, samples)
-        image = np.empty((camera.height, camera.width, 4), np.uint8)
-        town = self._town
-        around = shade.Surroundings(frame.light, self._noise, frame.ground, town.grid_origin_m, float(town.grid_cell_m))
-        shade.shade_view(town.tiles.surfaces, frame.bodies.surfaces, samples, view, around, image)
-        halo = _DAY_HALO + (_NIGHT_HALO - _DAY_HALO) * frame.light[shade.NIGHT]
+        view = self._raster(camera, pose, frame, skip, samples, (first_row, first_row + len(image)))
+        world, vector = self.world, frame.light
+        around = shade.Surroundings(
+            vector, world.noise, world.textures, frame.ground, frame.beams, world.grid_origin_m, world.grid_cell_m
+        )
+        pixels, scratch = image.view(np.uint32)[..., 0], np.empty((3, camera.width), np.float32)
+        shade.shade_view(self._surfaces, frame.bodies.surfaces, samples, view, around, pixels, scratch)
+        halo = _DAY_HALO + (_NIGHT_HALO - _DAY_HALO) * vector[shade.NIGHT]
         near = np.abs(frame.lamps[:, :2] - view.eye[:2]).max(axis=1) < LAMP_DISTANCE_M
-        splat_lamps(frame.lamps[near], samples, frame.light[shade.FOG_EXTINCTION], halo, view, image)
+        weather = (vector[shade.FOG_EXTINCTION], halo, vector[shade.WETNESS])
+        splat_lamps(frame.lamps[near], samples, weather, self._surfaces, view, image)
+        if vector[shade.RAIN] > 0.0:
+            brightness = 60.0 + 150.0 * float(np.sqrt(min(1.0, vector[shade.HORIZON + 1])))
+            step = round(frame.time_s * RAIN_HZ)
+            draw_rain(vector[shade.RAIN], frame.wind, step, brightness, view, samples, image)
         self._free_buffers.setdefault(view.ids.shape, []).append((view.inverse_depth, view.ids))
-        return image
 
-    def _raster(self, camera: Camera, pose: Sequence[float], frame: _Frame, skip: int, samples: int) -> View:
-        """The view with 1/depth and triangle ids of all samples drawn."""
-        inverse, ids = self._buffers(camera.height * samples, camera.width * samples)
+    def _raster(
+        self, camera: Camera, pose: Sequence[float], frame: Frame, skip: int, samples: int, rows: tuple[int, int]
+    ) -> View:
+        """The view with 1/depth and triangle ids of all samples of a band of rows drawn."""
+        first, end = rows
+        inverse, ids = self._buffers((end - first) * samples, camera.width * samples)
         eye = np.array(pose[:3], np.float64)
-        view = View(eye, axes(pose), camera.focal_px * samples, skip, inverse, ids)
+        focal, full_rows = camera.focal_px * samples, camera.height * samples
+        view = View(eye, axes(pose), focal, skip, first * samples, full_rows, inverse, ids)
         bodies = frame.bodies
         draw_tiles(bodies.tiles, self.triangle_count, view)
         draw_tiles(self._tiles, 0, view)
-        draw_shadows(bodies.shadows, bodies.shadow_normals, self.triangle_count, view)
+        draw_shadows(bodies.shadows, bodies.shadow_normals, self.triangle_count, view, np.empty((12, 5)))
         return view
 
     def _buffers(self, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:

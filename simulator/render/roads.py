@@ -47,10 +47,12 @@ def point_index(points: np.ndarray) -> KDTree | None:
     return KDTree(points[:, :2]) if len(points) else None
 
 
-def add_surfaces(mesh: MeshBuilder, sections: Sequence[Section], covered: KDTree | None) -> None:
+def add_surfaces(
+    mesh: MeshBuilder, sections: Sequence[Section], covered: KDTree | None, brightness: float = 1.0
+) -> None:
     """Lanes, raised sidewalks and medians with their kerbs. Sidewalks that cross a junction's lanes are left out.
 
-    `covered` holds points (x, y) of the drivable surface inside junctions.
+    `brightness` is that of the asphalt. `covered` holds points (x, y) of the drivable surface inside junctions.
     """
     for section in sections:
         for k, kind in enumerate(section.lane_types):
@@ -58,7 +60,8 @@ def add_surfaces(mesh: MeshBuilder, sections: Sequence[Section], covered: KDTree
             if kind in RAISED:
                 _add_raised(mesh, section, k, covered)
             elif kind in DRIVABLE:
-                mesh.strip(a, b, PARKING_COLOUR if kind == "parking" else ASPHALT_COLOUR, ASPHALT)
+                colour = np.array(PARKING_COLOUR if kind == "parking" else ASPHALT_COLOUR) * brightness
+                mesh.strip(a, b, colour, ASPHALT)
             elif kind == "shoulder":
                 wide = float(np.median(np.linalg.norm((b - a)[:, :2], axis=1))) > 0.6
                 mesh.strip(a, b, SHOULDER_COLOUR if wide else KERB_COLOUR, ASPHALT if wide else CONCRETE)
@@ -239,9 +242,9 @@ def junction_fill(sections: Sequence[Section]) -> np.ndarray:
     return np.concatenate(quads)
 
 
-def add_junction_fill(mesh: MeshBuilder, quads: np.ndarray) -> None:
+def add_junction_fill(mesh: MeshBuilder, quads: np.ndarray, brightness: float = 1.0) -> None:
     """Asphalt over the quads of `junction_fill`."""
-    mesh.quads(quads, ASPHALT_COLOUR, ASPHALT)
+    mesh.quads(quads, np.array(ASPHALT_COLOUR) * brightness, ASPHALT)
 
 
 def quad_points(quads: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ LIGHT_BRAKE = 1 << 3
 LIGHT_RIGHT_BLINKER = 1 << 4
 LIGHT_LEFT_BLINKER = 1 << 5
 LIGHT_REVERSE = 1 << 6
+LIGHT_SPECIAL_1, LIGHT_SPECIAL_2 = 1 << 9, 1 << 10
 """Bits of `carla.VehicleLightState`."""
 
 SIGNAL_RED, SIGNAL_YELLOW, SIGNAL_GREEN, SIGNAL_OFF = 0, 1, 2, 3
@@ -78,10 +79,9 @@ class Weather(NamedTuple):
 class SceneActor:
     """A moving or placed thing.
 
-    `pose` is CARLA's actor transform: on the ground below the centre for vehicles and props, in the centre of the
-    body for `walker.*`. `extent` holds half sizes (x, y, z) of the bounding box in metres. `colour` is RGB 0..255,
-    or None for the kind's default. `lights` are bits of `carla.VehicleLightState`, `open_doors` of `carla.VehicleDoor`
-    (bit 0 front left, 1 front right, 2 rear left, 3 rear right).
+    `pose` stands on the ground below the middle of the bounding box for vehicles and props, in the centre of the
+    body for `walker.*`. `extent` holds half sizes (x, y, z) of what is seen in metres. `colour` is RGB 0..255,
+    or None for the kind's default. `lights` are bits of `carla.VehicleLightState`.
     """
 
     type_id: str
@@ -91,6 +91,13 @@ class SceneActor:
     braking: bool = False
     lights: int = 0
     open_doors: int = 0
+    """Bit k: door k of `carla.VehicleDoor` stands open"""
+    steer_deg: float = 0.0
+    """Of the front wheels, positive to the right"""
+    speed_mps: float = 0.0
+    travelled_m: float = 0.0
+    """Way since it was spawned: walkers' and riders' legs follow it"""
+    wheelchair: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,8 @@ class Scene:
     weather: Sequence[float] = Weather()
     actors: Sequence[SceneActor] = ()
     traffic_light_states: Mapping[str, int] = field(default_factory=dict)
+    time_s: float = 0.0
+    """Simulated time: blinkers, flashers and rain follow it"""
 
 
 def axes(pose: Sequence[float]) -> np.ndarray:

@@ -1,4 +1,9 @@
-"""Shading of a visibility buffer: materials, sun, sky, fog, wetness, night. Linear RGB, written as gamma-2 BGRA."""
+"""Shading of a visibility buffer: materials, sun, sky, fog, wetness, night. Linear RGB, written as gamma-2 BGRA.
+
+A row of the image is cut into runs of pixels that show one triangle. Along a run the light, the fog and the
+reflections are worked out at anchor columns and interpolated; only the surface's pattern is looked up per pixel.
+Pixels whose samples show several triangles are shaded sample by sample.
+"""
 
 from __future__ import annotations
 
@@ -8,57 +13,88 @@ from typing import NamedTuple
 import numba as nb
 import numpy as np
 
-from simulator.render.mesh import ASPHALT, CONCRETE, EMISSIVE, FACADE, FOLIAGE, GLASS, GRASS, MARKING, PAINT
-from simulator.render.raster import SHADOW_BIT
+from simulator.render.mesh import (
+    ASPHALT,
+    BRICK_WALL,
+    CONCRETE,
+    COTTAGE,
+    EMISSIVE,
+    FACADE,
+    FOLIAGE,
+    GLASS,
+    GRASS,
+    MARKING,
+    PAINT,
+    PANEL_WALL,
+    ROOF,
+    SHOP,
+    WALL,
+    WALL_SHIFT,
+    WALL_STEP,
+)
+from simulator.render.raster import HOT, SHADOW_BIT
+from simulator.render.textures import BRICK, LEVELS, NEUTRAL, NO_TEXTURE, PANELS, SIDE, Textures, smooth_noise
 
 NOISE_SIZE = 256
 SUN, SUN_RGB, SKY_RGB, GROUND_RGB, HORIZON, ZENITH = 0, 3, 6, 9, 12, 15
-FOG_START, FOG_EXTINCTION, WETNESS, PUDDLES, NIGHT, CLOUDS, BRIGHTNESS = 18, 19, 20, 21, 22, 23, 24
-LIGHT_SIZE = 25
+FOG_START, FOG_EXTINCTION, WETNESS, PUDDLES, NIGHT, CLOUDS, BRIGHTNESS, RAIN = 18, 19, 20, 21, 22, 23, 24, 25
+LIGHT_SIZE = 26
 """Places in the light vector that `light.py` fills."""
 
-STREET_RGB = (1.25, 0.98, 0.62)
+STREET_RGB = (0.95, 0.76, 0.50)
 """Light on the ground under a street lamp."""
 
-FINE_PIXEL_M = 0.25
-"""Ground grain is drawn where a pixel covers less than this, so that it does not flicker."""
+BEAM_RGB = (1.25, 1.2, 1.05)
+"""Light on the ground before a car with its head lamps on."""
 
 SHADOW_DEPTH = 0.78
 """Share of the sun (or of the sky light, under clouds a part of it) that a cast shadow takes away."""
 
+EMISSION = 1.7
+"""Brightness of a lamp's surface at colour 1."""
+
+ANCHOR_STEP = 16
+"""Columns between the anchors, a power of two; fewer where a pixel covers more ground."""
+
+ANCHOR_SPAN_M = 0.8
+_WINDOW_WIDE = (0.46, 0.84, 0.90, 0.36, 0.88, 0.0)
+_WINDOW_TALL = (0.50, 0.46, 0.84, 0.42, 0.60, 0.0)
+_WINDOW_RISE = (0.55, 0.55, 0.52, 0.55, 0.42, 0.5)
+"""Share of the bay and of the storey a window takes, and where its middle is, per way of setting windows."""
+
+_WINDOW_FRAME_M = 0.07
+GAIN, SHOULDER = np.float32(1.3), np.float32(0.6)
+"""Exposure: linear x becomes GAIN x / (1 + SHOULDER x) before the gamma."""
+
+_HORIZON_HAZE_PER_M = 0.0004
+
 
 class Surroundings(NamedTuple):
-    """What lights a view."""
+    """What lights a view, and the patterns of surfaces."""
 
     light: np.ndarray
     """(LIGHT_SIZE,) float64"""
     noise: np.ndarray
     """(256, 256) float32"""
+    textures: Textures
     ground: np.ndarray
     """(nx, ny, 2) uint8: share of the sun, share of the street lamps"""
+    beams: np.ndarray
+    """(nx, ny) uint8: share of the head lamps"""
     origin_m: np.ndarray
-    """(2,) lower corner of the ground grid"""
+    """(2,) lower corner of the ground grids"""
     cell_m: float
 
 
 def noise_texture() -> np.ndarray:
     """(256, 256) float32 in 0..1, tileable smooth noise of several octaves; always the same."""
-    rng = np.random.default_rng(20240501)
-    total = np.zeros((NOISE_SIZE, NOISE_SIZE))
-    grid = np.arange(NOISE_SIZE)
-    for cells, weight in ((8, 0.35), (16, 0.25), (32, 0.2), (64, 0.2), (128, 0.2)):
-        values = rng.random((cells, cells))
-        at = grid * cells / NOISE_SIZE
-        i, f = at.astype(int), at - at.astype(int)
-        f = f * f * (3 - 2 * f)
-        j = (i + 1) % cells
-        rows = values[i] * (1 - f)[:, None] + values[j] * f[:, None]
-        total += weight * (rows[:, i] * (1 - f) + rows[:, j] * f)
+    octaves = ((8, 0.35), (16, 0.25), (32, 0.2), (64, 0.2), (128, 0.2))
+    total = smooth_noise(np.random.default_rng(20240501), NOISE_SIZE, octaves)
     total -= total.min()
     return (total / total.max()).astype(np.float32)
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
+@nb.njit(**HOT, inline="always")
 def _noise(noise, u, v):
     """Bilinear look-up, one texel per unit."""
     iu, iv = math.floor(u), math.floor(v)
@@ -70,7 +106,7 @@ def _noise(noise, u, v):
     return a + (b - a) * fu
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
+@nb.njit(**HOT, inline="always")
 def _hash01(a, b, c):
     """Pseudo-random number in 0..1 of three integers."""
     h = (a * 73856093) ^ (b * 19349663) ^ (c * 83492791)
@@ -78,248 +114,445 @@ def _hash01(a, b, c):
     return ((h ^ (h >> 16)) & 1023) / 1023.0
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
-def _grid_value(grid, origin, cell_m, channel, x, y):
-    """Bilinear value 0..1 of a ground grid; the border value outside."""
-    u = min(max((x - origin[0]) / cell_m - 0.5, 0.0), grid.shape[0] - 1.001)
-    v = min(max((y - origin[1]) / cell_m - 0.5, 0.0), grid.shape[1] - 1.001)
-    i, j = int(u), int(v)
-    fu, fv = u - i, v - j
-    a = grid[i, j, channel] * (1.0 - fv) + grid[i, j + 1, channel] * fv
-    b = grid[i + 1, j, channel] * (1.0 - fv) + grid[i + 1, j + 1, channel] * fv
-    return (a + (b - a) * fu) * (1.0 / 255.0)
+@nb.njit(**HOT, inline="always")
+def _clamp01(value):
+    return min(1.0, max(0.0, value))
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
+@nb.njit(**HOT, inline="always")
+def _haze(depth):
+    """Nearly exp(-depth), for an optical depth of at least 0."""
+    share = max(0.0, 1.0 - depth * (1.0 / 32.0))
+    share *= share
+    share *= share
+    share *= share
+    share *= share
+    return share * share
+
+
+@nb.njit(**HOT, inline="always")
 def _sky(dx, dy, dz, light, noise):
     """Colour of the sky in a unit direction."""
-    rise = min(1.0, max(0.0, dz))
-    blend = 1.0 - (1.0 - rise) ** 3
+    rise = 1.0 - _clamp01(dz)
+    blend = 1.0 - rise * rise * rise
     r = light[HORIZON] + (light[ZENITH] - light[HORIZON]) * blend
     g = light[HORIZON + 1] + (light[ZENITH + 1] - light[HORIZON + 1]) * blend
     b = light[HORIZON + 2] + (light[ZENITH + 2] - light[HORIZON + 2]) * blend
     if dz > 0.02:
         scale = 26.0 / (dz + 0.12)
         n = _noise(noise, dx * scale + 40.0, dy * scale + 17.0)
-        cover = min(1.0, max(0.0, (n - 0.95 + 0.75 * light[CLOUDS]) * 3.0)) * min(1.0, dz * 6.0) * 0.8
+        cover = _clamp01((n - 0.95 + 0.75 * light[CLOUDS]) * 3.0) * min(1.0, dz * 6.0) * 0.8
         white = 0.35 * (light[HORIZON] + light[HORIZON + 1] + light[HORIZON + 2]) * (1.15 - 0.45 * light[CLOUDS])
-        r += (white - r) * cover
-        g += (white - g) * cover
-        b += (white - b) * cover
+        shade = white * (1.0 - 0.35 * _clamp01((n - 0.6) * 2.0) * light[CLOUDS])
+        r += (shade - r) * cover
+        g += (shade - g) * cover
+        b += (shade - b) * cover
     towards = dx * light[SUN] + dy * light[SUN + 1] + dz * light[SUN + 2]
-    if towards > 0.0 and light[SUN + 2] > -0.05:
-        glow = towards**64 * 0.5 * (1.0 - 0.8 * light[CLOUDS])
-        if towards > 0.9993:
-            glow += 2.0 * (1.0 - light[CLOUDS])
+    if towards > 0.5 and light[SUN + 2] > -0.05:
+        glow = towards * towards
+        for _ in range(5):
+            glow *= glow
+        glow *= 0.5 * (1.0 - 0.8 * light[CLOUDS])
+        glow += 2.0 * (1.0 - light[CLOUDS]) * _clamp01((towards - 0.9990) * 2500.0)
         r += glow * light[SUN_RGB]
         g += glow * light[SUN_RGB + 1]
         b += glow * light[SUN_RGB + 2]
     return r, g, b
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
-def _window(x, y, z, nx, ny, style, night):
-    """Window look-up on a facade: (kind, shade); kind 0 wall, 1 dark glass, 2 lit glass."""
-    if style == 0:
-        pitch, floor, wide, tall = 2.6, 3.1, 0.46, 0.5
-    elif style == 1:
-        pitch, floor, wide, tall = 3.4, 3.3, 0.8, 0.42
-    elif style == 2:
-        pitch, floor, wide, tall = 1.6, 3.5, 0.88, 0.84
-    else:
-        pitch, floor, wide, tall = 4.4, 3.0, 0.36, 0.45
-    q, s = (nx * y - ny * x) / pitch, z / floor
-    iq, i_s = math.floor(q), math.floor(s)
-    fq, fs = q - iq, s - i_s
-    if abs(fq - 0.5) > 0.5 * wide or abs(fs - 0.55) > 0.5 * tall:
-        return 0, 1.0
-    chance = _hash01(int(iq), int(i_s), int(nx * 7.0) + 3 * int(ny * 7.0))
-    if night > 0.3 and chance > 0.72:
-        return 2, chance
-    return 1, 0.6 + 0.8 * chance
+@nb.njit(**HOT, inline="always")
+def _light_at(  # noqa: PLR0913 - inlined
+    x, y, z, ux, uy, uz, distance, nx, ny, nz, material, shadowed, eye_z, around
+):  # fmt: skip
+    """Light on a surface point seen along the unit direction u: (factors on its colour, colour added, clearness).
 
-
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
-def _surface(x, y, z, pixel_m, nx, ny, nz, r, g, b, material, style, light, noise):  # noqa: PLR0913 - inlined
-    """Albedo with the material's texture; the last value is added light (lit windows)."""
-    glow = 0.0
+    A surface of colour c appears as c * factor + added; clearness is what the fog leaves of a lamp there.
+    """
+    light, noise, _, ground, beams, origin, cell_m = around
+    haze = _haze(light[FOG_EXTINCTION] * max(0.0, distance - light[FOG_START]) + _HORIZON_HAZE_PER_M * distance)
+    if material == EMISSIVE:
+        fog = 1.0 - haze
+        factor = EMISSION * haze
+        return (
+            factor, factor, factor, light[HORIZON] * fog, light[HORIZON + 1] * fog, light[HORIZON + 2] * fog, haze
+        )  # fmt: skip
+    u = min(max((x - origin[0]) / cell_m - 0.5, 0.0), ground.shape[0] - 1.001)
+    v = min(max((y - origin[1]) / cell_m - 0.5, 0.0), ground.shape[1] - 1.001)
+    i, j = int(u), int(v)
+    fu, fv = u - i, v - j
+    w00, w01, w10, w11 = (1.0 - fu) * (1.0 - fv), (1.0 - fu) * fv, fu * (1.0 - fv), fu * fv
+    sun = max(0.0, nx * light[SUN] + ny * light[SUN + 1] + nz * light[SUN + 2])
+    if material == FOLIAGE:
+        sun = 0.35 + 0.65 * sun
+    elif material != FACADE and material != WALL and material != ROOF:
+        lit = (
+            ground[i, j, 0] * w00
+            + ground[i, j + 1, 0] * w01
+            + ground[i + 1, j, 0] * w10
+            + ground[i + 1, j + 1, 0] * w11
+        )
+        sun *= lit * (1.0 / 255.0)
+    open_sky = 0.5 + 0.5 * nz
+    if shadowed:
+        sun *= 1.0 - SHADOW_DEPTH
+        open_sky *= 0.5
+    r = light[SUN_RGB] * sun + light[GROUND_RGB] * (1 - open_sky) + light[SKY_RGB] * open_sky
+    g = light[SUN_RGB + 1] * sun + light[GROUND_RGB + 1] * (1 - open_sky) + light[SKY_RGB + 1] * open_sky
+    b = light[SUN_RGB + 2] * sun + light[GROUND_RGB + 2] * (1 - open_sky) + light[SKY_RGB + 2] * open_sky
+    night = light[NIGHT]
+    if night > 0.0:
+        lamp = (
+            ground[i, j, 1] * w00
+            + ground[i, j + 1, 1] * w01
+            + ground[i + 1, j, 1] * w10
+            + ground[i + 1, j + 1, 1] * w11
+        )
+        beam = beams[i, j] * w00 + beams[i, j + 1] * w01 + beams[i + 1, j] * w10 + beams[i + 1, j + 1] * w11
+        lamp *= night * (0.45 + 0.55 * abs(nz)) * (1.0 / 255.0)
+        beam *= night * (1.0 / 255.0) * (0.85 if nz < 0.7 else 1.0) * _clamp01(1.4 - 0.4 * (z - eye_z + 1.6))
+        r += STREET_RGB[0] * lamp + BEAM_RGB[0] * beam
+        g += STREET_RGB[1] * lamp + BEAM_RGB[1] * beam
+        b += STREET_RGB[2] * lamp + BEAM_RGB[2] * beam
+    cosine = -(nx * ux + ny * uy + nz * uz)
+    flat = nz > 0.7 and material in (ASPHALT, MARKING, CONCRETE)
     if material == ASPHALT:
-        k = 0.775 + 0.45 * _noise(noise, x * 0.9 + 31.0, y * 0.9)
-        if pixel_m < FINE_PIXEL_M:
-            grain = noise[math.floor(x * 33.0) & 255, math.floor(y * 33.0) & 255]
-            k += 0.4 * (grain - 0.5) * (1.0 - pixel_m / FINE_PIXEL_M)
-        r, g, b = r * k, g * k, b * k
-    elif material == MARKING:
-        k = 0.82 + 0.3 * _noise(noise, x * 5.0, y * 5.0)
-        r, g, b = r * k, g * k, b * k
+        tone = 0.86 + 0.28 * _noise(noise, x * 0.11 + 31.0, y * 0.11)
+        r, g, b = r * tone, g * tone, b * tone
     elif material == GRASS:
-        hue = _noise(noise, x * 0.31, y * 0.31)
-        k = 0.75 + 0.5 * hue
-        if pixel_m < FINE_PIXEL_M:
-            blade = noise[math.floor(x * 21.0) & 255, math.floor(y * 21.0) & 255]
-            k += 0.7 * (blade - 0.5) * (1.0 - pixel_m / FINE_PIXEL_M)
-        r, g, b = r * k * (0.8 + 0.4 * hue), g * k, b * k
-    elif material == CONCRETE:
-        k = 0.85 + 0.3 * _noise(noise, x * 2.3, y * 2.3)
-        if pixel_m < 0.06:
-            fx, fy = x / 1.5 - math.floor(x / 1.5), y / 1.5 - math.floor(y / 1.5)
-            if fx < 0.03 or fy < 0.03:
-                k *= 0.78
-        r, g, b = r * k, g * k, b * k
-    elif material == FACADE:
-        k = 0.9 + 0.2 * _noise(noise, (nx * y - ny * x) * 0.8, z * 0.8)
-        fade = min(1.0, max(0.0, 1.6 - 2.2 * pixel_m))
-        kind, shade = _window(x, y, z, nx, ny, style, light[NIGHT])
-        if kind == 2:
-            r, g, b, glow = r + (0.9 - r) * fade, g + (0.62 - g) * fade, b + (0.3 - b) * fade, 0.55 * fade
-        elif kind == 1:
-            r = r * k * (1.0 - fade) + fade * shade * (0.03 + 0.16 * light[HORIZON])
-            g = g * k * (1.0 - fade) + fade * shade * (0.04 + 0.17 * light[HORIZON + 1])
-            b = b * k * (1.0 - fade) + fade * shade * (0.05 + 0.2 * light[HORIZON + 2])
+        hue = _noise(noise, x * 0.09, y * 0.09)
+        r, g, b = r * (0.65 + 0.7 * hue), g * (0.8 + 0.4 * hue), b * (0.8 + 0.4 * hue)
+    if flat or material == GRASS:
+        dark = 1.0 - (0.5 if flat else 0.3) * light[WETNESS]
+        r, g, b = r * dark, g * dark, b * dark
+    mirror = 0.0
+    away = 1.0 - abs(cosine)
+    if flat and light[WETNESS] > 0.0:
+        film = light[WETNESS] * 0.5
+        if light[PUDDLES] > 0.0:
+            pool = (_noise(noise, x * 0.45 + 7.0, y * 0.45 + 3.0) - 1.0 + 0.9 * light[PUDDLES]) * 6.0
+            film = max(film, _clamp01(pool))
+        mirror = film * (0.03 + 0.65 * away * away * away * away)
+    elif material == PAINT:
+        mirror = 0.05 + 0.45 * away * away * away
+    elif material == GLASS:
+        mirror = 0.14 + 0.6 * away * away * away
+    sr = sg = sb = 0.0
+    if mirror > 0.0:
+        rx, ry, rz = ux + 2.0 * cosine * nx, uy + 2.0 * cosine * ny, uz + 2.0 * cosine * nz
+        rise = 1.0 - _clamp01(rz)
+        blend = 1.0 - rise * rise * rise
+        below = _clamp01(0.5 - 6.0 * rz) * 0.75 if not flat else 0.0
+        sr = (light[HORIZON] + (light[ZENITH] - light[HORIZON]) * blend) * (1.0 - below) + light[
+            GROUND_RGB
+        ] * 0.3 * below
+        sg = light[HORIZON + 1] + (light[ZENITH + 1] - light[HORIZON + 1]) * blend
+        sb = light[HORIZON + 2] + (light[ZENITH + 2] - light[HORIZON + 2]) * blend
+        sg = sg * (1.0 - below) + light[GROUND_RGB + 1] * 0.3 * below
+        sb = sb * (1.0 - below) + light[GROUND_RGB + 2] * 0.3 * below
+        shine = rx * light[SUN] + ry * light[SUN + 1] + rz * light[SUN + 2]
+        if shine > 0.8 and not shadowed:
+            shine *= shine
+            shine *= shine
+            shine *= shine
+            shine *= shine * (0.0 if light[SUN + 2] < 0.0 else 1.5)
+            sr, sg, sb = sr + shine * light[SUN_RGB], sg + shine * light[SUN_RGB + 1], sb + shine * light[SUN_RGB + 2]
+    keep = (1.0 - mirror) * haze
+    mirror *= haze
+    fog = 1.0 - haze
+    return (
+        r * keep, g * keep, b * keep,
+        sr * mirror + light[HORIZON] * fog, sg * mirror + light[HORIZON + 1] * fog,
+        sb * mirror + light[HORIZON + 2] * fog, haze,
+    )  # fmt: skip
+
+
+@nb.njit(**HOT, inline="always")
+def _texel(texels, texture, base, side, s, t):
+    """Bilinear factor of a texture level that starts at `base`; s and t count tiles."""
+    u, v = s * side - 0.5, t * side - 0.5
+    iu, iv = math.floor(u), math.floor(v)
+    fu, fv = u - iu, v - iv
+    mask = side - 1
+    i0, j0 = int(iu) & mask, int(iv) & mask
+    i1, j1 = (i0 + 1) & mask, (j0 + 1) & mask
+    i0, i1 = base + i0 * side, base + i1 * side
+    a = texels[texture, i0 + j0] * (1.0 - fv) + texels[texture, i0 + j1] * fv
+    b = texels[texture, i1 + j0] * (1.0 - fv) + texels[texture, i1 + j1] * fv
+    return (a + (b - a) * fu) * (1.0 / NEUTRAL)
+
+
+@nb.njit(**HOT, inline="always")
+def _window(  # noqa: PLR0913 - inlined
+    s, t, pitch_m, storey_m, per_bay, per_storey, windows, sharp, seed, night, r, g, b
+):  # fmt: skip
+    """Wall colour with the window, door or shop front at (s, t) metres blended in, and the light it gives."""
+    iq, ir = math.floor(s * per_bay), math.floor(t * per_storey)
+    q = s - (iq + 0.5) * pitch_m
+    h = t - (ir + _WINDOW_RISE[windows]) * storey_m
+    half_w, half_h = 0.5 * _WINDOW_WIDE[windows] * pitch_m, 0.5 * _WINDOW_TALL[windows] * storey_m
+    chance = _hash01(int(iq), int(ir), seed)
+    door = windows == COTTAGE and ir == 0 and chance > 0.62
+    if door:
+        half_w, half_h = 0.55, 1.1
+        h = t - 1.1
+    gap_w, gap_h = half_w - abs(q), half_h - abs(h)
+    hole = _clamp01(gap_w * sharp + 0.5) * _clamp01(gap_h * sharp + 0.5)
+    glow = 0.0
+    if hole > 0.0:
+        pane = _clamp01((gap_w - _WINDOW_FRAME_M) * sharp + 0.5) * _clamp01((gap_h - _WINDOW_FRAME_M) * sharp + 0.5)
+        frame = 0.55 if seed & 1 else 0.10
+        r, g, b = r + (frame - r) * hole, g + (frame - g) * hole, b + (frame - b) * hole
+        if door:
+            r, g, b = r + (0.22 * chance - r) * pane, g + (0.10 - g) * pane, b + (0.16 * (1 - chance) - b) * pane
         else:
-            r, g, b = r * k, g * k, b * k
-    elif material == FOLIAGE:
-        k = 0.45 + 1.1 * _noise(noise, (x + z) * 3.0, (y - 0.7 * z) * 3.0)
-        r, g, b = r * k, g * k, b * k
+            if night > 0.3 and chance > 0.66:
+                glow = pane
+            tint = (0.35 + 0.5 * chance) * (0.4 + 0.6 * _clamp01(0.5 + h / max(half_h, 0.1) * 0.5))
+            r, g, b = r + (0.16 * tint - r) * pane, g + (0.20 * tint - g) * pane, b + (0.24 * tint - b) * pane
+    elif windows == SHOP and t > 0.78 * storey_m and t < 0.96 * storey_m:
+        tone = 0.12 + 0.3 * _hash01(seed, 7, 1)
+        r, g, b = tone * (0.4 + 1.2 * _hash01(seed, 1, 5)), tone * (0.3 + _hash01(seed, 2, 3)), tone * 1.1
     return r, g, b, glow
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy", inline="always")
-def _shade_point(  # noqa: PLR0913 - inlined
-    r, g, b, nx, ny, nz, material, style, still, shadowed,
-    depth, dx, dy, dz, eye, pixel, light, noise, ground, origin, cell_m,
-):  # fmt: skip
-    """Colour of the surface point at `depth` along the direction (dx, dy, dz), whose forward part is 1."""
-    length = math.sqrt(dx * dx + dy * dy + dz * dz)
-    distance = depth * length
-    x, y, z = eye[0] + dx * depth, eye[1] + dy * depth, eye[2] + dz * depth
-    if material != EMISSIVE:
-        slant = max(0.15, abs(nx * dx + ny * dy + nz * dz) / length)
-        r, g, b, glow = _surface(x, y, z, distance * pixel / slant, nx, ny, nz, r, g, b, material, style, light, noise)
-        flat = nz > 0.7 and material in (ASPHALT, MARKING, CONCRETE)
-        if flat or material == GRASS:
-            dark = 1.0 - 0.45 * light[WETNESS]
-            r, g, b = r * dark, g * dark, b * dark
-        sun = max(0.0, nx * light[SUN] + ny * light[SUN + 1] + nz * light[SUN + 2])
-        if material == FOLIAGE:
-            sun = 0.35 + 0.65 * sun
-        open_sky = 0.5 + 0.5 * nz
-        if nz > 0.3 and still:
-            sun *= _grid_value(ground, origin, cell_m, 0, x, y) if material != FACADE else 1.0
-        if shadowed:
-            sun *= 1.0 - SHADOW_DEPTH
-            open_sky *= 0.5
-        lamp = 0.0
-        if light[NIGHT] > 0.0:
-            lamp = light[NIGHT] * _grid_value(ground, origin, cell_m, 1, x, y) * (0.45 + 0.55 * abs(nz))
-        lit_r = (
-            light[SUN_RGB] * sun + light[GROUND_RGB] * (1 - open_sky) + light[SKY_RGB] * open_sky + STREET_RGB[0] * lamp
-        )
-        lit_g = light[SUN_RGB + 1] * sun + light[GROUND_RGB + 1] * (1 - open_sky) + light[SKY_RGB + 1] * open_sky
-        lit_b = light[SUN_RGB + 2] * sun + light[GROUND_RGB + 2] * (1 - open_sky) + light[SKY_RGB + 2] * open_sky
-        lit_g += STREET_RGB[1] * lamp
-        lit_b += STREET_RGB[2] * lamp
-        r = r * (lit_r + glow)
-        g = g * (lit_g + glow)
-        b = b * (lit_b + glow)
-        cosine = abs(nx * dx + ny * dy + nz * dz) / length
-        mirror = 0.0
-        if flat and light[WETNESS] > 0.0:
-            film = light[WETNESS] * 0.45
-            if light[PUDDLES] > 0.0:
-                pool = (_noise(noise, x * 0.45 + 7.0, y * 0.45 + 3.0) - 1.0 + 0.9 * light[PUDDLES]) * 6.0
-                film = max(film, min(1.0, max(0.0, pool)))
-            mirror = film * (0.02 + 0.6 * (1.0 - cosine) ** 5)
-        elif material == PAINT:
-            mirror = 0.04 + 0.4 * (1.0 - cosine) ** 4
-        elif material == GLASS:
-            mirror = 0.12 + 0.6 * (1.0 - cosine) ** 3
-        if mirror > 0.0:
-            r += (light[HORIZON] * 0.9 - r) * mirror
-            g += (light[HORIZON + 1] * 0.9 - g) * mirror
-            b += (light[HORIZON + 2] * 0.9 - b) * mirror
-    haze = math.exp(-light[FOG_EXTINCTION] * max(0.0, distance - light[FOG_START]) - 0.0004 * distance)
-    return (
-        light[HORIZON] + (r - light[HORIZON]) * haze,
-        light[HORIZON + 1] + (g - light[HORIZON + 1]) * haze,
-        light[HORIZON + 2] + (b - light[HORIZON + 2]) * haze,
+@nb.njit(**HOT)
+def _shade_run(table, k, shadowed, inverse, slope, u0, v, column, count, share, out, frame, around):  # noqa: PLR0913
+    """Add `share` of the colours of `count` pixels that show triangle k of `table` to the row `out` (3, width).
+
+    `inverse` is 1/depth in the middle of the first pixel, `slope` its change per pixel; (u0, v) is the direction of
+    the first pixel in units of the forward axis.
+    """
+    eye_x, eye_y, eye_z, axis, pixel = frame
+    light, _, textures, _, _, _, _ = around
+    texels, offsets, tile_m, of_material = textures
+    r, g, b = table[k, 0], table[k, 1], table[k, 2]
+    nx, ny, nz = table[k, 3], table[k, 4], table[k, 5]
+    material, style = int(table[k, 6]), int(table[k, 7])
+    bx = axis[0, 0] + u0 * axis[1, 0] + v * axis[2, 0]
+    by = axis[0, 1] + u0 * axis[1, 1] + v * axis[2, 1]
+    bz = axis[0, 2] + u0 * axis[1, 2] + v * axis[2, 2]
+    sx, sy, sz = pixel * axis[1, 0], pixel * axis[1, 1], pixel * axis[1, 2]
+
+    texture = of_material[material]
+    upright = abs(nz) < 0.95 and material in (FACADE, WALL, ROOF, CONCRETE)
+    ax, ay, az, a0, cx, cy, cz, c0 = 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0
+    if upright:
+        level_out = 1.0 / math.sqrt(nx * nx + ny * ny)
+        ax, ay, a0 = -ny * level_out, nx * level_out, -table[k, 9]
+        cx, cy, cz, c0 = 0.0, 0.0, 1.0, -table[k, 8]
+        if material in (FACADE, WALL):
+            wall = style >> WALL_SHIFT
+            texture = BRICK if wall == BRICK_WALL else (PANELS if wall == PANEL_WALL else texture)
+    elif material == FOLIAGE and abs(nz) < 0.7:
+        # From the side: along the horizontal axis that is seen more, and up.
+        if abs(nx) > abs(ny):
+            ax, ay = 0.0, 1.0
+        cx, cy, cz = 0.0, 0.0, 1.0
+    windows = style & (WALL_STEP - 1)
+    has_windows = material == FACADE and windows <= SHOP and upright
+    seed = int(table[k, 8] * 7.0) + 13 * int(abs(table[k, 9]) * 3.0)
+    scale = 1.0 / tile_m[texture]
+    se, te = (ax * eye_x + ay * eye_y + az * eye_z + a0) * scale, (cx * eye_x + cy * eye_y + cz * eye_z + c0) * scale
+    sb, tb = (ax * bx + ay * by + az * bz) * scale, (cx * bx + cy * by + cz * bz) * scale
+    ss, ts = (ax * sx + ay * sy + az * sz) * scale, (cx * sx + cy * sy + cz * sz) * scale
+    pitch_m, storey_m = table[k, 10], table[k, 11]
+    per_bay, per_storey = (1.0 / pitch_m, 1.0 / storey_m) if has_windows else (0.0, 0.0)
+    tile, night = tile_m[texture], light[NIGHT]
+
+    place = 0
+    depth = 1.0 / inverse
+    length = math.sqrt(bx * bx + by * by + bz * bz)
+    ar, ag, ab, br, bg, bb, haze = _light_at(
+        eye_x + bx * depth, eye_y + by * depth, eye_z + bz * depth, bx / length, by / length, bz / length,
+        depth * length, nx, ny, nz, material, shadowed, eye_z, around,
+    )  # fmt: skip
+    while place < count:
+        px, py, pz = bx + place * sx, by + place * sy, bz + place * sz
+        length = math.sqrt(px * px + py * py + pz * pz)
+        pixel_m = pixel * length / (inverse + place * slope)
+        slant = max(0.02, abs(nx * px + ny * py + nz * pz) / length)
+        footprint_m = pixel_m / math.sqrt(slant)
+        step = ANCHOR_STEP
+        while footprint_m * step > ANCHOR_SPAN_M and step > 2:
+            step >>= 1
+        stop = min(((column + place) | (step - 1)) + 1 - column, count - 1)
+        part = max(stop - place, 1)
+        dar = dag = dab = dbr = dbg = dbb = 0.0
+        if stop > place:
+            px, py, pz = bx + stop * sx, by + stop * sy, bz + stop * sz
+            depth = 1.0 / (inverse + stop * slope)
+            length = math.sqrt(px * px + py * py + pz * pz)
+            er, eg, eb, fr, fg, fb, haze = _light_at(
+                eye_x + px * depth, eye_y + py * depth, eye_z + pz * depth, px / length, py / length, pz / length,
+                depth * length, nx, ny, nz, material, shadowed, eye_z, around,
+            )  # fmt: skip
+            f = 1.0 / part
+            dar, dag, dab = (er - ar) * f, (eg - ag) * f, (eb - ab) * f
+            dbr, dbg, dbb = (fr - br) * f, (fg - bg) * f, (fb - bb) * f
+        # The last segment takes the pixel of its end anchor along.
+        end = place + part if stop < count - 1 else count
+        if texture == NO_TEXTURE:
+            for c in range(place, end):
+                f = c - place
+                out[0, column + c] += share * (r * (ar + f * dar) + br + f * dbr)
+                out[1, column + c] += share * (g * (ag + f * dag) + bg + f * dbg)
+                out[2, column + c] += share * (b * (ab + f * dab) + bb + f * dbb)
+        else:
+            level, texel_m, sharp = 0, 1.3 * tile / SIDE, 1.0 / max(footprint_m, 1e-4)
+            while texel_m < footprint_m and level < LEVELS - 1:
+                level += 1
+                texel_m *= 2.0
+            base, side = offsets[level], SIDE >> level
+            for c in range(place, end):
+                f = c - place
+                depth = 1.0 / (inverse + c * slope)
+                s, t = se + depth * (sb + c * ss), te + depth * (tb + c * ts)
+                factor = _texel(texels, texture, base, side, s, t)
+                qr, qg, qb, glow = r * factor, g * factor, b * factor, 0.0
+                if has_windows:
+                    qr, qg, qb, glow = _window(
+                        s * tile, t * tile, pitch_m, storey_m, per_bay, per_storey, windows, sharp, seed, night,
+                        qr, qg, qb,
+                    )  # fmt: skip
+                    glow *= haze * 0.62
+                out[0, column + c] += share * (qr * (ar + f * dar) + br + f * dbr + glow)
+                out[1, column + c] += share * (qg * (ag + f * dag) + bg + f * dbg + 0.7 * glow)
+                out[2, column + c] += share * (qb * (ab + f * dab) + bb + f * dbb + 0.36 * glow)
+        if stop > place:
+            ar, ag, ab, br, bg, bb = er, eg, eb, fr, fg, fb
+        place = end
+
+
+@nb.njit(**HOT)
+def _sky_run(u0, v, column, count, share, out, frame, around):
+    """Add `share` of the sky's colours of `count` pixels to the row `out` (3, width)."""
+    _, _, _, axis, pixel = frame
+    light, noise = around[0], around[1]
+    step = 8 if pixel < 0.002 else 4
+    place = 0
+    ar = ag = ab = 0.0
+    while place < count:
+        stop = min(((column + place) | (step - 1)) + 1 - column, count - 1)
+        part = max(stop - place, 1)
+        er = eg = eb = 0.0
+        for anchor in range(2):
+            if (anchor == 0 and place > 0) or (anchor == 1 and stop == place):
+                continue
+            u = u0 + pixel * (stop if anchor else place)
+            dx = axis[0, 0] + u * axis[1, 0] + v * axis[2, 0]
+            dy = axis[0, 1] + u * axis[1, 1] + v * axis[2, 1]
+            dz = axis[0, 2] + u * axis[1, 2] + v * axis[2, 2]
+            scale = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
+            er, eg, eb = _sky(dx * scale, dy * scale, dz * scale, light, noise)
+            if anchor == 0:
+                ar, ag, ab = er, eg, eb
+        f = 1.0 / part
+        dr, dg, db = (er - ar) * f, (eg - ag) * f, (eb - ab) * f
+        end = place + part if stop < count - 1 else count
+        for c in range(place, end):
+            out[0, column + c] += share * (ar + (c - place) * dr)
+            out[1, column + c] += share * (ag + (c - place) * dg)
+            out[2, column + c] += share * (ab + (c - place) * db)
+        ar, ag, ab = er, eg, eb
+        place = end
+
+
+@nb.njit(**HOT, inline="always")
+def _whole(ids, row, column, samples):
+    """The id that all samples of a pixel show, or a number below NOTHING where they differ."""
+    i, j = row * samples, column * samples
+    first = ids[i, j]
+    for a in range(samples):
+        for b in range(samples):
+            if ids[i + a, j + b] != first:
+                return -2
+    return first
+
+
+@nb.njit(**HOT, inline="always")
+def _middle(inverse_depth, row, column, samples):
+    """1/depth in the middle of a pixel that shows one triangle."""
+    i, j, far = row * samples, column * samples, samples - 1
+    if samples == 1:
+        return inverse_depth[i, j]
+    return 0.25 * (
+        inverse_depth[i, j] + inverse_depth[i, j + far] + inverse_depth[i + far, j] + inverse_depth[i + far, j + far]
     )
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def shade_view(still_surfaces, body_surfaces, samples, view, surroundings, image):
-    """Write the image (h, w, 4) from sample buffers (h * samples, w * samples); samples of one triangle share work.
+@nb.njit(**HOT)
+def shade_view(still_surfaces, body_surfaces, samples, view, around, image, out):
+    """Write a band (h, w) uint32 of BGRA bytes from sample buffers (h * samples, w * samples).
 
-    Surfaces (n, 8) hold colour, normal, material and style per triangle; ids count on from the still to the bodies'.
+    Surfaces (n, SURFACE_SIZE) are those of `mesh.TileMesh`; ids count on from the still to the bodies'. `out` (3, w)
+    float32 is scratch.
     """
-    eye, axis, focal, _, inverse_depth, ids = view
-    light, noise, ground, origin, cell_m = surroundings
-    height, width = image.shape[:2]
-    rows, columns = ids.shape
-    step = 1.0 / focal
-    pixel = step * samples
+    eye, axis, focal, _, top, full_rows, inverse_depth, ids = view
+    height, width = image.shape
+    pixel = samples / focal
+    half_h = (0.5 * full_rows - top) / samples
+    frame = (eye[0], eye[1], eye[2], axis, pixel)
     still_count = len(still_surfaces)
+    out[:] = 0.0
+    weight = 1.0 / (samples * samples)
     for row in range(height):
-        for column in range(width):
-            red = green = blue = 0.0
-            first = ids[row * samples, column * samples]
-            inverse = inverse_depth[row * samples, column * samples]
-            parts = 1
-            if samples == 2:
-                i, j = 2 * row, 2 * column
-                if ids[i, j + 1] != first or ids[i + 1, j] != first or ids[i + 1, j + 1] != first:
-                    parts = 4
-                else:
-                    inverse = 0.25 * (
-                        inverse + inverse_depth[i, j + 1] + inverse_depth[i + 1, j] + inverse_depth[i + 1, j + 1]
-                    )
-            for part in range(parts):
-                share = 1.0
-                if parts == 1:
-                    tri = first
-                    u = ((column + 0.5) * samples - 0.5 * columns) * step
-                    v = (0.5 * rows - (row + 0.5) * samples) * step
-                else:
-                    i, j = 2 * row + part // 2, 2 * column + part % 2
-                    tri, inverse = ids[i, j], inverse_depth[i, j]
-                    seen = False
+        v = (half_h - row - 0.5) * pixel
+        column = 0
+        while column < width:
+            first = _whole(ids, row, column, samples)
+            if first < -1:
+                for part in range(samples * samples):
+                    i, j = row * samples + part // samples, column * samples + part % samples
+                    tri = ids[i, j]
                     share = 0.0
-                    for other in range(4):
-                        if ids[2 * row + other // 2, 2 * column + other % 2] == tri:
+                    seen = False
+                    for other in range(samples * samples):
+                        if ids[row * samples + other // samples, column * samples + other % samples] == tri:
                             seen = seen or other < part
-                            share += 0.25
+                            share += weight
                     if seen:
                         continue
-                    u = (j + 0.5 - 0.5 * columns) * step
-                    v = (0.5 * rows - i - 0.5) * step
-                dx = axis[0, 0] + u * axis[1, 0] + v * axis[2, 0]
-                dy = axis[0, 1] + u * axis[1, 1] + v * axis[2, 1]
-                dz = axis[0, 2] + u * axis[1, 2] + v * axis[2, 2]
-                if tri < 0:
-                    scale = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
-                    r, g, b = _sky(dx * scale, dy * scale, dz * scale, light, noise)
-                else:
-                    shadowed = (tri & SHADOW_BIT) != 0
-                    k = tri & (SHADOW_BIT - 1)
-                    still = k < still_count
-                    if still:
-                        r, g, b = still_surfaces[k, 0], still_surfaces[k, 1], still_surfaces[k, 2]
-                        nx, ny, nz = still_surfaces[k, 3], still_surfaces[k, 4], still_surfaces[k, 5]
-                        material, style = int(still_surfaces[k, 6]), int(still_surfaces[k, 7])
-                    else:
-                        k -= still_count
-                        r, g, b = body_surfaces[k, 0], body_surfaces[k, 1], body_surfaces[k, 2]
-                        nx, ny, nz = body_surfaces[k, 3], body_surfaces[k, 4], body_surfaces[k, 5]
-                        material, style = int(body_surfaces[k, 6]), int(body_surfaces[k, 7])
-                    r, g, b = _shade_point(
-                        r, g, b, nx, ny, nz, material, style, still, shadowed,
-                        1.0 / inverse, dx, dy, dz, eye, pixel, light, noise, ground, origin, cell_m,
-                    )  # fmt: skip
-                red += share * r
-                green += share * g
-                blue += share * b
-            scale = light[BRIGHTNESS]
-            image[row, column, 0] = np.uint8(255.0 * math.sqrt(min(1.0, max(0.0, blue * scale))))
-            image[row, column, 1] = np.uint8(255.0 * math.sqrt(min(1.0, max(0.0, green * scale))))
-            image[row, column, 2] = np.uint8(255.0 * math.sqrt(min(1.0, max(0.0, red * scale))))
-            image[row, column, 3] = 255
+                    u = (j + 0.5) / focal - 0.5 * width * pixel
+                    w = half_h * pixel - (i + 0.5) / focal
+                    if tri < 0:
+                        _sky_run(u, w, column, 1, share, out, frame, around)
+                        continue
+                    k, shadowed = tri & (SHADOW_BIT - 1), (tri & SHADOW_BIT) != 0
+                    table = still_surfaces if k < still_count else body_surfaces
+                    k = k if k < still_count else k - still_count
+                    _shade_run(table, k, shadowed, inverse_depth[i, j], 0.0, u, w, column, 1, share, out, frame, around)
+                column += 1
+                continue
+            end = column + 1
+            while end < width and _whole(ids, row, end, samples) == first:
+                end += 1
+            count = end - column
+            u = (column + 0.5 - 0.5 * width) * pixel
+            if first < 0:
+                _sky_run(u, v, column, count, 1.0, out, frame, around)
+            else:
+                k, shadowed = first & (SHADOW_BIT - 1), (first & SHADOW_BIT) != 0
+                inverse = _middle(inverse_depth, row, column, samples)
+                slope = 0.0
+                if count > 1:
+                    slope = (_middle(inverse_depth, row, end - 1, samples) - inverse) / (count - 1)
+                table = still_surfaces if k < still_count else body_surfaces
+                k = k if k < still_count else k - still_count
+                _shade_run(table, k, shadowed, inverse, slope, u, v, column, count, 1.0, out, frame, around)
+            column = end
+        _develop(out, image[row], np.float32(around[0][BRIGHTNESS]))
+
+
+@nb.njit(**HOT)
+def _develop(out, pixels, brightness):
+    """Turn a row of linear RGB into BGRA bytes with a soft shoulder and gamma 2, and clear it."""
+    one, half, top = np.float32(1.0), np.float32(0.5), np.float32(255.0)
+    zero = np.float32(0.0)
+    for c in range(len(pixels)):
+        r, g, b = out[0, c] * brightness, out[1, c] * brightness, out[2, c] * brightness
+        r, g, b = GAIN * r / (one + SHOULDER * r), GAIN * g / (one + SHOULDER * g), GAIN * b / (one + SHOULDER * b)
+        red = np.uint32(top * np.sqrt(min(one, max(zero, r))) + half)
+        green = np.uint32(top * np.sqrt(min(one, max(zero, g))) + half)
+        blue = np.uint32(top * np.sqrt(min(one, max(zero, b))) + half)
+        pixels[c] = blue | (green << np.uint32(8)) | (red << np.uint32(16)) | np.uint32(0xFF000000)
+    out[:] = zero

@@ -18,8 +18,8 @@ from simulator.render.terrain import Land
 TRAFFIC_LIGHT, STOP, YIELD, SPEED_LIMIT = "1000001", "206", "205", "274"
 """OpenDRIVE signal types in CARLA's towns."""
 
-LAMP_RADIUS_M = 0.20
-LAMP_SPACING_M = 0.47
+LAMP_RADIUS_M = 0.24
+LAMP_SPACING_M = 0.56
 MAST_HEAD_M = 5.0
 """Height of the lowest lamp of a head on a mast arm."""
 
@@ -51,6 +51,8 @@ class SignalLamps:
     normals: np.ndarray
     signal: np.ndarray
     aspect: np.ndarray
+    heights: np.ndarray
+    """above the ground"""
     signal_ids: tuple[str, ...]
 
 
@@ -87,7 +89,8 @@ def add_signals(
         ground = float(land.lane_height_m(np.array([[x, y]]))[0])
         approaches = _approaches(carla_map, roads, landmarks, yaw)
         if kind == TRAFFIC_LIGHT:
-            lamps += [(*lamp, len(signal_ids)) for lamp in _add_traffic_light(mesh, x, y, ground, yaw, approaches)]
+            made = _add_traffic_light(mesh, x, y, ground, yaw, approaches)
+            lamps += [(*lamp, len(signal_ids), lamp[2] - ground) for lamp in made]
             signal_ids.append(signal_id)
         elif kind == STOP:
             _add_stop_sign(mesh, x, y, ground, yaw)
@@ -99,12 +102,13 @@ def add_signals(
             stop_lines.update({(round(a.x_m * 2), round(a.y_m * 2)): a for a in approaches})
     for approach in stop_lines.values():
         _add_line_before_crosswalks(mesh, approach, crosswalks)
-    table = np.array(lamps, np.float32).reshape(-1, 8)
+    table = np.array(lamps, np.float32).reshape(-1, 9)
     return SignalLamps(
         positions=table[:, :3],
         normals=table[:, 3:6],
         aspect=table[:, 6].astype(np.int32),
         signal=table[:, 7].astype(np.int32),
+        heights=table[:, 8],
         signal_ids=tuple(signal_ids),
     )
 
@@ -186,9 +190,9 @@ def _add_head(mesh: MeshBuilder, at: np.ndarray, lowest_m: float, yaw: float) ->
     forward = np.array([math.cos(yaw), math.sin(yaw)])
     height = 2.0 * LAMP_SPACING_M + 2.5 * LAMP_RADIUS_M
     bottom = lowest_m - 1.25 * LAMP_RADIUS_M
-    mesh.box((*at, bottom), (0.3, 0.56, height), HOUSING, PLAIN, yaw_rad=yaw, open_bottom=False)
+    mesh.box((*at, bottom), (0.3, 0.64, height), HOUSING, PLAIN, yaw_rad=yaw, open_bottom=False)
     plate = at + forward * 0.05
-    mesh.box((*plate, bottom - 0.15), (0.04, 0.9, height + 0.3), HOUSING, PLAIN, yaw_rad=yaw, open_bottom=False)
+    mesh.box((*plate, bottom - 0.18), (0.04, 1.0, height + 0.36), HOUSING, PLAIN, yaw_rad=yaw, open_bottom=False)
     lamps = []
     for aspect in range(3):
         centre = np.array([*(at - forward * 0.17), lowest_m + (2 - aspect) * LAMP_SPACING_M])

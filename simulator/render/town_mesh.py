@@ -17,12 +17,13 @@ import carla
 import numpy as np
 from scipy.spatial import KDTree
 
-from simulator.render import roads, scenery, terrain
+from simulator.render import arrows, buildings, plants, roads, scenery, street, terrain
 from simulator.render.lanes import DRIVABLE, PAVED, sample_sections
 from simulator.render.mesh import MeshBuilder, TileMesh
+from simulator.render.models import build_models
 from simulator.render.signals import SignalLamps, add_signals
 
-FORMAT_VERSION = 11
+FORMAT_VERSION = 14
 """Raise it whenever the meshes or their file layout change."""
 
 CACHE_FILES = 120
@@ -94,27 +95,32 @@ def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
     crosswalks = roads.crosswalk_polygons(carla_map)
 
     mesh = MeshBuilder()
-    roads.add_surfaces(mesh, sections, roads.point_index(inside))
+    roads.add_surfaces(mesh, sections, roads.point_index(inside), style.asphalt)
     roads.add_markings(mesh, sections)
-    roads.add_junction_fill(mesh, fill)
+    roads.add_junction_fill(mesh, fill, style.asphalt)
     roads.add_crosswalks(mesh, crosswalks, land)
+    arrows.add_arrows(mesh, carla_map, root)
     lamps = add_signals(mesh, carla_map, root, land, crosswalks)
     terrain.add_terrain(mesh, land, style.grass)
     terrain.add_verges(mesh, sections, land, style.grass)
     terrain.add_bridges(mesh, sections, land)
-    edges = scenery.frontages(sections)
-    obstacles = scenery.Obstacles(land)
-    scenery.add_buildings(mesh, edges, obstacles, style, rng)
-    scenery.add_trees(mesh, edges, obstacles, style, rng)
-    roadway = roads.surface_points(sections, PAVED, 0.8)
-    street_lamps = scenery.add_street_lamps(mesh, scenery.kerbs(sections), KDTree(roadway[:, :2]))
+    edges, kerbs = scenery.frontages(sections), scenery.kerbs(sections)
+    obstacles, models = scenery.Obstacles(land), build_models()
+    buildings.add_buildings(mesh, edges, obstacles, style, rng)
+    street.add_parked_cars(mesh, edges, obstacles, style, models, rng)
+    plants.add_trees(mesh, edges, obstacles, style, rng)
+    street.add_fences(mesh, edges, obstacles, style, rng)
+    plants.add_bushes(mesh, edges, obstacles, style, rng)
+    roadway = KDTree(roads.surface_points(sections, PAVED, 0.8)[:, :2])
+    street_lamps = street.add_street_lamps(mesh, kerbs, roadway)
+    street.add_furniture(mesh, kerbs, roadway, models, rng)
     return TownMesh(
         tiles=mesh.pack(),
         lamps=lamps,
         grid_origin_m=land.origin_m,
         grid_cell_m=np.array(terrain.CELL_M),
         obstacle_height_m=obstacles.height_m,
-        street_light=scenery.lamp_pools(street_lamps, land),
+        street_light=street.lamp_pools(street_lamps, land),
         street_lamps=street_lamps,
     )
 

@@ -1,0 +1,131 @@
+"""What is laid over a shaded image: shining lamps with their glow, their reflections on a wet road, rain."""
+
+from __future__ import annotations
+
+import math
+
+import numba as nb
+import numpy as np
+
+from simulator.render.mesh import ASPHALT, CONCRETE, MARKING
+from simulator.render.raster import HOT, SHADOW_BIT
+
+LAMP_COLUMNS = 12
+"""x y z, normal, radius m, r g b 0..1, owner (an actor's index or NO_ACTOR), height above the ground."""
+
+BLOOM_RAD_PER_M, LARGEST_BLOOM_RAD = 0.025, 0.006
+"""A lamp shows at least this large per metre of its radius, as in a camera whose lens blooms, so that the colour of a
+traffic light survives in a small image."""
+
+LAMP_MINIMUM_PX = 0.55
+LAMP_REACH_M = 200.0
+STREAKS = 420
+"""Rain streaks in a picture at full precipitation."""
+
+STREAK_WIDTH = 0.0024
+"""Of the picture's width."""
+
+
+@nb.njit(**HOT)
+def splat_lamps(lamps, samples, weather, surfaces, view, image):
+    """Blend round lamps (n, LAMP_COLUMNS) over the finished band (h, w, 4).
+
+    A lamp is hidden where something stands in front of it. `weather` holds the fog extinction per metre, the strength
+    of the glow and the wetness of the road; `surfaces` are those of the static triangles.
+    """
+    haze, halo, wetness = weather
+    eye, axis, focal, skip, top, full_rows, inverse_depth, ids = view
+    focal = focal / samples
+    half_h = (0.5 * full_rows - top) / samples
+    height, width = image.shape[:2]
+    middle = samples // 2
+    for n in range(len(lamps)):
+        if skip >= 0 and lamps[n, 10] == skip:
+            continue
+        dx, dy = lamps[n, 0] - eye[0], lamps[n, 1] - eye[1]
+        for image_of in range(2 if wetness > 0.0 else 1):
+            dz = lamps[n, 2] - eye[2] - (2.0 * lamps[n, 11] if image_of else 0.0)
+            depth = axis[0, 0] * dx + axis[0, 1] * dy + axis[0, 2] * dz
+            if depth < 0.3 or depth > LAMP_REACH_M:
+                continue
+            distance = math.sqrt(dx * dx + dy * dy + dz * dz)
+            facing = -(lamps[n, 3] * dx + lamps[n, 4] * dy + lamps[n, 5] * dz * (-1.0 if image_of else 1.0)) / distance
+            if facing < 0.08:
+                continue
+            x = 0.5 * width + focal * (axis[1, 0] * dx + axis[1, 1] * dy + axis[1, 2] * dz) / depth
+            y = half_h - focal * (axis[2, 0] * dx + axis[2, 1] * dy + axis[2, 2] * dz) / depth
+            bloom = min(BLOOM_RAD_PER_M * lamps[n, 6], LARGEST_BLOOM_RAD)
+            radius = max(focal * max(lamps[n, 6] / depth, bloom), LAMP_MINIMUM_PX)
+            strength = math.exp(-0.6 * haze * distance) * min(1.0, 4.0 * facing)
+            reach_x, reach_y = radius * 2.6 + 0.5, radius * 2.6 + 0.5
+            if image_of:
+                reach_x, reach_y = radius * 2.0 + 0.5, radius * 7.0 + 0.5
+                strength *= 0.75 * wetness * (0.35 + 0.65 * halo)
+            if x + reach_x < 0.0 or x - reach_x > width or y + reach_y < 0.0 or y - reach_y > height:
+                continue
+            limit = 1.03 / depth + 1e-6
+            for row in range(max(0, int(y - reach_y)), min(height - 1, int(y + reach_y)) + 1):
+                for column in range(max(0, int(x - reach_x)), min(width - 1, int(x + reach_x)) + 1):
+                    i, j = row * samples + middle, column * samples + middle
+                    ex, ey = (column + 0.5 - x) / reach_x, (row + 0.5 - y) / reach_y
+                    if image_of:
+                        tri = ids[i, j] & (SHADOW_BIT - 1)
+                        if ids[i, j] < 0 or tri >= len(surfaces) or surfaces[tri, 5] < 0.9:
+                            continue
+                        material = surfaces[tri, 6]
+                        if material != ASPHALT and material != MARKING and material != CONCRETE:
+                            continue
+                        glow = max(0.0, 1.0 - ex * ex) * max(0.0, 1.0 - ey * ey)
+                        alpha = strength * glow * glow
+                    else:
+                        if inverse_depth[i, j] > limit:
+                            continue
+                        d = math.sqrt(ex * ex + ey * ey) * reach_x
+                        core = min(1.0, max(0.0, radius + 0.5 - d))
+                        glow = max(0.0, 1.0 - d / reach_x)
+                        alpha = strength * max(core, halo * glow * glow)
+                    if alpha <= 0.004:
+                        continue
+                    for k in range(3):
+                        old = image[row, column, k]
+                        image[row, column, k] = np.uint8(
+                            old + alpha * max(255.0 * lamps[n, 9 - k] - old, 0.0 if image_of else -255.0)
+                        )
+
+
+_MASK, _RANGE = 0xFFFFFFFF, 16777216.0
+
+
+@nb.njit(nogil=True, cache=True, inline="always")
+def _next(state):
+    """A linear congruential generator of 32 bits (Numerical Recipes)."""
+    return (state * 1664525 + 1013904223) & _MASK
+
+
+@nb.njit(**HOT)
+def draw_rain(rain, wind, time_step, brightness, view, samples, image):
+    """Blend falling streaks over a band (h, w, 4); they are others at every `time_step` and in every direction."""
+    top, full_rows, axis = view[4], view[5], view[1]
+    height, width = image.shape[:2]
+    full = full_rows // samples
+    first = top // samples
+    half_width = 0.5 * STREAK_WIDTH * width
+    state = (
+        time_step * 7919 + int((axis[0, 0] + 2.0) * 1000.0) * 104729 + int((axis[0, 1] + 2.0) * 1000.0) * 31
+    ) & _MASK
+    for _ in range(int(STREAKS * rain)):
+        a = _next(state)
+        b = _next(a)
+        state = _next(b)
+        across, down, near = float(a >> 8) / _RANGE, float(b >> 8) / _RANGE, float(state >> 8) / _RANGE
+        length = (0.02 + 0.09 * near * near) * full
+        x0, y0 = across * width, down * 1.1 * full - 0.1 * full - first
+        thick = half_width * (0.6 + 0.8 * near)
+        alpha = (0.10 + 0.16 * near) * min(1.0, 2.0 * thick)
+        lean = 0.05 + 0.35 * wind
+        for row in range(max(0, int(y0)), min(height, int(y0 + length) + 1)):
+            x = x0 + (row + 0.5 - y0) * lean
+            for column in range(max(0, int(x - thick)), min(width - 1, int(x + thick)) + 1):
+                for k in range(3):
+                    old = image[row, column, k]
+                    image[row, column, k] = np.uint8(old + alpha * max(0.0, brightness - old))
