@@ -37,6 +37,8 @@ SHIFT_M = 0.4
 CUT_DEG = 5.0
 CUT_S = 0.1
 """A walker who comes towards the ego starts earlier by this for every so many degrees."""
+PAST_S = 0.4
+"""They are past the middle of the ego's lane by at most this when it arrives."""
 BLOCKERS = ("container", "advertisement", "foodcart", "haybalelb", "busstoplb")
 """Props of real route files that hide a walker."""
 NARROW_M = 1.5
@@ -89,7 +91,7 @@ class RoadCrossing(Scenario):
 
     SPEED_MPS: ClassVar[float] = 2.0
     REACTION_S: ClassVar[float]
-    """The ego is this far away (its middle, at its present speed) when they set out, or further if they have to."""
+    """They set out this long before the ego's middle arrives, or earlier if they need more time to its lane."""
 
     @cached_property
     def arrival(self) -> Arrival:
@@ -105,13 +107,17 @@ class RoadCrossing(Scenario):
         goal = shifted(start, ahead_m=length_m).location
         return Walk(start, goal, float(steps[nearest]), self.arc_ahead(spots[nearest]))
 
-    def meets_ego(self, walk: Walk, speed_mps: float, reaction_s: float, close_m: float = CLOSE_M) -> bool:
-        """Whether it is time to set out."""
+    def meets_ego(self, walk: Walk, due_s: float, close_m: float = CLOSE_M) -> bool:
+        """Whether it is time to set out: the ego's front arrives within `due_s`, or the ego is close."""
+        close = walk.arc_m - self.stage.ego_arc_m < close_m
+        return close or self.arrival.in_s(walk.arc_m) < due_s
+
+    def due_s(self, walk: Walk, reaction_s: float) -> float:
+        """Time before the ego's front at which they set out; `reaction_s` counts for its middle, as official."""
         half_length_m = self.stage.ego.bounding_box.extent.x
         official_s = reaction_s - half_length_m / max(self.stage.ego_pose.speed_mps, 1.0)
-        in_s = self.arrival.in_s(walk.arc_m)
-        close = walk.arc_m - self.stage.ego_arc_m < close_m
-        return close or in_s < max(official_s, walk.reach_m / speed_mps)
+        reach_s = walk.reach_m / self.SPEED_MPS
+        return min(max(official_s, reach_s), reach_s + PAST_S)
 
     def on_route(self, arc_m: float) -> carla.Waypoint:
         """The lane at an arc length of the ego's route."""
@@ -158,29 +164,28 @@ class DynamicObjectCrossing(RoadCrossing):
         side = self.parameters.choice("direction", ("left", "right"), "right")
         arc_m = self.trigger_arc_m + self.parameters.number("distance", 12.0, 0.0, 1000.0)
         self.angle_deg = self.parameters.number("crossing_angle", 0.0, -80.0, 80.0)
-        self.set_up(arc_m, lambda place: self._hide(place, side))
+        self.set_up(arc_m, lambda place: self._stand(place, side))
 
     def script(self) -> Script:
         """The walker crosses when the ego comes."""
         reaction_s = self.REACTION_S + CUT_S * math.floor(self.angle_deg / CUT_DEG)
-        yield from self.until(lambda: self.meets_ego(self.way, self.SPEED_MPS, reaction_s))
+        yield from self.until(lambda: self.meets_ego(self.way, self.due_s(self.way, reaction_s)))
         crossing = Crossing(self.stage, self.person, self.way.goal, self.SPEED_MPS)
         yield from self.play(crossing, until=lambda: self.ego_passed(self.way.arc_m + BEHIND_M))
 
-    def blocker(self, place: carla.Waypoint, side: str) -> tuple[carla.Actor, carla.Transform]:
-        """What hides the walker, and its place, facing along the road."""
+    def hide(self, place: carla.Waypoint, side: str) -> tuple[float, carla.Transform]:
+        """Put up what hides the walker: half its length along the road, and the walker's place beside it."""
         corner = curb(place, side)
         model = self.parameters.text("blocker_model", "static.prop.vendingmachine")
         if model.startswith("vehicle."):
-            return self.vehicle(corner, model), corner
-        return self.prop(shifted(corner, yaw_deg=90.0), model), corner
+            return self.stage.size(self.vehicle(corner, model))[0], corner
+        return self.stage.size(self.prop(shifted(corner, yaw_deg=90.0), model))[1], corner
 
-    def _hide(self, place: carla.Waypoint, side: str) -> None:
-        blocker, corner = self.blocker(place, side)
-        ahead_m = self.stage.size(blocker)[0] + HIDDEN_M
+    def _stand(self, place: carla.Waypoint, side: str) -> None:
+        half_length_m, corner = self.hide(place, side)
         across_deg = (90.0 + self.angle_deg) * (1.0 if side == "left" else -1.0)
         width_m = corner.location.distance(curb(place, "left" if side == "right" else "right").location)
-        start = shifted(corner, ahead_m=ahead_m, yaw_deg=across_deg)
+        start = shifted(corner, ahead_m=half_length_m + HIDDEN_M, yaw_deg=across_deg)
         self.way = self.walk(start, width_m / math.cos(math.radians(self.angle_deg)))
         self.person = self.walker(start)
 
@@ -205,35 +210,34 @@ class ParkingCrossingPedestrian(DynamicObjectCrossing):
                     crossing_angle=angle_deg,
                 )
 
-    def blocker(self, place: carla.Waypoint, side: str) -> tuple[carla.Actor, carla.Transform]:
-        """A car beside the lane: in the parking lane, or a lane width away."""
+    def hide(self, place: carla.Waypoint, side: str) -> tuple[float, carla.Transform]:
+        """A car in the parking lane, or a lane width away; the walker is a lane width away."""
         edge = beside(place, side)
-        right_m = place.lane_width
+        beside_m = place.lane_width
         if edge is not None and edge.lane_type != carla.LaneType.Driving and edge.lane_width > NARROW_M:
-            right_m = 0.5 * (place.lane_width + edge.lane_width)
-        corner = shifted(place.transform, right_m=right_m if side == "right" else -right_m)
-        return self.vehicle(corner), corner
+            beside_m = 0.5 * (place.lane_width + edge.lane_width)
+        sign = 1.0 if side == "right" else -1.0
+        car = self.vehicle(shifted(place.transform, right_m=sign * beside_m))
+        return self.stage.size(car)[0], shifted(place.transform, right_m=sign * place.lane_width)
 
 
 class PedestrianCrossing(RoadCrossing):
     """Three walkers cross before a junction. Source: scenario_runner `PedestrianCrossing`."""
 
-    REACTION_S = 3.5
     NEAR_M = 12.0
     STANDS_M = ((0.4, 1.5), (1.0, 2.5), (1.6, 0.5))
     """Where they stand: ahead of the lane's end and to the right of the sidewalk's middle."""
     SPEEDS_MPS = (1.3, 2.0)
     SPREAD_S = 0.6
-    """Each waits so that he meets the ego, within this time; ..."""
-    IDLE_S = 1.5
-    """... up to this long if the ego stands."""
-    BEFORE_M = 40.0
+    """They meet the ego within this time."""
+    BEFORE_M = (80.0, 60.0, 40.0)
+    """In generated routes the trigger is this far before the junction, as far as the road allows."""
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
         """Junctions with a sidewalk before them."""
         for passage in way.passages:
-            index = way.before(passage, cls.BEFORE_M)
+            index = next((k for before_m in cls.BEFORE_M if (k := way.before(passage, before_m)) is not None), None)
             sidewalk = roadside(way.waypoints[passage.entry], "right").lane_type == carla.LaneType.Sidewalk
             if index is not None and sidewalk and passage.option is not RoadOption.LANEFOLLOW:
                 yield way.block("PedestrianCrossing", index)
@@ -251,26 +255,18 @@ class PedestrianCrossing(RoadCrossing):
 
     def script(self) -> Script:
         """They cross when the ego comes, each at his own pace."""
-        yield from self.until(
-            lambda: any(self.meets_ego(way, mps, self.REACTION_S, self.NEAR_M) for _, way, mps in self.group)
-        )
-        ready = sorted(((self._idle_s(way, mps), i) for i, (_, way, mps) in enumerate(self.group)))
-        started_s, crossings = self.stage.now_s, []
+        waiting = [(self.stage.random.uniform(-self.SPREAD_S, self.SPREAD_S), *member) for member in self.group]
+        crossings: list[Crossing] = []
         end_m = self.group[0][1].arc_m + BEHIND_M
         while not self.ego_passed(end_m):
-            while ready and self.stage.now_s - started_s >= ready[0][0]:
-                person, way, speed_mps = self.group[ready.pop(0)[1]]
-                crossings.append(Crossing(self.stage, person, way.goal, speed_mps))
+            for member in list(waiting):
+                spread_s, person, way, speed_mps = member
+                if self.meets_ego(way, way.reach_m / speed_mps + spread_s, self.NEAR_M):
+                    waiting.remove(member)
+                    crossings.append(Crossing(self.stage, person, way.goal, speed_mps))
             for crossing in crossings:
                 crossing.update()
             yield
-
-    def _idle_s(self, way: Walk, speed_mps: float) -> float:
-        in_s = self.arrival.in_s(way.arc_m)
-        if math.isinf(in_s):
-            return self.stage.random.uniform(0.0, self.IDLE_S)
-        spread_s = self.stage.random.uniform(-self.SPREAD_S, self.SPREAD_S)
-        return max(in_s - way.reach_m / speed_mps + spread_s, 0.0)
 
 
 class VehicleTurningRoute(RoadCrossing):
@@ -293,7 +289,7 @@ class VehicleTurningRoute(RoadCrossing):
 
     def script(self) -> Script:
         """The cyclist crosses when the ego comes."""
-        yield from self.until(lambda: self.meets_ego(self.way, self.SPEED_MPS, self.REACTION_S))
+        yield from self.until(lambda: self.meets_ego(self.way, self.due_s(self.way, self.REACTION_S)))
         rolling = Rolling(self.stage, self.bicycle, self.way, self.SPEED_MPS)
         while not self.ego_passed(self.way.arc_m + BEHIND_M):
             rolling.speed_mps = self._pace_mps(rolling)
@@ -340,7 +336,7 @@ class VehicleTurningRoutePedestrian(RoadCrossing):
 
     def script(self) -> Script:
         """The walker crosses when the ego comes."""
-        yield from self.until(lambda: self.meets_ego(self.way, self.SPEED_MPS, self.REACTION_S))
+        yield from self.until(lambda: self.meets_ego(self.way, self.due_s(self.way, self.REACTION_S)))
         crossing = Crossing(self.stage, self.person, self.way.goal, self.SPEED_MPS)
         yield from self.play(crossing, until=lambda: self.ego_passed(self.way.arc_m + BEHIND_M))
 
