@@ -7,13 +7,12 @@ of warm-up, then per tick world, agent, control, criteria; destroy at the end.
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import statistics
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import carla
@@ -162,17 +161,17 @@ class Episode:
 
         Raises: ServerError, PlannerError when the input itself is wrong (unknown town, keypoints off the map).
         """
-        failure = None
+        failure, message = None, ""
         try:
             self.start()
             while self.tick():
                 pass
         except EpisodeError as error:
-            failure = error.failure
+            failure, message = error.failure, str(error)
             logger.error("route %s: %s: %s", self.route.id, failure, error)
         finally:
             self.close()
-        return self.record(failure)
+        return replace(self.record(failure), failure_message=message)
 
     def start(self) -> None:
         """Make the world ready and the agent sit in its car, ten ticks of warm-up included.
@@ -475,5 +474,5 @@ def _signal_box(actor: carla.Actor) -> SignalBox:
     return SignalBox(actor.id, actor.get_transform(), cast("carla.TrafficSign", actor).trigger_volume)
 
 
-def _median_ms(values: list[float]) -> float:
-    return round(statistics.median(values) * 1000.0, 3) if values else math.nan
+def _median_ms(values: list[float]) -> float | None:
+    return round(statistics.median(values) * 1000.0, 3) if values else None

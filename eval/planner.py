@@ -19,6 +19,8 @@ import carla
 HOP_M = 1.0
 """Distance between dense route points used by the leaderboard."""
 STRAIGHT_BELOW_RAD = math.radians(35.0)
+MAX_SEGMENT_M = 20_000.0
+"""A segment whose end is never met, on a map with torn lanes, is given up after this length."""
 LANE_CHANGE_POINTS = 5
 """A lane change ends this many path points ahead of the closest point on the target lane."""
 
@@ -131,7 +133,7 @@ class RoutePlanner:
             return [following[0]]
         path = []
         waypoint = following[0]
-        while waypoint.transform.location.distance(end) > self._hop_m:
+        while waypoint.transform.location.distance(end) > self._hop_m and len(path) * self._hop_m < MAX_SEGMENT_M:
             path.append(waypoint)
             following = waypoint.next(self._hop_m)
             if not following:

@@ -32,7 +32,6 @@ class CrossingBicycleFlow(Scenario):
     """A flow of bicycles rides straight on where the ego turns; the ego has green after a while, as others have red."""
 
     timeout_s = 240.0
-    signals: Signals | None = None
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from eval.criteria import EgoState, Event
+from eval.criteria.events import make_event
 from eval.routes import ScenarioBlock
 from eval.scenarios.parameters import Parameters, ScenarioError
 from eval.scenarios.registry import SCENARIOS
@@ -168,8 +169,7 @@ class Director:
     def _report(self, kind: Infraction) -> None:
         ego = self._ego
         assert ego is not None
-        location = (ego.location.x, ego.location.y, ego.location.z)
-        self.events.append(Event(kind, ego.frame, ego.time_s, location, MESSAGES[kind]))
+        self.events.append(make_event(ego, kind, MESSAGES[kind]))
 
     def _guarded(self, act: Act, step: Callable[[Act], None]) -> None:
         """Run a step; a scenario that cannot go on is skipped with its reason, the route goes on."""

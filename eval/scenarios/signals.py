@@ -10,7 +10,6 @@ import carla
 
 from eval.criteria import SignalBox, stop_line
 from eval.scenarios.crossroads import lane_key
-from eval.scenarios.parameters import ScenarioError
 from eval.scenarios.stage import Stage
 
 HOLD_S = 10000.0
@@ -31,23 +30,20 @@ class _Light:
 
 
 class Signals:
-    """The lights of a junction. They are given back as they were at `release`, or when the stage closes.
+    """The lights of a junction, if it has any. They are given back as they were at `release` or when the stage closes.
 
     A frozen light would freeze the town's; so, as the leaderboard does, states are set and their times made long.
     """
 
     def __init__(self, stage: Stage, junction: carla.Junction) -> None:
-        """Raises: ScenarioError if the junction has no lights."""
         actors = stage.world.get_traffic_lights_in_junction(junction.id)
-        if not actors:
-            raise ScenarioError(f"junction {junction.id} has no traffic lights; use a type without them")
         self._lights = [_found(stage.map, cast("carla.TrafficLight", actor)) for actor in actors]
         self._held = False
         stage.at_close(self.release)
 
     def hold(self, green: Iterable[carla.Waypoint] = ()) -> None:
         """Green for lanes that enter the junction at these waypoints, red for all others, until told otherwise."""
-        chosen = {self._over(entry) for entry in green}
+        chosen = {self._over(entry) for entry in green} if self._lights else set()
         for light in self._lights:
             light.actor.set_state(GREEN if light.actor.id in chosen else RED)
             if not self._held:

@@ -50,8 +50,11 @@ class Stream(Flow):
         self._fill_to_meet(until_arc_m, not_before_s)
 
     def update(self) -> None:
-        """As a flow; whoever is hit, and all others, no longer ignore the ego."""
+        """As a flow; whoever is hit, and all others, no longer ignore the ego; background traffic goes out of the way."""
         super().update()
+        for driver in self._drivers:
+            if self._stage.pose(driver.vehicle).speed_mps < 0.5 * self._speed_mps:
+                self._stage.clear(self._line.at(driver.arc_m + CLEAR_STEP_M).location, 1.5 * CLEAR_STEP_M)
         if not self._minds_ego and self._ego_is_touched():
             self._minds_ego = True
             for driver in self._drivers:
