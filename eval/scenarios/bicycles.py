@@ -69,35 +69,31 @@ class CrossingBicycleFlow(Scenario):
         if path is None:
             raise ScenarioError(f"no bicycle lane leads through a junction from {location}; start on one")
         self.path = Line(path)
-        if self.stage.world.get_traffic_lights_in_junction(self.crossroads.junction.id):
-            self.signals = Signals(self.stage, self.crossroads.junction)
+        self.signals = Signals(self.stage, self.crossroads.junction)
 
     def approach(self) -> Script:
         """Lights are red in time."""
-        if self.signals is not None:
-            yield from self.until(lambda: self.ego_passed(self.trigger_arc_m - RED_AHEAD_M))
-            self.signals.hold()
+        yield from self.until(lambda: self.ego_passed(self.trigger_arc_m - RED_AHEAD_M))
+        self.signals.hold()
 
     def script(self) -> Script:
         """The bicycles ride until the ego has turned."""
         end_m = self.crossroads.exit_arc_m + END_M
         speed_mps = self.parameters.number("flow_speed", 10.0, 1.0, 50.0)
         spacing_m = self.parameters.interval("source_dist_interval", (20.0, 50.0), 1.0)
-        red_s = 0.0 if self.signals is None else RED_S
+        red_s = RED_S if self.signals.present else 0.0
         self.crossroads.clear(self.stage)
         self.stage.clear_way(self.stage.ego_arc_m + 5.0, end_m)
         flow = Stream(self, self.path, speed_mps, spacing_m, until_arc_m=end_m, not_before_s=red_s, accept=is_bicycle)
-        if self.signals is not None:
-            self.signals.hold()
-            green_s = self.stage.now_s + red_s
-            yield from self.play(flow, until=lambda: self.stage.now_s >= green_s)
-            self.signals.hold(green=[self.crossroads.entry])
+        self.signals.hold()
+        green_s = self.stage.now_s + red_s
+        yield from self.play(flow, until=lambda: self.stage.now_s >= green_s)
+        self.signals.hold(green=[self.crossroads.entry])
         yield from self.play(flow, until=lambda: self.ego_passed(end_m))
 
     def finish(self) -> None:
         """The lights go on."""
-        if self.signals is not None:
-            self.signals.release()
+        self.signals.release()
 
 
 def _bike_lane(waypoint: carla.Waypoint) -> carla.Waypoint | None:

@@ -39,7 +39,6 @@ class _Turn(Scenario):
     BEFORE_S: ClassVar[float] = 4.0
     AFTER_S: ClassVar[float] = 2.5
     """Lengths of the flow before and after the junction at its speed."""
-    signals: Signals | None = None
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
@@ -60,14 +59,13 @@ class _Turn(Scenario):
         if not sources:
             raise ScenarioError(f"nobody can come from the {self.SIDE} at this junction; move the trigger to another")
         self.source = self._choose(sources)
-        if self.CONTROLS == (Control.LIGHT,):
-            self.signals = Signals(self.stage, self.crossroads.junction)
+        lights = Control.LIGHT in self.CONTROLS
+        self.signals = Signals(self.stage, self.crossroads.junction if lights else None)
 
     def approach(self) -> Script:
         """The ego's light is red in time, so that nobody has to brake hard for it."""
-        if self.signals is not None:
-            yield from self.until(lambda: self.ego_passed(self.trigger_arc_m - RED_AHEAD_M))
-            self.signals.hold(green=[self.source.entry])
+        yield from self.until(lambda: self.ego_passed(self.trigger_arc_m - RED_AHEAD_M))
+        self.signals.hold(green=[self.source.entry])
 
     def script(self) -> Script:
         """The flow runs until the ego has turned."""
@@ -75,21 +73,19 @@ class _Turn(Scenario):
         speed_mps = self.parameters.number("flow_speed", 20.0, 1.0, 50.0)
         spacing_m = self.parameters.interval("source_dist_interval", (25.0, 50.0), 1.0)
         line = self.source.line(self.BEFORE_S * speed_mps, self.AFTER_S * speed_mps)
-        red_s = 0.0 if self.signals is None else RED_S
+        red_s = RED_S if self.signals.present else 0.0
         self.crossroads.clear(self.stage)
         self.stage.clear_way(self.stage.ego_arc_m + 5.0, end_m)
         flow = Stream(self, line, speed_mps, spacing_m, until_arc_m=end_m, not_before_s=red_s)
-        if self.signals is not None:
-            self.signals.hold(green=[self.source.entry])
-            green_s = self.stage.now_s + red_s
-            yield from self.play(flow, until=lambda: self.stage.now_s >= green_s)
-            self.signals.hold(green=[self.source.entry, self.crossroads.entry])
+        self.signals.hold(green=[self.source.entry])
+        green_s = self.stage.now_s + red_s
+        yield from self.play(flow, until=lambda: self.stage.now_s >= green_s)
+        self.signals.hold(green=[self.source.entry, self.crossroads.entry])
         yield from self.play(flow, until=lambda: self.ego_passed(end_m))
 
     def finish(self) -> None:
         """The lights go on."""
-        if self.signals is not None:
-            self.signals.release()
+        self.signals.release()
 
     def _choose(self, sources: list[Move]) -> Move:
         """The lane that the flow comes on, of several."""

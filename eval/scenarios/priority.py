@@ -36,7 +36,6 @@ class OppositeVehicleTakingPriority(Scenario):
     """An emergency vehicle crosses the ego's way at a junction without giving way."""
 
     CONTROLS: ClassVar[tuple[Control, ...]] = (Control.STOP, Control.NONE)
-    signals: Signals | None = None
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
@@ -59,19 +58,17 @@ class OppositeVehicleTakingPriority(Scenario):
         if not moves:
             raise ScenarioError(f"nobody can come from the {side} at this junction; choose another direction")
         self.move: Move = moves[0]
-        if self.CONTROLS == (Control.LIGHT,):
-            self.signals = Signals(self.stage, self.crossroads.junction)
+        lights = Control.LIGHT in self.CONTROLS
+        self.signals = Signals(self.stage, self.crossroads.junction if lights else None)
 
     def approach(self) -> Script:
         """The ego finds its light green."""
-        if self.signals is not None:
-            yield from self.until(lambda: self.ego_passed(self.trigger_arc_m - RED_AHEAD_M))
-            self.signals.hold(green=[self.crossroads.entry])
+        yield from self.until(lambda: self.ego_passed(self.trigger_arc_m - RED_AHEAD_M))
+        self.signals.hold(green=[self.crossroads.entry])
 
     def script(self) -> Script:
         """It waits for the ego, crosses, and is gone."""
-        if self.signals is not None:
-            self.signals.hold(green=[self.crossroads.entry])
+        self.signals.hold(green=[self.crossroads.entry])
         line = self.move.line(SOURCE_M, SINK_M)
         exit_arc_m = self.crossroads.exit_arc_m
         meeting = meeting_arcs_m(self.stage.route, self.crossroads.entry_arc_m, exit_arc_m, line)
@@ -88,8 +85,7 @@ class OppositeVehicleTakingPriority(Scenario):
 
     def finish(self) -> None:
         """The lights go on."""
-        if self.signals is not None:
-            self.signals.release()
+        self.signals.release()
 
     def _time_has_come(self, arc_m: float, seconds: float) -> bool:
         return arrival_s(self.stage, arc_m) < seconds or arc_m - self.stage.ego_arc_m < CLOSE_M
@@ -120,6 +116,7 @@ class PriorityAtJunction(Scenario):
     def script(self) -> Script:
         """Green, all the way."""
         self.signals.hold(green=[self.crossroads.entry])
+        self.crossroads.clear(self.stage)
         yield from self.until(lambda: self.ego_passed(self.crossroads.exit_arc_m))
 
     def finish(self) -> None:
@@ -219,6 +216,7 @@ class VanillaSignalizedTurnEncounterGreenLight(VanillaSignalizedTurnEncounterRed
     def script(self) -> Script:
         """Green for the ego, then red for all."""
         self.signals.hold(green=[self.crossroads.entry])
+        self.crossroads.clear(self.stage)
         yield from self.wait(GREEN_S)
         self.signals.hold()
         yield from self.wait(RED_S)

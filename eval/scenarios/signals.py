@@ -35,15 +35,21 @@ class Signals:
     A frozen light would freeze the town's; so, as the leaderboard does, states are set and their times made long.
     """
 
-    def __init__(self, stage: Stage, junction: carla.Junction) -> None:
-        actors = stage.world.get_traffic_lights_in_junction(junction.id)
+    def __init__(self, stage: Stage, junction: carla.Junction | None) -> None:
+        """None: nothing to hold."""
+        actors = stage.world.get_traffic_lights_in_junction(junction.id) if junction is not None else []
         self._lights = [_found(stage.map, cast("carla.TrafficLight", actor)) for actor in actors]
         self._held = False
         stage.at_close(self.release)
 
+    @property
+    def present(self) -> bool:
+        """Whether there are any."""
+        return bool(self._lights)
+
     def hold(self, green: Iterable[carla.Waypoint] = ()) -> None:
         """Green for lanes that enter the junction at these waypoints, red for all others, until told otherwise."""
-        chosen = {self._over(entry) for entry in green} if self._lights else set()
+        chosen = {self._over(entry) for entry in green} if self.present else set()
         for light in self._lights:
             light.actor.set_state(GREEN if light.actor.id in chosen else RED)
             if not self._held:

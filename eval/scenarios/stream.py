@@ -50,7 +50,7 @@ class Stream(Flow):
         self._fill_to_meet(until_arc_m, not_before_s)
 
     def update(self) -> None:
-        """As a flow; whoever is hit, and all others, no longer ignore the ego; background traffic goes out of the way."""
+        """As a flow; after a collision nobody ignores the ego any more; background traffic goes out of the way."""
         super().update()
         for driver in self._drivers:
             if self._stage.pose(driver.vehicle).speed_mps < 0.5 * self._speed_mps:
