@@ -32,7 +32,9 @@ from simulator.towns.families.roads import (
 )
 from simulator.towns.geometry import Curve, Pose, Segment, biarc
 
-HALF_MEDIAN_M, INNER_SHOULDER_M, SHOULDER_M, GORE_M = 3.0, 1.0, 2.8, 0.2
+HALF_MEDIAN_M, INNER_SHOULDER_M, SHOULDER_M = 3.0, 1.0, 2.8
+NARROW_SHOULDER_M = 1.6
+"""Width of the shoulder between the ramps of an interchange: it never touches them."""
 BRIDGE_HEIGHT_M = 6.5
 TERMINAL_M = 62.0
 """Distance of a ramp's junction with the crossing road from the middle of the motorway."""
@@ -44,6 +46,14 @@ ACCELERATION_M = 200.0
 DRIFT_RAD = 0.17
 """Angle between a carriageway and its ramps where they part."""
 RAMP_SPEED_KMH = 60
+
+
+SHOULDERS = {
+    "exit": Strip(SHOULDER, 0.0, "none", NARROW_SHOULDER_M),
+    "between": Strip(SHOULDER, NARROW_SHOULDER_M),
+    "enter": Strip(SHOULDER, NARROW_SHOULDER_M, "none", 0.0),
+}
+"""Shoulders of pieces by their role, where they are not of full width."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,8 @@ class _Piece:
     """A piece of a carriageway between two stations.
 
     `role` tells what happens to the outermost lane: `open` (a deceleration lane widens from nothing), `exit` (it
-    leaves), `enter` (a ramp comes near, to join the next piece), `drop` (an acceleration lane ends), or `main`.
+    leaves), `between` (the ramps), `enter` (a ramp comes near, to join the next piece), `drop` (an acceleration lane
+    ends), or `main`.
     """
 
     start_m: float
@@ -146,7 +157,8 @@ def _pieces(stations: list[float], round_m: float, count: int, through: list[boo
             found.append(_Piece(open_m, open_m + TAPER_M, count + 1, "open"))
             found.append(_Piece(open_m + TAPER_M, exit_m - TAPER_M, count + 1))
         found.append(_Piece(exit_m - TAPER_M, exit_m, count, "exit", k))
-        found.append(_Piece(exit_m, join_m, count, "enter", k))
+        found.append(_Piece(exit_m, join_m - TAPER_M, count, "between"))
+        found.append(_Piece(join_m - TAPER_M, join_m, count, "enter", k))
         next_m = stations[k + 1] if k + 1 < len(stations) else stations[0] + round_m
         if through[k]:
             found.append(_Piece(join_m, next_m + EXIT_M - TAPER_M, count + 1))
@@ -188,10 +200,8 @@ class _Carriageway:
             strips[-2:] = [strips[-2]._replace(mark="solid"), Strip(DRIVING, 0.0, "solid", self.design.lane_m)]
         if piece.role == "drop":  # the connecting road beside it has the shoulder
             strips[-1] = strips[-1]._replace(mark="none")
-        elif piece.role == "exit":
-            strips.append(Strip(SHOULDER, GORE_M, "none", SHOULDER_M))
         else:
-            strips.append(Strip(SHOULDER, SHOULDER_M))
+            strips.append(SHOULDERS.get(piece.role, Strip(SHOULDER, SHOULDER_M)))
         profile = Profile(tuple(strips), (Strip(SHOULDER, INNER_SHOULDER_M),), "solid")
         road = Road(
             self.plan.road_id(), self.circuit.piece(piece.start_m, piece.end_m, self.design.edge_m), flat(0.0),
