@@ -10,7 +10,7 @@ import carla
 from eval.planner import RoadOption
 from eval.routes import ScenarioBlock
 from eval.scenarios.crossroads import Crossroads
-from eval.scenarios.junctions import END_M, RED_AHEAD_M, RED_S
+from eval.scenarios.junctions import END_M, RED_AHEAD_M, RED_S, STOP_M
 from eval.scenarios.lanes import MAX_LANES, behind, same_way, straightest
 from eval.scenarios.line import Line
 from eval.scenarios.parameters import ScenarioError
@@ -82,9 +82,10 @@ class CrossingBicycleFlow(Scenario):
         speed_mps = self.parameters.number("flow_speed", 10.0, 1.0, 50.0)
         spacing_m = self.parameters.interval("source_dist_interval", (20.0, 50.0), 1.0)
         red_s = RED_S if self.signals.present else 0.0
+        stop = (self.crossroads.entry_arc_m - STOP_M, red_s) if self.signals.present else None
         self.crossroads.clear(self.stage)
         self.stage.clear_way(self.stage.ego_arc_m + 5.0, end_m)
-        flow = Stream(self, self.path, speed_mps, spacing_m, until_arc_m=end_m, not_before_s=red_s, accept=is_bicycle)
+        flow = Stream(self, self.path, speed_mps, spacing_m, until_arc_m=end_m, stop=stop, accept=is_bicycle)
         self.signals.hold()
         green_s = self.stage.now_s + red_s
         yield from self.play(flow, until=lambda: self.stage.now_s >= green_s)

@@ -143,22 +143,31 @@ def meeting_arcs_m(ego: Line, start_m: float, end_m: float, other: Line) -> tupl
     return float(ego.arc_m[low + index]), float(other.arc_m[int((delta[index] ** 2).sum(1).argmin())])
 
 
-def arrival_s(stage: Stage, arc_m: float) -> float:
+def arrival_s(stage: Stage, arc_m: float, stop: tuple[float, float] | None = None) -> float:
     """When an ego that drives on undisturbed is at an arc length of its route.
 
     It gets as fast as it has been, or up to the speed limit if it has just started; bends slow it down.
+    `stop`: where it may have to wait, and until when [s from now].
     """
-    route, here_m = stage.route, stage.ego_arc_m
-    if arc_m <= here_m:
+    arrival = _drive_s(stage, stage.ego_arc_m, stage.ego_pose.speed_mps, arc_m)
+    if stop is None:
+        return arrival
+    stop_m, until_s = stop
+    return max(arrival, until_s + _drive_s(stage, max(stop_m, stage.ego_arc_m), 0.0, arc_m))
+
+
+def _drive_s(stage: Stage, start_m: float, speed_mps: float, end_m: float) -> float:
+    if end_m <= start_m:
         return 0.0
-    arcs_m = np.arange(here_m, arc_m + STEP_M, STEP_M)
+    route = stage.route
+    arcs_m = np.arange(start_m, end_m + STEP_M, STEP_M)
     yaw = np.interp(np.stack([arcs_m - 2.0, arcs_m + 2.0]), route.arc_m, route.yaw_rad)
     curvature = np.maximum(np.abs(yaw[1] - yaw[0]) / 4.0, 1e-4)
     top_mps = stage.speed_limit_mps
-    if here_m > STARTED_M:
+    if stage.ego_arc_m > STARTED_M:
         top_mps = min(top_mps, stage.ego_top_mps)
     speed2 = np.minimum(LATERAL_MPS2 / curvature, max(top_mps, MIN_SPEED_MPS) ** 2)
-    speed2[0] = min(speed2[0], stage.ego_pose.speed_mps**2)
+    speed2[0] = min(speed2[0], speed_mps**2)
     for k in range(len(speed2) - 2, -1, -1):
         speed2[k] = min(speed2[k], speed2[k + 1] + 2.0 * ACCELERATION_MPS2 * STEP_M)
     for k in range(1, len(speed2)):

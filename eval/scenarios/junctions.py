@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from eval.planner import RoadOption
 from eval.routes import ScenarioBlock
-from eval.scenarios.crossroads import RIGHT, STRAIGHT, TURN_TOLERANCE_DEG, Crossroads, Move
+from eval.scenarios.crossroads import RIGHT, STRAIGHT, TURN_TOLERANCE_DEG, Crossroads, Move, meeting_arcs_m
+from eval.scenarios.line import Line
 from eval.scenarios.parameters import ScenarioError
 from eval.scenarios.scenario import Scenario, Script
 from eval.scenarios.signals import Signals
@@ -19,6 +20,8 @@ RED_S = 5.0
 """The ego's light stays red this long after the trigger."""
 RED_AHEAD_M = 60.0
 """It is red when the ego is this far before the trigger, at the latest."""
+STOP_M = 4.0
+"""The ego waits about this far before the junction."""
 END_M = 10.0
 """The scenario is over this far after the junction."""
 MIN_RUN_M = 25.0
@@ -36,6 +39,8 @@ class _Turn(Scenario):
     TURN: ClassVar[float] = STRAIGHT
     """Where it goes."""
     CONTROLS: ClassVar[tuple[Control, ...]] = (Control.STOP, Control.NONE)
+    SPACING_M: ClassVar[tuple[tuple[int, int], tuple[int, int]]] = ((12, 20), (35, 60))
+    """Ranges of the least and the greatest spacing on generated routes."""
     BEFORE_S: ClassVar[float] = 4.0
     AFTER_S: ClassVar[float] = 2.5
     """Lengths of the flow before and after the junction at its speed."""
@@ -47,15 +52,16 @@ class _Turn(Scenario):
             index = way.before(passage, random.uniform(24.0, 32.0))
             if passage.option is not cls.OPTION or passage.control not in cls.CONTROLS or index is None:
                 continue
-            if any(_run_m(move) >= MIN_RUN_M for move in cls._sources(Crossroads.of(way, passage), TURN_TOLERANCE_DEG)):
-                spacing = (random.randint(12, 20), random.randint(35, 60))
-                parameters = {"flow_speed": random.randint(8, 12), "source_dist_interval": spacing}
-                yield way.block(cls.__name__, index, **parameters)
+            sources = cls._meeting(Crossroads.of(way, passage), way.line)
+            if sources and max(_run_m(move) for move in sources) >= MIN_RUN_M:
+                spacing_m = tuple(random.randint(*bounds) for bounds in cls.SPACING_M)
+                yield way.block(cls.__name__, index, flow_speed=random.randint(8, 12), source_dist_interval=spacing_m)
 
     def prepare(self) -> None:
         """Look at the junction."""
         self.crossroads = Crossroads.ahead(self.stage, self.trigger_arc_m)
-        sources = self._sources(self.crossroads)
+        sources = self._meeting(self.crossroads, self.stage.route)
+        sources = sources or self.crossroads.coming_from(self.SIDE, self.TURN)
         if not sources:
             raise ScenarioError(f"nobody can come from the {self.SIDE} at this junction; move the trigger to another")
         self.source = self._choose(sources)
@@ -74,9 +80,10 @@ class _Turn(Scenario):
         spacing_m = self.parameters.interval("source_dist_interval", (25.0, 50.0), 1.0)
         line = self.source.line(self.BEFORE_S * speed_mps, self.AFTER_S * speed_mps)
         red_s = RED_S if self.signals.present else 0.0
+        stop = (self.crossroads.entry_arc_m - STOP_M, red_s) if self.signals.present else None
         self.crossroads.clear(self.stage)
         self.stage.clear_way(self.stage.ego_arc_m + 5.0, end_m)
-        flow = Stream(self, line, speed_mps, spacing_m, until_arc_m=end_m, not_before_s=red_s)
+        flow = Stream(self, line, speed_mps, spacing_m, until_arc_m=end_m, stop=stop)
         self.signals.hold(green=[self.source.entry])
         green_s = self.stage.now_s + red_s
         yield from self.play(flow, until=lambda: self.stage.now_s >= green_s)
@@ -92,8 +99,11 @@ class _Turn(Scenario):
         return self.stage.random.choice(sources)
 
     @classmethod
-    def _sources(cls, crossroads: Crossroads, tolerance_deg: float = 180.0) -> list[Move]:
-        return crossroads.coming_from(cls.SIDE, cls.TURN, tolerance_deg)
+    def _meeting(cls, crossroads: Crossroads, route: Line) -> list[Move]:
+        """Moves from that side, with that turn, that the ego's way meets."""
+        moves = crossroads.coming_from(cls.SIDE, cls.TURN, TURN_TOLERANCE_DEG)
+        start_m, end_m = crossroads.entry_arc_m, crossroads.exit_arc_m + END_M
+        return [move for move in moves if meeting_arcs_m(route, start_m, end_m, move.line(MIN_RUN_M, MIN_RUN_M))]
 
 
 class NonSignalizedJunctionLeftTurn(_Turn):
@@ -115,6 +125,7 @@ class NonSignalizedJunctionLeftTurnEnterFlow(_Turn):
     OPTION = RoadOption.LEFT
     SIDE = "opposite"
     TURN = RIGHT
+    SPACING_M = ((12, 16), (22, 28))
 
 
 class SignalizedJunctionLeftTurnEnterFlow(NonSignalizedJunctionLeftTurnEnterFlow):

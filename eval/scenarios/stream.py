@@ -34,10 +34,10 @@ class Stream(Flow):
         spacing_m: tuple[float, float],
         *,
         until_arc_m: float,
-        not_before_s: float = 0.0,
+        stop: tuple[float, float] | None = None,
         accept: Accept | None = None,
     ) -> None:
-        """`until_arc_m`: the ego's way to here is searched for where the two meet; `not_before_s`: it waits that long.
+        """`until_arc_m`: the ego's way to here is searched for where the two meet; `stop`: as for `arrival_s`.
 
         Background vehicles on the line are removed.
         """
@@ -47,7 +47,7 @@ class Stream(Flow):
         super().__init__(scenario, line, speed_mps, spacing_m, accept=accept, filled=False)
         self.may_enter = lambda: self._stage.now_s >= self._enters_s
         self._clear()
-        self._fill_to_meet(until_arc_m, not_before_s)
+        self._fill_to_meet(until_arc_m, stop)
 
     def update(self) -> None:
         """As a flow; after a collision nobody ignores the ego any more; background traffic goes out of the way."""
@@ -74,11 +74,11 @@ class Stream(Flow):
         for step in range(math.ceil(self._line.length_m / CLEAR_STEP_M)):
             self._stage.clear(self._line.at(step * CLEAR_STEP_M).location)
 
-    def _fill_to_meet(self, until_arc_m: float, not_before_s: float) -> None:
+    def _fill_to_meet(self, until_arc_m: float, stop: tuple[float, float] | None) -> None:
         stage = self._stage
         found = meeting_arcs_m(stage.route, stage.ego_arc_m, until_arc_m, self._line)
         ego_m, own_m = found or (until_arc_m, 0.5 * self._line.length_m)
-        arc_m = own_m - self._speed_mps * (arrival_s(stage, ego_m) + not_before_s)
+        arc_m = own_m - self._speed_mps * arrival_s(stage, ego_m, stop)
         ahead_m = arc_m + stage.random.uniform(*self._spacing_m)
         while ahead_m < self._line.length_m:
             if ahead_m > 0.0:
