@@ -16,6 +16,7 @@ from eval.routes import ScenarioBlock
 from eval.scenarios.crossroads import STRAIGHT, TURN_TOLERANCE_DEG, Crossroads, Move, side_of
 from eval.scenarios.junctions import END_M
 from eval.scenarios.lanes import ahead, behind, driving_beside, lane_way, opposite, same_direction
+from eval.scenarios.limits import speed_near_limit
 from eval.scenarios.line import Line
 from eval.scenarios.merges import lane_changes_to_exit, merges
 from eval.scenarios.parameters import ScenarioError
@@ -30,6 +31,7 @@ RAMP_RUN_IN_M = (170.0, 210.0)
 """The former where it comes from a ramp."""
 TRIGGER_M, RAMP_TRIGGER_M, EXIT_TRIGGER_M = (24.0, 32.0), (60.0, 90.0), (50.0, 80.0)
 """The trigger's distance to the junction, to the end of a ramp, and to the lane change for an exit."""
+MIN_SPEED_MPS = 5.0
 AHEAD_OF_EGO_M = 5.0
 DETOUR, DETOUR_M = 1.6, 50.0
 """A way along the lanes is taken if it is not longer than this share of the straight distance, and some metres."""
@@ -41,6 +43,8 @@ class _Flow(Scenario):
     timeout_s = 240.0
     SPACING_M: ClassVar[tuple[tuple[int, int], tuple[int, int]]] = ((15, 22), (35, 60))
     """Ranges of the least and the greatest spacing on generated routes."""
+    SHARES: ClassVar[tuple[float, float]] = (0.65, 0.85)
+    """The flow's speed there: shares of the speed limit."""
 
     def lines(self) -> Sequence[Line]:
         """The ways of the traffic. Raises: ScenarioError."""
@@ -81,9 +85,6 @@ class _Merge(_Flow):
 
     FROM_RAMP: ClassVar[bool] = False
     """On generated routes the ego comes from a ramp only."""
-    SPEED_MPS: ClassVar[tuple[int, int]]
-    RAMP_SPEED_MPS: ClassVar[tuple[int, int]]
-    """Ranges of the flow's speed on generated routes where the ego turns into it, and where it joins from a ramp."""
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
@@ -93,16 +94,11 @@ class _Merge(_Flow):
             if index is None or (cls.FROM_RAMP and not merge.is_ramp):
                 continue
             before_m = random.uniform(*(RAMP_RUN_IN_M if merge.is_ramp else RUN_IN_M))
-            start, end = merge.flow(before_m, random.uniform(*RUN_OUT_M))
-            speed = random.randint(*(cls.RAMP_SPEED_MPS if merge.is_ramp else cls.SPEED_MPS))
-            yield _block(cls, way, index, start, end, speed, random)
+            yield _block(cls, way, index, *merge.flow(before_m, random.uniform(*RUN_OUT_M)), random)
 
 
 class EnterActorFlow(_Merge):
     """Fast traffic on all lanes of the road."""
-
-    SPEED_MPS = (9, 12)
-    RAMP_SPEED_MPS = (15, 20)
 
     def lines(self) -> Sequence[Line]:
         """One on each lane."""
@@ -114,14 +110,12 @@ class EnterActorFlowV2(_Merge):
     """Fast traffic on the lane that a ramp leads to."""
 
     FROM_RAMP = True
-    SPEED_MPS = RAMP_SPEED_MPS = (15, 22)
 
 
 class MergerIntoSlowTraffic(_Merge):
     """Slow traffic on the lane that the ego joins."""
 
-    SPEED_MPS = (6, 9)
-    RAMP_SPEED_MPS = (7, 10)
+    SHARES = (0.4, 0.6)
     SPACING_M = ((11, 16), (26, 35))
 
 
@@ -133,6 +127,8 @@ class MergerIntoSlowTrafficV2(MergerIntoSlowTraffic):
 
 class HighwayExit(_Flow):
     """Traffic on the lane that the ego has to change to for leaving the highway."""
+
+    SHARES = (0.45, 0.6)
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
@@ -146,7 +142,7 @@ class HighwayExit(_Flow):
                 start = behind(lane, random.uniform(*RAMP_RUN_IN_M), stop_at_junction=True)
                 end = ahead(crossroads.exit, random.uniform(*RUN_OUT_M))
                 locations = start.transform.location, end.transform.location
-                yield _block(cls, way, index, *locations, random.randint(10, 15), random)
+                yield _block(cls, way, index, *locations, random)
 
     def end_arc_m(self) -> float:
         """Where the ego leaves the junction that the flow passes."""
@@ -172,7 +168,7 @@ class InterurbanActorFlow(_Flow):
         """Left turns without lights or signs."""
         for crossroads, index in _left_turns(way, Control.NONE, random):
             for move in crossroads.coming_from("opposite", STRAIGHT, TURN_TOLERANCE_DEG)[:1]:
-                yield _block(cls, way, index, *_ends(move, random), random.randint(12, 17), random)
+                yield _block(cls, way, index, *_ends(move, random), random)
 
     def end_arc_m(self) -> float:
         """After the junction."""
@@ -190,7 +186,7 @@ class InterurbanAdvancedActorFlow(_Flow):
                 start, end = _ends(move, random)
                 ends = (way.map.get_waypoint(location) for location in (start, end))
                 if all(opposite(waypoint) is not None for waypoint in ends):
-                    yield _block(cls, way, index, start, end, random.randint(11, 15), random)
+                    yield _block(cls, way, index, start, end, random)
 
     def lines(self) -> Sequence[Line]:
         """The given one, and one back."""
@@ -224,7 +220,6 @@ def _block(
     index: int,
     start: carla.Location,
     end: carla.Location,
-    speed_mps: int,
     random: Random,
 ) -> ScenarioBlock:
     spacing_m = tuple(random.randint(*bounds) for bounds in kind.SPACING_M)
@@ -233,6 +228,6 @@ def _block(
         index,
         start_actor_flow=start,
         end_actor_flow=end,
-        flow_speed=speed_mps,
+        flow_speed=max(speed_near_limit(way.map, way.map.get_waypoint(end), kind.SHARES, random), MIN_SPEED_MPS),
         source_dist_interval=spacing_m,
     )

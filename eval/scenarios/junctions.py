@@ -9,6 +9,7 @@ from typing import ClassVar
 from eval.planner import RoadOption
 from eval.routes import ScenarioBlock
 from eval.scenarios.crossroads import RIGHT, STRAIGHT, TURN_TOLERANCE_DEG, Crossroads, Move, meeting_arcs_m
+from eval.scenarios.limits import speed_near_limit
 from eval.scenarios.line import Line
 from eval.scenarios.parameters import ScenarioError
 from eval.scenarios.scenario import Scenario, Script
@@ -24,6 +25,8 @@ STOP_M = 4.0
 """The ego waits about this far before the junction."""
 END_M = 10.0
 """The scenario is over this far after the junction."""
+SHARES = (0.8, 1.0)
+"""Of the speed limit: speeds of generated flows."""
 MIN_RUN_M = 25.0
 """A flow needs this much road before the junction."""
 
@@ -54,8 +57,9 @@ class _Turn(Scenario):
                 continue
             sources = cls._meeting(Crossroads.of(way, passage), way.line)
             if sources and max(_run_m(move) for move in sources) >= MIN_RUN_M:
+                speed_mps = speed_near_limit(way.map, sources[0].entry, SHARES, random)
                 spacing_m = tuple(random.randint(*bounds) for bounds in cls.SPACING_M)
-                yield way.block(cls.__name__, index, flow_speed=random.randint(8, 12), source_dist_interval=spacing_m)
+                yield way.block(cls.__name__, index, flow_speed=speed_mps, source_dist_interval=spacing_m)
 
     def prepare(self) -> None:
         """Look at the junction."""

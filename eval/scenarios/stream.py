@@ -23,7 +23,7 @@ class Stream(Flow):
     """Vehicles that keep their speed and ignore the ego until one of them has been hit; they mind each other.
 
     Unlike in the leaderboard's flows, a longer gap follows every group of vehicles, so that no spacing makes a
-    junction impassable, and the first group meets an ego that drives on as if there was nobody.
+    junction impassable, and the first group, a dense one, meets an ego that drives on as if there was nobody.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Stream(Flow):
 
     def _draw_gap_m(self) -> float:
         """The next vehicle comes when its time has come, and the one ahead is not too close."""
-        gap_m = super()._draw_gap_m()
+        gap_m = super()._draw_gap_m() if self._gaps >= GROUP - 1 else self._spacing_m[0]
         self._gaps += 1
         if self._gaps % GROUP == 0:
             gap_m = max(gap_m, REST_S * self._speed_mps)
@@ -79,7 +79,7 @@ class Stream(Flow):
         found = meeting_arcs_m(stage.route, stage.ego_arc_m, until_arc_m, self._line)
         ego_m, own_m = found or (until_arc_m, 0.5 * self._line.length_m)
         arc_m = own_m - self._speed_mps * arrival_s(stage, ego_m, stop)
-        ahead_m = arc_m + stage.random.uniform(*self._spacing_m)
+        ahead_m = arc_m + self._spacing_m[0]
         while ahead_m < self._line.length_m:
             if ahead_m > 0.0:
                 self._admit(ahead_m)
