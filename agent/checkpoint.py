@@ -68,8 +68,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     if folder.suffix.lower() in FORBIDDEN_SUFFIXES:
         raise CheckpointError(
-            f"{folder}: {folder.suffix} files can execute code when opened and are refused; convert it with "
-            "`python -m agent.model.convert`, which writes a checkpoint folder"
+            f"{folder}: {folder.suffix} files can execute code when opened and are refused; give a checkpoint "
+            f"folder of safetensors with {MANIFEST_FILE}"
         )
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder; give the path of a folder with {MANIFEST_FILE}")
@@ -201,8 +201,8 @@ def _check_name(path: Path, name: str) -> None:
         raise CheckpointError(f"{path}: names the file {name!r}; only plain names inside the folder are allowed")
     if Path(name).suffix.lower() in FORBIDDEN_SUFFIXES:
         raise CheckpointError(
-            f"{path}: names the file {name!r}, a format that can execute code when opened; it is refused. Convert it "
-            "with `python -m agent.model.convert`"
+            f"{path}: names the file {name!r}, a format that can execute code when opened; it is refused. Name "
+            "a .safetensors file"
         )
 
 

@@ -54,7 +54,7 @@ def how_to_watch(folder: Path) -> str:
     """What to tell the user before the drive starts."""
     if importlib.util.find_spec("rerun") is not None:
         return "live view: the rerun viewer opens with the first picture"
-    return f"live view: open {live_page(folder)} in a browser (for rerun: pip install 'raw2drive[viewer]')"
+    return f"live view: open {live_page(folder)} in a browser (for rerun: pip install rerun-sdk)"
 
 
 def live_page(folder: Path) -> Path:

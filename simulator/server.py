@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import importlib.metadata
 import logging
 import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,15 @@ class ServerError(Exception):
     """The server cannot start; the text names the cause and the remedy."""
 
 
+def installed_version() -> str:
+    """The dialect of the `carla` wheel that is installed here; the newest if that is another."""
+    try:
+        version = importlib.metadata.version("carla")
+    except importlib.metadata.PackageNotFoundError:
+        return wire.VERSIONS[-1]
+    return version if version in wire.VERSIONS else wire.VERSIONS[-1]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerConfig:
     town: str
@@ -40,7 +50,7 @@ class ServerConfig:
     """Address to listen on. Anything but a loopback address opens the server to the network."""
     port: int = 2000
     """RPC port; sensor streams use the next one. 0 takes a free pair."""
-    version: str = "0.9.16"
+    version: str = field(default_factory=installed_version)
     """Protocol dialect: the version of the `carla` wheel that will connect."""
     render: bool = True
     """Draw camera images. Without, cameras deliver nothing."""
