@@ -46,7 +46,7 @@ OVERTAKING_RADIUS_M = 220.0
 OVERTAKING_FREE_M, OVERTAKING_MIN_M = 45.0, 60.0
 """The centre line is solid this close to a junction and in bends; shorter broken stretches are not painted."""
 BEND_TRIES = 12
-BEND_RADIUS_M = 170.0
+BEND_RADIUS_M = 240.0
 """Of bends between straight stretches, where there is room."""
 LEAD_SHARE = 0.45
 """Part of the distance between bends for which a road first keeps its direction."""
