@@ -161,7 +161,7 @@ def test_boxes_stand_where_the_blueprint_says() -> None:
 
 
 @given(
-    speed=st.floats(5.0, 45.0),
+    speed=st.floats(9.0, 45.0),
     start_m=st.floats(6.0, 9.0),
     offset_m=st.floats(-4.0, 4.0),
     turn_deg=st.floats(-50.0, 50.0),
