@@ -45,6 +45,7 @@ NARROW_M = 1.5
 """No car is parked on a lane narrower than this."""
 DISTANCES_M = (40, 45, 50)
 BEFORE_TURN_M = 30.0
+AFTER_TURN_M = 30.0
 """In generated routes: places and triggers as in real route files."""
 
 
@@ -346,7 +347,8 @@ def turns(kind: str, way: Way) -> Iterator[ScenarioBlock]:
     for passage in way.passages:
         index = way.before(passage, BEFORE_TURN_M)
         sidewalk = roadside(way.waypoints[passage.exit], "right").lane_type == carla.LaneType.Sidewalk
-        if index is not None and sidewalk and passage.option in (RoadOption.LEFT, RoadOption.RIGHT):
+        turn = passage.option in (RoadOption.LEFT, RoadOption.RIGHT)
+        if index is not None and sidewalk and turn and way.after(passage) > AFTER_TURN_M:
             yield way.block(kind, index)
 
 

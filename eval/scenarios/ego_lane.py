@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.planner import RoadOption
 from eval.routes import ScenarioBlock
-from eval.scenarios.lanes import ahead, opposite, shifted
+from eval.scenarios.lanes import ahead, lane_path, opposite, shifted
 from eval.scenarios.line import Line
 from eval.scenarios.motion import Flow, PathDriver
 from eval.scenarios.parameters import ScenarioError
@@ -18,6 +18,8 @@ from eval.scenarios.scenario import Scenario, Script
 from eval.scenarios.way import Way, two_way
 
 ROUTE_AHEAD_M = 400.0
+BEYOND_ROUTE_M = 60.0
+"""Vehicles drive this far beyond the ego's route where that ends before they are out of sight."""
 GONE_M = 45.0
 """A vehicle that drove away is taken off the stage at this distance ..."""
 GONE_S = 60.0
@@ -66,13 +68,13 @@ class OnRoute(Scenario):
 
     def driver_at(self, arc_m: float) -> PathDriver:
         """A car standing on the ego's route, behind the next junction if the place lies in one."""
-        route = self.stage.route
+        route, carla_map = self.stage.route, self.stage.map
+        last = route.index_at(arc_m + ROUTE_AHEAD_M)
         index = route.index_at(arc_m)
-        while (
-            index < len(route.points) - 2 and self.stage.map.get_waypoint(route.transforms[index].location).is_junction
-        ):
+        while index < last and carla_map.get_waypoint(route.transforms[index].location).is_junction:
             index += 1
-        line = Line(route.transforms[index : route.index_at(arc_m + ROUTE_AHEAD_M) + 1])
+        beyond = lane_path(carla_map.get_waypoint(route.transforms[last].location), BEYOND_ROUTE_M)
+        line = Line([*route.transforms[index : last + 1], *beyond[1:]])
         return PathDriver(self.stage, self.vehicle(line.transforms[0]), line, 0.0)
 
     def drive_off(self, driver: PathDriver) -> Script:
@@ -193,13 +195,16 @@ class BlockedIntersection(OnRoute):
     STAND_S = 10.0
     """It drives off this long after the ego came near."""
     BEFORE_M = 35.0
+    AFTER_M = 30.0
+    """In generated routes the trigger is so far before the junction, and the route goes on so far behind it."""
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
         """Turns."""
         for passage in way.passages:
             index = way.before(passage, cls.BEFORE_M)
-            if index is not None and passage.option in (RoadOption.LEFT, RoadOption.RIGHT):
+            turn = passage.option in (RoadOption.LEFT, RoadOption.RIGHT)
+            if index is not None and turn and way.after(passage) > cls.AFTER_M:
                 yield way.block("BlockedIntersection", index)
 
     def prepare(self) -> None:

@@ -80,6 +80,10 @@ class Way:
             return None
         return index
 
+    def after(self, passage: Passage) -> float:
+        """Length [m] of the way behind a junction."""
+        return self.line.length_m - float(self.line.arc_m[passage.exit])
+
     def bend_deg(self, start_m: float, length_m: float) -> float:
         """How far the way turns over a stretch, clockwise positive."""
         start, end = self.line.index_at(start_m), self.line.index_at(start_m + length_m)

@@ -33,6 +33,7 @@ class Driver(Protocol):
 
     def control(self) -> carla.VehicleControl:
         """For the next tick."""
+        ...
 
 
 MakeDriver = Callable[[Stage], Driver]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import carla
 import pytest
 
 from eval.scenarios.director import State
 from eval.scenarios.lanes import shifted
 from eval.scenarios.line import Line
+from eval.scenarios.parameters import Parameters
 from eval.scenarios.stage import Stage
+from eval.scenarios.way import Way
 from eval.scoring import Infraction
 from tests.eval.scenarios.playground import Blind, Careful, Playground
 
@@ -50,3 +54,16 @@ def test_only_who_minds_it_gets_past(playground: Playground, kind: str) -> None:
     minded = playground.play(route, good, max_game_s=80.0)
     assert minded.state is State.OVER, minded
     assert minded.infractions == []
+
+
+def test_the_blocked_exit_may_be_the_routes_end(playground: Playground) -> None:
+    """The car that blocks it stands, and later drives, beyond the route."""
+    route, town = playground.route("BlockedIntersection"), playground.town
+    way = Way(town.carla_map, town.planner.plan(route.keypoints))
+    trigger = way.line.nearest(Parameters(route.scenarios[0]).trigger().location)
+    passage = next(passage for passage in way.passages if passage.entry > trigger)
+    end = way.line.at(float(way.line.arc_m[passage.exit]) + 3.0).location
+    before = [k for k in route.keypoints if way.line.nearest(carla.Location(*k)) < passage.entry]
+    ending = replace(route, keypoints=(*before, (end.x, end.y, end.z)))
+    outcome = playground.play(ending, Blind)
+    assert Infraction.COLLISION_VEHICLE in outcome.infractions, outcome
