@@ -11,6 +11,8 @@ from typing import Annotated
 import tyro
 
 from agent import strict_json
+from agent.checkpoint import CheckpointError
+from agent.config import ConfigError
 from eval.agents import AgentLoadError
 from eval.demo import DemoConfig, demo
 from eval.generate import RouteGenerationError
@@ -34,6 +36,9 @@ INPUT_ERRORS = (
     ServerError,
     PlannerError,
     AgentLoadError,
+    CheckpointError,
+    ConfigError,
+    FileNotFoundError,
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -30,6 +30,9 @@ LEFT_DOORS, RIGHT_DOORS = 0b0101, 0b1010
 """Bits of carla.VehicleDoor: front left, front right, rear left, rear right."""
 _BODY_KINDS: Final = {Kind.VEHICLE: dynamics.VEHICLE, Kind.WALKER: dynamics.WALKER, Kind.PROP: dynamics.PROP}
 _ACKERMANN_SPEED_GAIN: Final = 0.5
+MAX_SPEED_MPS: Final = 1e3
+MAX_TURN_DEGPS: Final = 1e5
+MAX_IMPULSE_NS: Final = 1e8
 _FORCE_STEP_S: Final = 0.05
 """A force acts for one step of this length, as a client sends one per tick."""
 
@@ -222,6 +225,7 @@ class World:
 
     def set_walker(self, actor_id: int, control: WalkerControl) -> None:
         walker = self._of_kind(actor_id, Kind.WALKER)
+        _bounded("walker control", actor_id, (*control.direction, control.speed_mps), MAX_SPEED_MPS)
         walker.walker_control = control
         self._walkers.control(self._slots[actor_id], control)
         self._report_walk(walker, control)
@@ -265,22 +269,22 @@ class World:
             self._friction[actor.id] = FrictionTrigger.of(actor, pose)
 
     def set_velocity(self, actor_id: int, velocity: list[float]) -> None:
-        x, y, z = (float(value) for value in velocity)
+        x, y, z = _bounded("velocity", actor_id, velocity, MAX_SPEED_MPS)
         self._bodies.set_target_velocity(self._slot(actor_id), x, y, z)
 
     def set_angular_velocity(self, actor_id: int, velocity: list[float]) -> None:
-        x, y, z = (float(value) for value in velocity)
+        x, y, z = _bounded("angular velocity", actor_id, velocity, MAX_TURN_DEGPS)
         self._bodies.set_target_angular_velocity(self._slot(actor_id), x, y, z)
 
     def set_constant_velocity(self, actor_id: int, velocity: list[float] | None) -> None:
         if velocity is None:
             self._bodies.clear_constant_velocity(self._slot(actor_id))
         else:
-            x, y, z = (float(value) for value in velocity)
+            x, y, z = _bounded("constant velocity", actor_id, velocity, MAX_SPEED_MPS)
             self._bodies.set_constant_velocity(self._slot(actor_id), x, y, z)
 
     def add_impulse(self, actor_id: int, impulse: list[float]) -> None:
-        x, y, z = (float(value) for value in impulse)
+        x, y, z = _bounded("impulse", actor_id, impulse, MAX_IMPULSE_NS)
         self._bodies.add_impulse(self._slot(actor_id), x, y, z)
 
     def add_force(self, actor_id: int, force: list[float]) -> None:
@@ -412,3 +416,11 @@ class World:
 def _box(trigger_box: tuple) -> Box:
     centre, extent = trigger_box
     return Box(tuple(centre), tuple(extent))
+
+
+def _bounded(what: str, actor_id: int, values: Sequence[float], limit: float) -> tuple[float, ...]:
+    """The values as numbers; a client's NaN or 1e38 must not reach the bodies, where it would spread to everybody."""
+    numbers = tuple(float(value) for value in values)
+    if not all(abs(number) <= limit for number in numbers):  # false for NaN, too
+        raise CallError(f"cannot give actor {actor_id} the {what} {numbers}: use numbers within {limit:g}")
+    return numbers

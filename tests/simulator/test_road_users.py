@@ -379,9 +379,16 @@ def test_numbers_that_are_none_are_refused(server, world, place):
         [carla.command.ApplyWalkerState(walker.id, carla.Transform(nowhere), 1.0)], False
     )
     assert "not finite" in answer.error
+    car = place("vehicle.audi.tt", 1)
+    no_speed = carla.Vector3D(math.nan, 0.0, 0.0)
+    (answer,) = server.client().apply_batch_sync([carla.command.ApplyTargetVelocity(car.id, no_speed)], False)
+    assert "cannot give actor" in answer.error
+    car.set_target_velocity(no_speed)
+    car.add_impulse(carla.Vector3D(1e38, 0.0, 0.0))
     with pytest.raises(RuntimeError, match="finite ends"):
         world.cast_ray(nowhere, carla.Location())
     with pytest.raises(RuntimeError, match="direction"):
         world.project_point(carla.Location(), carla.Vector3D(), 10.0)
     world.tick()
     assert math.isfinite(walker.get_location().x)
+    assert math.isfinite(car.get_location().x) and car.get_velocity().length() < 1.0
