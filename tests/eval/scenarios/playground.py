@@ -24,6 +24,7 @@ from eval.server import EmbeddedServer, connect
 SPEED_MPS = 8.0
 LATERAL_MPS2 = 2.2
 BEND_AHEAD_M = 18
+SIGHT_POINTS = 40
 COUNTED = frozenset(Infraction) - {Infraction.RED_LIGHT, Infraction.STOP_SIGN, Infraction.MIN_SPEED}
 """The drivers here know nothing of lights and signs."""
 
@@ -132,7 +133,7 @@ class Careful(Blind):
 
     def _comes(self, body: Body) -> bool:
         route = self.stage.route
-        index = route.nearest(body.pose.location, self.stage.ego_index + 15)
+        index = route.nearest(body.pose.location, self.stage.ego_index, SIGHT_POINTS)
         ahead_m = route.arc_of(body.pose.location, index) - self.stage.ego_arc_m - 2.5
         offset_m = route.offset_of(body.pose.location, index)
         yaw = route.yaw_rad[index]
