@@ -27,8 +27,9 @@ from simulator.towns.families.roads import (
     flat,
     width_m,
 )
-from simulator.towns.geometry import Curve, connect
+from simulator.towns.geometry import Curve, Pose, Segment, connect, wrap_rad
 
+LEFT_LEAD_M = 3.0
 EXCLUSIVE_LEFT_LANES = 3
 """With this many lanes the innermost one turns left only."""
 
@@ -144,10 +145,10 @@ def _inner_m(strips: Strips, lane: int) -> float:
 def lane_road(plan: Plan, junction: int, arms: list[Arm], move: Movement) -> Road:
     arm_in, arm_out = arms[move.a], arms[move.b]
     lanes_in, lanes_out = arm_in.inbound, arm_out.outbound
-    curve = connect(
-        arm_in.inward.moved(0.0, _inner_m(lanes_in, move.lane_in)),
-        arm_out.outward.moved(0.0, _inner_m(lanes_out, move.lane_out)),
-    )
+    start = arm_in.inward.moved(0.0, _inner_m(lanes_in, move.lane_in))
+    end = arm_out.outward.moved(0.0, _inner_m(lanes_out, move.lane_out))
+    left = wrap_rad(end.heading_rad - start.heading_rad) > STRAIGHT_RAD
+    curve = _with_leads(start, end) if left else connect(start, end)
     lane = Strip(DRIVING, _lane_width_m(lanes_in, move.lane_in), "none", _lane_width_m(lanes_out, move.lane_out))
     strips, linked = [lane], [(move.lane_in, move.lane_out)]
     if move.kerb:
@@ -155,6 +156,13 @@ def lane_road(plan: Plan, junction: int, arms: list[Arm], move: Movement) -> Roa
             strips.append(strip)
             linked.append((before, after))
     return _add_connecting_road(plan, junction, (arm_in, arm_out), curve, tuple(strips), linked)
+
+
+def _with_leads(start: Pose, end: Pose) -> Curve:
+    """A left turn that begins and ends straight: it keeps clear of the cars that wait beside its ends."""
+    line_in, line_out = Segment(start, LEFT_LEAD_M, 0.0), Segment(end.moved(-LEFT_LEAD_M), LEFT_LEAD_M, 0.0)
+    turn = connect(line_in.at(LEFT_LEAD_M), line_out.start)
+    return Curve((line_in, *turn.segments, line_out))
 
 
 def _kerb_strips(lanes_in: Strips, lanes_out: Strips) -> list[tuple[Strip, int, int]]:
