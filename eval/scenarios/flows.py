@@ -29,7 +29,7 @@ RUN_OUT_M = (50.0, 80.0)
 """Lengths of generated flows before and after where the ego joins."""
 RAMP_RUN_IN_M = (170.0, 210.0)
 """The former where it comes from a ramp."""
-TRIGGER_M, RAMP_TRIGGER_M, EXIT_TRIGGER_M = (24.0, 32.0), (60.0, 90.0), (50.0, 80.0)
+TRIGGER_M, RAMP_TRIGGER_M, EXIT_TRIGGER_M = (24.0, 32.0), (60.0, 90.0), (75.0, 105.0)
 """The trigger's distance to the junction, to the end of a ramp, and to the lane change for an exit."""
 MIN_SPEED_MPS = 5.0
 AHEAD_OF_EGO_M = 5.0
@@ -134,7 +134,10 @@ class HighwayExit(_Flow):
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
         """Lane changes to the right with an exit soon after."""
         for change, passage in lane_changes_to_exit(way):
-            index = way.line.index_at(float(way.line.arc_m[change]) - random.uniform(*EXIT_TRIGGER_M))
+            trigger_m = float(way.line.arc_m[change]) - random.uniform(*EXIT_TRIGGER_M)
+            if trigger_m < 0.0:
+                continue
+            index = way.line.index_at(trigger_m)
             lane = driving_beside(way.waypoints[change], "right") or way.waypoints[passage.entry]
             crossroads = Crossroads.of(way, passage)
             only_exit = all(side_of(move.entry, crossroads.entry) == "behind" for move in crossroads.moves)
@@ -228,6 +231,6 @@ def _block(
         index,
         start_actor_flow=start,
         end_actor_flow=end,
-        flow_speed=max(speed_near_limit(way.map, way.map.get_waypoint(end), kind.SHARES, random), MIN_SPEED_MPS),
+        flow_speed=max(speed_near_limit(way.map, way.map.get_waypoint(start), kind.SHARES, random), MIN_SPEED_MPS),
         source_dist_interval=spacing_m,
     )

@@ -46,13 +46,10 @@ def merges(way: Way) -> Iterator[Merge]:
     for passage in way.passages:
         if passage.control is Control.LIGHT or passage.option is RoadOption.LEFT or not _is_real(way, passage):
             continue
-        exit_ = way.waypoints[passage.exit]
-        own = lane_key(way.waypoints[passage.exit - 1])
-        lane = min(
-            (other for other in exit_.previous(2.0) if lane_key(other) != own),
-            key=lambda other: _bend_deg(other, exit_),
-            default=None,
-        )
+        last, exit_ = _out(way.waypoints[passage.exit - 1])
+        taken = {lane_key(last), lane_key(exit_)}
+        others = (other for other in exit_.previous(2.0 * STEP_M) if lane_key(other) not in taken)
+        lane = min(others, key=lambda other: _bend_deg(other, exit_), default=None)
         if lane is not None and _bend_deg(lane, exit_) < STRAIGHT_DEG and not _goes_straight(way, passage, lane, exit_):
             yield Merge(passage, lane, exit_)
 
@@ -70,6 +67,14 @@ def lane_changes_to_exit(way: Way) -> Iterator[tuple[int, Passage]]:
         changed = max(k for k in range(index, passage.entry + 1) if way.options[k] is option)
         if distance_m < LEAVE_WITHIN_M and passage.option not in (RoadOption.LEFT, RoadOption.RIGHT):
             yield index, passage
+
+
+def _out(waypoint: carla.Waypoint) -> tuple[carla.Waypoint, carla.Waypoint]:
+    """The last waypoint of a lane inside a junction, and the first after it."""
+    last = waypoint
+    while waypoint.is_junction and (following := waypoint.next(STEP_M)):
+        last, waypoint = waypoint, following[0]
+    return last, waypoint
 
 
 def _is_real(way: Way, passage: Passage) -> bool:
