@@ -44,7 +44,7 @@ def test_only_who_waits_for_bicycles_gets_across(avenues: Playground) -> None:
 
 @pytest.mark.parametrize("kind", FROM_RAMP)
 def test_only_who_falls_in_gets_from_the_ramp(motorway: Playground, kind: str) -> None:
-    check(starting_on(motorway, is_ramp), kind, Zipper)
+    check(starting_on(motorway, is_before_merge), kind, Zipper)
 
 
 def test_only_who_falls_in_gets_to_the_exit(motorway: Playground) -> None:
@@ -68,14 +68,22 @@ def starting_on(playground: Playground, wanted: Callable[[carla.Waypoint], bool]
     return near
 
 
-def is_ramp(waypoint: carla.Waypoint) -> bool:
-    return len(same_direction(waypoint)) == 1 and opposite(waypoint) is None
+def is_before_merge(waypoint: carla.Waypoint) -> bool:
+    """On a lane that ends in another one."""
+    found = next_junction(waypoint, 260.0)
+    if found is None or not 140.0 < found[1] < 250.0:
+        return False
+    inside = found[0]
+    while inside.is_junction:
+        inside = inside.next(1.0)[0]
+    return len(inside.previous(3.0)) > 1 and driving_beside(waypoint, "left") is not None
 
 
 def is_beside_exit(waypoint: carla.Waypoint) -> bool:
+    """On a lane beside one that becomes a ramp."""
     lane = driving_beside(waypoint, "right")
     found = next_junction(lane, 260.0) if lane is not None else None
     if found is None or not 150.0 < found[1] < 250.0:
         return False
     following = found[0].next(100.0)
-    return bool(following) and is_ramp(following[0])
+    return bool(following) and len(same_direction(following[0])) == 1 and opposite(following[0]) is None
