@@ -1,4 +1,4 @@
-"""`python -m simulator serve | bench | towns`."""
+"""`python -m simulator serve | bench | towns | pictures`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from simulator.orphan import end_with_parent  # isort: skip - first: it notes the parent before heavy imports
-from simulator import bench
+from simulator import bench, pictures
 from simulator.server import ServerConfig, ServerError, serve
 from simulator.towns.picture import PictureConfig, draw_towns
 from simulator.towns.town import TownError
@@ -39,7 +39,13 @@ def _towns(config: Annotated[PictureConfig, tyro.conf.arg(name="")]) -> int:
     return 0
 
 
-COMMANDS = {"serve": _serve, "bench": _bench, "towns": _towns}
+def _pictures(config: Annotated[pictures.PicturesConfig, tyro.conf.arg(name="")]) -> int:
+    """Draw what cameras see in a few typical scenes."""
+    pictures.draw_pictures(config)
+    return 0
+
+
+COMMANDS = {"serve": _serve, "bench": _bench, "towns": _towns, "pictures": _pictures}
 
 
 def main() -> int:

@@ -56,6 +56,8 @@ class ServerConfig:
     """Draw camera images. Without, cameras deliver nothing."""
     threads: int = 2
     """Threads that draw camera images."""
+    look_seed: int = 0
+    """Randomised colours, patterns and light of camera images, for training; 0: the usual look."""
     die_with_parent: bool = False
     """End when the process that started the server ends."""
 
@@ -66,6 +68,8 @@ class ServerConfig:
             raise ServerError(f"port {self.port}: choose one from 1024 to 65534, or 0 for any free pair")
         if self.threads < 1:
             raise ServerError(f"threads {self.threads}: at least 1 is needed")
+        if self.look_seed < 0:
+            raise ServerError(f"look_seed {self.look_seed}: choose 0 or a positive number")
 
 
 def bind_pair(host: str, port: int) -> tuple[socket.socket, socket.socket]:

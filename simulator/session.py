@@ -78,7 +78,13 @@ class Session:
         self.world = world
         self.episode += 1
         self.elapsed_s = 0.0
-        self.sensors = SensorSuite(world, self.hub, render=self.config.render, threads=self.config.threads)
+        self.sensors = SensorSuite(
+            world,
+            self.hub,
+            render=self.config.render,
+            threads=self.config.threads,
+            look_seed=self.config.look_seed,
+        )
 
     def start(self) -> None:
         """Make the first step, with everything compiled and loaded that later steps need."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.render.lanes import MOTORWAY, RURAL_ROAD, TOWN_ROAD
 from simulator.render.mesh import (
     BLANK,
     BRICK_WALL,
@@ -33,6 +34,9 @@ from simulator.render.scenery import Frontage, Obstacles, TownStyle, rectangle
 BUILDING_CLEARANCE_M = 2.0
 SHOP_STOREY_M = 3.9
 PARAPET_M = 0.7
+BUILT_SHARE = {TOWN_ROAD: (1.0, 1.0), RURAL_ROAD: (0.12, 0.06), MOTORWAY: (0.0, 0.25)}
+"""How often a place along a road is built on, in the first and in the second row."""
+
 FOOT_M = 0.6
 """Walls reach this far below the lowest corner of the ground."""
 
@@ -77,6 +81,9 @@ def add_buildings(
         for edge in edges:
             cursor = rng.uniform(0.0, 8.0)
             while cursor < edge.along_m[-1]:
+                if rng.random() > BUILT_SHARE[edge.road_type][row]:
+                    cursor += rng.uniform(10.0, 40.0)
+                    continue
                 width, depth = rng.uniform(8.0, 22.0), rng.uniform(8.0, 17.0)
                 point, out = edge.at(cursor + width / 2.0)
                 centre = point[:2] + out * (setback + rng.uniform(0.0, spread) + depth / 2.0)

@@ -17,6 +17,7 @@ SECTION_MARGIN_M = 1e-3
 """Sections are sampled a little inside their ends, where `carla.Map` still answers with this section."""
 
 OVERLAP_M = 0.03
+TOWN_ROAD, RURAL_ROAD, MOTORWAY = "town", "rural", "motorway"
 
 DRIVABLE = frozenset({"driving", "bidirectional", "entry", "exit", "onRamp", "offRamp", "parking", "stop", "special1"})
 PAVED = DRIVABLE | {"shoulder"}
@@ -48,6 +49,8 @@ class Section:
     lane_types: tuple[str, ...]
     marks: tuple[tuple[RoadMark, ...], ...]
     """per boundary"""
+    road_type: str = TOWN_ROAD
+    """OpenDRIVE's type of the road; what is neither motorway nor rural counts as in town"""
 
     @property
     def in_junction(self) -> bool:
@@ -104,7 +107,14 @@ def _sample_section(
         lane_ids=lane_ids,
         lane_types=tuple(lanes[i].get("type", "none") for i in lane_ids),
         marks=tuple(_road_marks(lanes.get(i), start_s_m, end_s_m) for i in owners),
+        road_type=_road_type(road),
     )
+
+
+def _road_type(road: ET.Element) -> str:
+    kind = road.find("type")
+    name = kind.get("type", TOWN_ROAD) if kind is not None else TOWN_ROAD
+    return name if name in (RURAL_ROAD, MOTORWAY) else TOWN_ROAD
 
 
 def _lane_edges(

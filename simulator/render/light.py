@@ -14,8 +14,8 @@ SUN_STEP_DEG = 2.0
 """The sun that casts the static shadows moves in steps of this size, so that they depend on the scene alone."""
 
 SHADOW_REACH_M = 90.0
-_RAIN_EXTINCTION = 0.005
-_FOG_EXTINCTION = 0.055
+_RAIN_EXTINCTION = 0.006
+_FOG_EXTINCTION = 0.032
 _DUST_EXTINCTION = 0.03
 
 
@@ -66,8 +66,9 @@ def light_vector(weather: Weather) -> np.ndarray:
     vector[shade.ZENITH : shade.ZENITH + 3] = zenith
     vector[shade.FOG_START] = max(0.0, weather.fog_distance) if fog > 0.0 and rain == 0.0 and dust == 0.0 else 0.0
     vector[shade.FOG_EXTINCTION] = _FOG_EXTINCTION * fog**1.5 + _RAIN_EXTINCTION * rain + _DUST_EXTINCTION * dust
-    vector[shade.WETNESS] = max(_share(weather.wetness), 0.8 * rain)
-    vector[shade.PUDDLES] = _share(weather.precipitation_deposits)
+    puddles = _share(weather.precipitation_deposits)
+    vector[shade.WETNESS] = min(1.0, max(_share(weather.wetness), 0.5 * rain, 0.7 * puddles) + 0.3 * rain)
+    vector[shade.PUDDLES] = puddles
     vector[shade.NIGHT] = 1.0 - _smooth(-4.0, 6.0, altitude)
     vector[shade.CLOUDS] = clouds
     vector[shade.BRIGHTNESS] = 1.0

@@ -24,7 +24,7 @@ SURFACE_SIZE = 12
 """Numbers per triangle: see `TileMesh.surfaces`."""
 
 FAR, MIDDLE, NEAR = 0, 1, 2
-VIEW_DISTANCE_M = (420.0, 170.0, 75.0)
+VIEW_DISTANCE_M = (420.0, 150.0, 65.0)
 """Detail layers: things of a layer are left out beyond its distance."""
 
 TILE_M = 40.0
@@ -43,6 +43,8 @@ class TileMesh:
     surfaces: np.ndarray
     """(t, SURFACE_SIZE) float32: linear RGB 0..1, unit normal, material, variant of the material (style), and the
     frame of a wall's pattern: height of its foot, start of its horizontal coordinate, window pitch, storey height"""
+    names: np.ndarray
+    """(t,) int32, the first of the triangles that look alike and lie in one plane: one surface for the shading"""
     bounds: np.ndarray
     """(k, 6) float32, minimum and maximum corner per tile"""
     ranges: np.ndarray
@@ -222,16 +224,30 @@ class MeshBuilder:
         packed = vertices[pair % len(vertices)]
         vertex_first = np.searchsorted(vertex_tile, np.arange(len(tile_first)))
         vertex_end = np.r_[vertex_first[1:], len(packed)]
+        surfaces = np.concatenate([colours, normals, tags[:, [0, 2]], frames], axis=1, dtype=np.float32)
+        offsets = (normals * vertices[triangles[:, 0]]).sum(axis=1)
         return TileMesh(
             vertices=packed,
             triangles=inverse.reshape(-1, 3).astype(np.int32),
-            surfaces=np.concatenate([colours, normals, tags[:, [0, 2]], frames], axis=1, dtype=np.float32),
+            surfaces=surfaces,
+            names=surface_names(surfaces, offsets),
             bounds=np.concatenate(
                 [np.minimum.reduceat(packed, vertex_first), np.maximum.reduceat(packed, vertex_first)], axis=1
             ),
             ranges=np.stack([vertex_first, vertex_end, tile_first, tile_end], axis=1).astype(np.int32),
             view_distances=np.array(VIEW_DISTANCE_M, np.float32)[tags[tile_first, 1]],
         )
+
+
+def surface_names(surfaces: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """(t,) int32: per triangle the first one with the same surface (t, SURFACE_SIZE) in the same plane.
+
+    `offsets` (t,) are the planes' distances from the origin in metres, or whatever else tells parallel planes apart.
+    """
+    steps = np.array([1e-3] * 3 + [2e-3] * 3 + [1.0] * 2 + [1e-2] * 4)
+    keys = np.column_stack([np.rint(surfaces / steps), np.rint(offsets / 0.02)]).astype(np.int64)
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    return first[inverse.ravel()].astype(np.int32)
 
 
 def turn(points: np.ndarray, yaw_rad: float) -> np.ndarray:

@@ -53,6 +53,7 @@ from simulator.render.scene import (
     axes,
     require_finite,
 )
+from simulator.render.shade import developed
 from simulator.render.sprites import LAMP_COLUMNS
 
 ACTOR_DISTANCE_M: Final = 220.0
@@ -67,8 +68,8 @@ DOOR_RAD: Final = 1.15
 BLINK_HZ, FLASH_HZ = 1.5, 2.2
 LOW_BEAM_M, HIGH_BEAM_M = 42.0, 75.0
 
-_BRAKE_RGB, _TAIL_RGB, _AMBER_RGB = (1.0, 0.045, 0.025), (0.38, 0.012, 0.012), (1.0, 0.42, 0.02)
-_HEAD_RGB, _BLUE_RGB, _RED_RGB = (1.0, 0.96, 0.85), (0.10, 0.22, 1.0), (1.0, 0.05, 0.04)
+_BRAKE_RGB, _TAIL_RGB, _AMBER_RGB = (1.0, 0.018, 0.010), (0.30, 0.006, 0.005), (1.0, 0.27, 0.01)
+_HEAD_RGB, _BLUE_RGB, _RED_RGB = (1.0, 0.96, 0.85), (0.02, 0.06, 1.0), (1.0, 0.02, 0.015)
 _RED_OFF, _AMBER_OFF, _WHITE_OFF = (0.17, 0.008, 0.010), (0.20, 0.08, 0.01), (0.45, 0.45, 0.45)
 _BLUE_OFF = (0.02, 0.04, 0.16)
 _SKINS = ((0.44, 0.28, 0.20), (0.36, 0.21, 0.14), (0.24, 0.13, 0.08), (0.10, 0.055, 0.035), (0.48, 0.33, 0.26))
@@ -135,6 +136,7 @@ class Wardrobe:
         self.joints = np.concatenate([body.joints for body in bodies])
         self.pivots = np.stack([body.pivots for body in bodies]).astype(np.float64)
         self.triangles = np.concatenate([body.triangles for body in bodies])
+        self.names = np.concatenate([body.names for body in bodies])
         self.surfaces = np.concatenate([body.surfaces for body in bodies])
         self.lamps = [body.lamps for body in bodies]
         self.vertex_first = np.r_[0, np.cumsum([len(body.vertices) for body in bodies])].astype(np.int64)
@@ -238,7 +240,7 @@ class Wardrobe:
                 local = lamp[:3] * made.extents[k]
                 position = made.origins[k] + local @ made.frames[k]
                 normal = lamp[3:6] @ made.frames[k]
-                rows.append((*position, *normal, lamp[6], *np.minimum(made.palette[k, place], 1.0), k, local[2]))
+                rows.append((*position, *normal, lamp[6], *developed(made.palette[k, place]), k, local[2]))
         return np.array(rows, np.float32).reshape(-1, LAMP_COLUMNS)
 
     def _assemble(self, made: Instances) -> tuple[Tiles, np.ndarray]:
@@ -248,17 +250,18 @@ class Wardrobe:
         triangle_count = int((self.triangle_first[models + 1] - self.triangle_first[models]).sum())
         vertices = np.empty((vertex_count, 3), np.float32)
         triangles = np.empty((triangle_count, 3), np.int32)
+        names = np.empty(triangle_count, np.int32)
         surfaces = np.zeros((triangle_count, SURFACE_SIZE), np.float32)
         bounds, ranges = np.empty((count, 6), np.float32), np.empty((count, 4), np.int32)
         limits = np.full(count, ACTOR_DISTANCE_M, np.float32)
         if count:
             source = (
-                *(self.vertices, self.joints, self.pivots, self.triangles, self.surfaces),
+                *(self.vertices, self.joints, self.pivots, self.triangles, self.names, self.surfaces),
                 *(self.vertex_first, self.triangle_first),
             )
             pose = (models, made.origins, made.frames, made.extents, made.angles, made.scales)
-            place_bodies(source, pose, made.palette, made.lit, (vertices, triangles, surfaces, bounds, ranges))
-        return Tiles(vertices, triangles, bounds, ranges, limits, np.arange(count, dtype=np.int32)), surfaces
+            place_bodies(source, pose, made.palette, made.lit, (vertices, triangles, names, surfaces, bounds, ranges))
+        return Tiles(vertices, triangles, names, bounds, ranges, limits, np.arange(count, dtype=np.int32)), surfaces
 
 
 def _place(code: float) -> int:
@@ -348,15 +351,16 @@ _LAST_SWINGING: Final = max(SWINGING)
 @nb.njit(nogil=True, cache=True)
 def place_bodies(source, pose, palette, lit, target):
     """Scale, bend, turn, move and colour the model of every actor into the target arrays."""
-    model_vertices, joints, pivots, model_triangles, model_surfaces, vertex_first, triangle_first = source
+    model_vertices, joints, pivots, model_triangles, model_names, model_surfaces, vertex_first, triangle_first = source
     models, origins, frames, extents, angles, scales = pose
-    vertices, triangles, surfaces, bounds, ranges = target
+    vertices, triangles, names, surfaces, bounds, ranges = target
     cosines, sines = np.cos(angles), np.sin(angles)
     local = np.zeros(3)
     v, t = 0, 0
     for k in range(len(models)):
         m = models[k]
         ranges[k, 0], ranges[k, 2] = v, t
+        first = t
         for axis in range(3):
             bounds[k, axis], bounds[k, 3 + axis] = 1e9, -1e9
         base = v
@@ -401,9 +405,9 @@ def place_bodies(source, pose, palette, lit, target):
                 vertices[c, 2] - vertices[a, 2],
             )
             nx, ny, nz = uy * wz - uz * wy, uz * wx - ux * wz, ux * wy - uy * wx
-            length = math.sqrt(nx * nx + ny * ny + nz * nz)
-            if length < 1e-9:  # hangs on a joint that does not show
-                continue
+            # What hangs on a joint that does not show has no area and is not drawn.
+            length = max(math.sqrt(nx * nx + ny * ny + nz * nz), 1e-12)
+            names[t] = first + model_names[i]
             triangles[t, 0], triangles[t, 1], triangles[t, 2] = a, b, c
             surfaces[t, 3], surfaces[t, 4], surfaces[t, 5] = nx / length, ny / length, nz / length
             code = model_surfaces[i, 0]

@@ -115,9 +115,9 @@ def _blob(
 ) -> None:
     """A lumpy body of leaves above `base`: half sizes along x and y, full height."""
     sides = 7
-    rings = []
+    rings, start = [], rng.uniform(0.0, 6.28)
     for share, width in ((0.08, 0.66), (0.38, 1.0), (0.78, 0.76)):
-        angle = rng.uniform(0.0, 6.28) + np.arange(sides) * 2.0 * math.pi / sides
+        angle = start + (np.arange(sides) + rng.uniform(-0.2, 0.2)) * 2.0 * math.pi / sides
         reach = width * rng.uniform(0.82, 1.15, sides)
         z = share * size[2] * rng.uniform(0.9, 1.1, sides)
         rings.append(np.stack([size[0] * reach * np.cos(angle), size[1] * reach * np.sin(angle), z], axis=1))

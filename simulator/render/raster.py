@@ -51,6 +51,7 @@ class Tiles(NamedTuple):
 
     vertices: np.ndarray
     triangles: np.ndarray
+    names: np.ndarray
     bounds: np.ndarray
     ranges: np.ndarray
     limits: np.ndarray
@@ -58,7 +59,7 @@ class Tiles(NamedTuple):
 
 
 @nb.njit(**HOT)
-def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, inverse_depth, ids):  # noqa: PLR0913 - scalars stay in registers
+def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, top, inverse_depth, ids):  # noqa: PLR0913 - scalars stay in registers
     """Fill one triangle given by pixel positions and 1/depth, both sides."""
     height, width = ids.shape
     if y1 < y0:
@@ -67,8 +68,8 @@ def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, inverse_depth, ids):  # noqa:
         x0, y0, i0, x2, y2, i2 = x2, y2, i2, x0, y0, i0
     if y2 < y1:
         x1, y1, i1, x2, y2, i2 = x2, y2, i2, x1, y1, i1
-    first = max(0, math.ceil(y0 - 0.5))
-    last = min(height - 1, math.ceil(y2 - 0.5) - 1)
+    first = max(top, math.ceil(y0 - 0.5))
+    last = min(top + height - 1, math.ceil(y2 - 0.5) - 1)
     if first > last:
         return
     area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
@@ -91,17 +92,17 @@ def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, inverse_depth, ids):  # noqa:
         end = math.ceil(min(b, width) - 0.5)
         value = base + slope_y * y + slope_x * (start + 0.5)
         for column in range(max(start, 0), end):
-            if value > inverse_depth[row, column]:
-                inverse_depth[row, column] = value
-                ids[row, column] = tri
+            if value > inverse_depth[row - top, column]:
+                inverse_depth[row - top, column] = value
+                ids[row - top, column] = tri
             value += slope_x
 
 
 @nb.njit(**HOT)
-def _draw_range(vertices, triangles, place, first_id, eye, axis, frame, scratch):
+def _draw_range(vertices, triangles, names, place, first_id, eye, axis, frame, scratch):  # noqa: PLR0913 - hot path
     """Transform one tile's vertices and fill its triangles that face the camera. `place` is a row of the ranges."""
     v0, v1, t0, t1 = place
-    focal, half_h, inverse_depth, ids = frame
+    focal, half_h, top, inverse_depth, ids = frame
     corners, codes, clipped = scratch
     height, width = ids.shape
     half_w = 0.5 * width
@@ -125,28 +126,33 @@ def _draw_range(vertices, triangles, place, first_id, eye, axis, frame, scratch)
         corners[k, 3] = x
         corners[k, 4] = y
         corners[k, 5] = inverse
-        codes[k] = (x < 0.0) * 1 + (x > width) * 2 + (y < 0.0) * 4 + (y > height) * 8
+        codes[k] = (x < 0.0) * 1 + (x > width) * 2 + (y < top) * 4 + (y > top + height) * 8
     for t in range(t0, t1):
         a, b, c = triangles[t, 0] - v0, triangles[t, 1] - v0, triangles[t, 2] - v0
         code_a, code_b, code_c = codes[a], codes[b], codes[c]
         if code_a & code_b & code_c:
             continue
         if (code_a | code_b | code_c) & _BEHIND:
-            _fill_clipped(corners, (a, b, c), first_id + t, frame, clipped)
+            _fill_clipped(corners, (a, b, c), first_id + names[t], frame, clipped)
             continue
         x0, y0 = corners[a, 3], corners[a, 4]
         x1, y1 = corners[b, 3], corners[b, 4]
         x2, y2 = corners[c, 3], corners[c, 4]
         if (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0) <= 0.0:
             continue
+        # Most distant triangles lie between the sample points.
+        if math.ceil(min(y0, y1, y2) - 0.5) >= math.ceil(max(y0, y1, y2) - 0.5):
+            continue
+        if math.ceil(min(x0, x1, x2) - 0.5) >= math.ceil(max(x0, x1, x2) - 0.5):
+            continue
         i0, i1, i2 = corners[a, 5], corners[b, 5], corners[c, 5]
-        _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, first_id + t, inverse_depth, ids)
+        _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, first_id + names[t], top, inverse_depth, ids)
 
 
 @nb.njit(**HOT)
 def _fill_clipped(corners, triple, tri, frame, clipped):
     """Clip a triangle at the near plane and fill what is left, if it faces the camera."""
-    focal, half_h, inverse_depth, ids = frame
+    focal, half_h, top, inverse_depth, ids = frame
     px, py, pi = clipped[0], clipped[1], clipped[2]
     width = ids.shape[1]
     n = 0
@@ -167,7 +173,7 @@ def _fill_clipped(corners, triple, tri, frame, clipped):
     if n < 3 or (px[1] - px[0]) * (py[2] - py[0]) - (px[2] - px[0]) * (py[1] - py[0]) <= 0.0:
         return
     for k in range(1, n - 1):
-        _fill(px[0], py[0], pi[0], px[k], py[k], pi[k], px[k + 1], py[k + 1], pi[k + 1], tri, inverse_depth, ids)
+        _fill(px[0], py[0], pi[0], px[k], py[k], pi[k], px[k + 1], py[k + 1], pi[k + 1], tri, top, inverse_depth, ids)
 
 
 @nb.njit(**HOT)
@@ -202,11 +208,11 @@ def _visible(bounds, limit_m, eye, axis, tan_x, tan_up, tan_down):
 @nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def draw_tiles(tiles, first_id, view):
     """Draw the visible tiles, nearest first; tiles owned by `view.skip` are left out. Returns triangles tried."""
-    vertices, triangles, bounds, ranges, limits, owners = tiles
+    vertices, triangles, names, bounds, ranges, limits, owners = tiles
     eye, axis, focal, skip, top, full_rows, inverse_depth, ids = view
     height, width = ids.shape
-    half_h = 0.5 * full_rows - top
-    tan_x, tan_up, tan_down = 0.5 * width / focal, half_h / focal, (height - half_h) / focal
+    half_h = 0.5 * full_rows
+    tan_x, tan_up, tan_down = 0.5 * width / focal, (half_h - top) / focal, (height + top - half_h) / focal
     count = len(ranges)
     distance = np.empty(count, np.float32)
     chosen = np.empty(count, np.int32)
@@ -226,7 +232,9 @@ def draw_tiles(tiles, first_id, view):
     for i in range(n):
         k = chosen[order[i]]
         place = (ranges[k, 0], ranges[k, 1], ranges[k, 2], ranges[k, 3])
-        _draw_range(vertices, triangles, place, first_id, eye, axis, (focal, half_h, inverse_depth, ids), scratch)
+        _draw_range(
+            vertices, triangles, names, place, first_id, eye, axis, (focal, half_h, top, inverse_depth, ids), scratch
+        )
         tried += place[3] - place[2]
     return tried
 
@@ -249,7 +257,7 @@ def draw_shadows(polygons, normals, static_count, view, scratch):
     """
     eye, axis, focal, skip, top, full_rows, inverse_depth, ids = view
     height, width = ids.shape
-    half_h = 0.5 * full_rows - top
+    half_h = 0.5 * full_rows
     corners = polygons.shape[1]
     camera, px, py = scratch[:, 2:], scratch[:, 0], scratch[:, 1]
     for n in range(len(polygons)):
@@ -285,8 +293,8 @@ def draw_shadows(polygons, normals, static_count, view, scratch):
         base = (nx * axis[0, 0] + ny * axis[0, 1] + nz * axis[0, 2]) / offset
         base -= 0.5 * width * slope_x + half_h * slope_y
         low, high = _extent(py[:m])
-        first, last = max(0.0, math.ceil(low - 0.5)), min(height - 1.0, math.ceil(high - 0.5) - 1.0)
-        for row in range(int(first), int(last) + 1):
+        first, last = max(top, math.ceil(low - 0.5)), min(top + height - 1, math.ceil(high - 0.5) - 1)
+        for row in range(first, last + 1):
             y = row + 0.5
             left, right = 1e9, -1e9
             for k in range(m):
@@ -295,9 +303,9 @@ def draw_shadows(polygons, normals, static_count, view, scratch):
                     x = px[k] + (y - py[k]) * (px[q] - px[k]) / (py[q] - py[k])
                     left, right = min(left, x), max(right, x)
             for column in range(math.ceil(max(left, 0.0) - 0.5), math.ceil(min(right, width) - 0.5)):
-                tri = ids[row, max(column, 0)]
+                tri = ids[row - top, max(column, 0)]
                 if tri < 0 or (tri & (SHADOW_BIT - 1)) >= static_count:
                     continue
                 value = base + slope_y * y + slope_x * (column + 0.5)
-                if abs(inverse_depth[row, column] - value) < SHADOW_TOLERANCE * value:
-                    ids[row, column] = tri | SHADOW_BIT
+                if abs(inverse_depth[row - top, column] - value) < SHADOW_TOLERANCE * value:
+                    ids[row - top, column] = tri | SHADOW_BIT

@@ -72,9 +72,11 @@ class Renderer:
         self._look = Look.draw(look_seed)
         tiles, models = self._town.tiles, build_models()
         nobody = np.full(len(tiles.ranges), NO_ACTOR - 1, np.int32)
-        self._tiles = Tiles(tiles.vertices, tiles.triangles, tiles.bounds, tiles.ranges, tiles.view_distances, nobody)
+        self._tiles = Tiles(
+            tiles.vertices, tiles.triangles, tiles.names, tiles.bounds, tiles.ranges, tiles.view_distances, nobody
+        )
         self._surfaces = self._look.tint(tiles.surfaces)
-        textures = make_textures(np.random.default_rng(self._look.texture_seed), self._look.texture_contrast)
+        textures = make_textures(self._look.texture_seed, self._look.texture_contrast)
         self.world = StandingWorld(
             tiles=tiles,
             models=models,
@@ -216,7 +218,7 @@ class Renderer:
         weather = (vector[shade.FOG_EXTINCTION], halo, vector[shade.WETNESS])
         splat_lamps(frame.lamps[near], samples, weather, self._surfaces, view, image)
         if vector[shade.RAIN] > 0.0:
-            brightness = 60.0 + 150.0 * float(np.sqrt(min(1.0, vector[shade.HORIZON + 1])))
+            brightness = 75.0 + 145.0 * float(np.sqrt(min(1.0, vector[shade.HORIZON + 1])))
             step = round(frame.time_s * RAIN_HZ)
             draw_rain(vector[shade.RAIN], frame.wind, step, brightness, view, samples, image)
         self._free_buffers.setdefault(view.ids.shape, []).append((view.inverse_depth, view.ids))

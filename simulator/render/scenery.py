@@ -114,6 +114,9 @@ class Frontage:
     points: np.ndarray
     outward: np.ndarray
     along_m: np.ndarray
+    road_type: str
+    sidewalk: bool
+    """Whether a sidewalk lies along it"""
 
     def at(self, along_m: float) -> tuple[np.ndarray, np.ndarray]:
         """Position (3,) and outward direction (2,) at a distance along the edge."""
@@ -146,7 +149,9 @@ def _frontage(section: Section, edge: int, inner: int) -> Frontage:
     out = (points - section.boundaries[inner])[:, :2]
     out = out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
     steps = np.linalg.norm(np.diff(points[:, :2], axis=0), axis=1)
-    return Frontage(points, out, np.r_[0.0, np.cumsum(steps)])
+    lane = min(edge, inner) if edge >= 0 else len(section.lane_types) - 1
+    beside = section.lane_types[lane] == "sidewalk"
+    return Frontage(points, out, np.r_[0.0, np.cumsum(steps)], section.road_type, beside)
 
 
 def rectangle(centre: np.ndarray, out: np.ndarray, depth: float, width: float) -> np.ndarray:

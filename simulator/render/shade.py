@@ -94,6 +94,12 @@ def noise_texture() -> np.ndarray:
     return (total / total.max()).astype(np.float32)
 
 
+def developed(colour: np.ndarray) -> np.ndarray:
+    """How bright 0..1 a lamp's surface of linear RGB (3,) comes out in an image, see `_develop`."""
+    light = EMISSION * np.asarray(colour)
+    return np.sqrt(np.clip(GAIN * light / (1.0 + SHOULDER * light), 0.0, 1.0))
+
+
 @nb.njit(**HOT, inline="always")
 def _noise(noise, u, v):
     """Bilinear look-up, one texel per unit."""
@@ -153,7 +159,7 @@ def _sky(dx, dy, dz, light, noise):
         for _ in range(5):
             glow *= glow
         glow *= 0.5 * (1.0 - 0.8 * light[CLOUDS])
-        glow += 2.0 * (1.0 - light[CLOUDS]) * _clamp01((towards - 0.9990) * 2500.0)
+        glow += 2.0 * (1.0 - light[CLOUDS]) * _clamp01((towards - 0.9995) * 5000.0)
         r += glow * light[SUN_RGB]
         g += glow * light[SUN_RGB + 1]
         b += glow * light[SUN_RGB + 2]
@@ -267,12 +273,15 @@ def _light_at(  # noqa: PLR0913 - inlined
 
 
 @nb.njit(**HOT, inline="always")
-def _texel(texels, texture, base, side, s, t):
-    """Bilinear factor of a texture level that starts at `base`; s and t count tiles."""
+def _texel(texels, texture, base, side, smooth, s, t):
+    """Factor of a texture level that starts at `base`, interpolated if `smooth`; s and t count tiles."""
+    mask = side - 1
+    if not smooth:
+        i, j = math.floor(s * side) & mask, math.floor(t * side) & mask
+        return texels[texture, base + i * side + j] * (1.0 / NEUTRAL)
     u, v = s * side - 0.5, t * side - 0.5
     iu, iv = math.floor(u), math.floor(v)
     fu, fv = u - iu, v - iv
-    mask = side - 1
     i0, j0 = int(iu) & mask, int(iv) & mask
     i1, j1 = (i0 + 1) & mask, (j0 + 1) & mask
     i0, i1 = base + i0 * side, base + i1 * side
@@ -316,12 +325,13 @@ def _window(  # noqa: PLR0913 - inlined
 
 
 @nb.njit(**HOT)
-def _shade_run(table, k, shadowed, inverse, slope, u0, v, column, count, share, out, frame, around):  # noqa: PLR0913
-    """Add `share` of the colours of `count` pixels that show triangle k of `table` to the row `out` (3, width).
+def _shade_run(table, k, shadowed, depths, direction, span, share, out, frame, around):  # noqa: PLR0913 - hot path
+    """Add `share` of the colours of the pixels that show triangle k of `table` to the row `out` (3, width).
 
-    `inverse` is 1/depth in the middle of the first pixel, `slope` its change per pixel; (u0, v) is the direction of
-    the first pixel in units of the forward axis.
+    `span` is the first column and the number of pixels; `depths` are 1/depth in the middle of the first pixel and its
+    change per pixel; `direction` is that of the first pixel, right and up in units of the forward axis.
     """
+    (inverse, slope), (u0, v), (column, count) = depths, direction, span
     eye_x, eye_y, eye_z, axis, pixel = frame
     light, _, textures, _, _, _, _ = around
     texels, offsets, tile_m, of_material = textures
@@ -402,12 +412,13 @@ def _shade_run(table, k, shadowed, inverse, slope, u0, v, column, count, share, 
             while texel_m < footprint_m and level < LEVELS - 1:
                 level += 1
                 texel_m *= 2.0
-            base, side = offsets[level], SIDE >> level
+            # Only a magnified pattern needs interpolation: elsewhere a pixel is about as large as a texel.
+            base, side, smooth = offsets[level], SIDE >> level, level == 0
             for c in range(place, end):
                 f = c - place
                 depth = 1.0 / (inverse + c * slope)
                 s, t = se + depth * (sb + c * ss), te + depth * (tb + c * ts)
-                factor = _texel(texels, texture, base, side, s, t)
+                factor = _texel(texels, texture, base, side, smooth, s, t)
                 qr, qg, qb, glow = r * factor, g * factor, b * factor, 0.0
                 if has_windows:
                     qr, qg, qb, glow = _window(
@@ -424,8 +435,9 @@ def _shade_run(table, k, shadowed, inverse, slope, u0, v, column, count, share, 
 
 
 @nb.njit(**HOT)
-def _sky_run(u0, v, column, count, share, out, frame, around):
-    """Add `share` of the sky's colours of `count` pixels to the row `out` (3, width)."""
+def _sky_run(direction, span, share, out, frame, around):
+    """Add `share` of the sky's colours to the row `out` (3, width); `direction` and `span` as in `_shade_run`."""
+    (u0, v), (column, count) = direction, span
     _, _, _, axis, pixel = frame
     light, noise = around[0], around[1]
     step = 8 if pixel < 0.002 else 4
@@ -490,17 +502,18 @@ def shade_view(still_surfaces, body_surfaces, samples, view, around, image, out)
     eye, axis, focal, _, top, full_rows, inverse_depth, ids = view
     height, width = image.shape
     pixel = samples / focal
-    half_h = (0.5 * full_rows - top) / samples
     frame = (eye[0], eye[1], eye[2], axis, pixel)
     still_count = len(still_surfaces)
     out[:] = 0.0
+    # The casts keep one type per argument, or each helper would be compiled several times.
     weight = 1.0 / (samples * samples)
     for row in range(height):
-        v = (half_h - row - 0.5) * pixel
+        v = (0.5 * full_rows - top - (row + 0.5) * samples) / focal
         column = 0
         while column < width:
             first = _whole(ids, row, column, samples)
             if first < -1:
+                span = (np.int64(column), np.int64(1))
                 for part in range(samples * samples):
                     i, j = row * samples + part // samples, column * samples + part % samples
                     tri = ids[i, j]
@@ -513,32 +526,34 @@ def shade_view(still_surfaces, body_surfaces, samples, view, around, image, out)
                     if seen:
                         continue
                     u = (j + 0.5) / focal - 0.5 * width * pixel
-                    w = half_h * pixel - (i + 0.5) / focal
+                    w = (0.5 * full_rows - top - i - 0.5) / focal
                     if tri < 0:
-                        _sky_run(u, w, column, 1, share, out, frame, around)
+                        _sky_run((u, w), span, share, out, frame, around)
                         continue
                     k, shadowed = tri & (SHADOW_BIT - 1), (tri & SHADOW_BIT) != 0
                     table = still_surfaces if k < still_count else body_surfaces
                     k = k if k < still_count else k - still_count
-                    _shade_run(table, k, shadowed, inverse_depth[i, j], 0.0, u, w, column, 1, share, out, frame, around)
+                    depth = (np.float64(inverse_depth[i, j]), 0.0)
+                    _shade_run(table, np.int64(k), shadowed, depth, (u, w), span, share, out, frame, around)
                 column += 1
                 continue
             end = column + 1
             while end < width and _whole(ids, row, end, samples) == first:
                 end += 1
-            count = end - column
+            span = (np.int64(column), np.int64(end - column))
             u = (column + 0.5 - 0.5 * width) * pixel
             if first < 0:
-                _sky_run(u, v, column, count, 1.0, out, frame, around)
+                _sky_run((u, v), span, 1.0, out, frame, around)
             else:
                 k, shadowed = first & (SHADOW_BIT - 1), (first & SHADOW_BIT) != 0
                 inverse = _middle(inverse_depth, row, column, samples)
                 slope = 0.0
-                if count > 1:
-                    slope = (_middle(inverse_depth, row, end - 1, samples) - inverse) / (count - 1)
+                if end - column > 1:
+                    slope = (_middle(inverse_depth, row, end - 1, samples) - inverse) / (end - column - 1)
                 table = still_surfaces if k < still_count else body_surfaces
                 k = k if k < still_count else k - still_count
-                _shade_run(table, k, shadowed, inverse, slope, u, v, column, count, 1.0, out, frame, around)
+                depth = (np.float64(inverse), np.float64(slope))
+                _shade_run(table, np.int64(k), shadowed, depth, (u, v), span, 1.0, out, frame, around)
             column = end
         _develop(out, image[row], np.float32(around[0][BRIGHTNESS]))
 

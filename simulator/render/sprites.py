@@ -36,7 +36,7 @@ def splat_lamps(lamps, samples, weather, surfaces, view, image):
     haze, halo, wetness = weather
     eye, axis, focal, skip, top, full_rows, inverse_depth, ids = view
     focal = focal / samples
-    half_h = (0.5 * full_rows - top) / samples
+    half_h, first = 0.5 * full_rows / samples, top // samples
     height, width = image.shape[:2]
     middle = samples // 2
     for n in range(len(lamps)):
@@ -61,12 +61,12 @@ def splat_lamps(lamps, samples, weather, surfaces, view, image):
             if image_of:
                 reach_x, reach_y = radius * 2.0 + 0.5, radius * 7.0 + 0.5
                 strength *= 0.75 * wetness * (0.35 + 0.65 * halo)
-            if x + reach_x < 0.0 or x - reach_x > width or y + reach_y < 0.0 or y - reach_y > height:
+            if x + reach_x < 0.0 or x - reach_x > width or y + reach_y < first or y - reach_y > first + height:
                 continue
             limit = 1.03 / depth + 1e-6
-            for row in range(max(0, int(y - reach_y)), min(height - 1, int(y + reach_y)) + 1):
+            for row in range(max(first, int(y - reach_y)), min(first + height - 1, int(y + reach_y)) + 1):
                 for column in range(max(0, int(x - reach_x)), min(width - 1, int(x + reach_x)) + 1):
-                    i, j = row * samples + middle, column * samples + middle
+                    i, j = (row - first) * samples + middle, column * samples + middle
                     ex, ey = (column + 0.5 - x) / reach_x, (row + 0.5 - y) / reach_y
                     if image_of:
                         tri = ids[i, j] & (SHADOW_BIT - 1)
@@ -87,8 +87,8 @@ def splat_lamps(lamps, samples, weather, surfaces, view, image):
                     if alpha <= 0.004:
                         continue
                     for k in range(3):
-                        old = image[row, column, k]
-                        image[row, column, k] = np.uint8(
+                        old = image[row - first, column, k]
+                        image[row - first, column, k] = np.uint8(
                             old + alpha * max(255.0 * lamps[n, 9 - k] - old, 0.0 if image_of else -255.0)
                         )
 
@@ -113,19 +113,19 @@ def draw_rain(rain, wind, time_step, brightness, view, samples, image):
     state = (
         time_step * 7919 + int((axis[0, 0] + 2.0) * 1000.0) * 104729 + int((axis[0, 1] + 2.0) * 1000.0) * 31
     ) & _MASK
-    for _ in range(int(STREAKS * rain)):
+    for _ in range(int(STREAKS * math.sqrt(rain))):
         a = _next(state)
         b = _next(a)
         state = _next(b)
         across, down, near = float(a >> 8) / _RANGE, float(b >> 8) / _RANGE, float(state >> 8) / _RANGE
         length = (0.02 + 0.09 * near * near) * full
-        x0, y0 = across * width, down * 1.1 * full - 0.1 * full - first
+        x0, y0 = across * width, down * 1.1 * full - 0.1 * full
         thick = half_width * (0.6 + 0.8 * near)
         alpha = (0.10 + 0.16 * near) * min(1.0, 2.0 * thick)
         lean = 0.05 + 0.35 * wind
-        for row in range(max(0, int(y0)), min(height, int(y0 + length) + 1)):
+        for row in range(max(first, int(y0)), min(first + height, int(y0 + length) + 1)):
             x = x0 + (row + 0.5 - y0) * lean
             for column in range(max(0, int(x - thick)), min(width - 1, int(x + thick)) + 1):
                 for k in range(3):
-                    old = image[row, column, k]
-                    image[row, column, k] = np.uint8(old + alpha * max(0.0, brightness - old))
+                    old = image[row - first, column, k]
+                    image[row - first, column, k] = np.uint8(old + alpha * max(0.0, brightness - old))

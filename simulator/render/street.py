@@ -8,17 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial import KDTree
 
+from simulator.render.lanes import MOTORWAY, RURAL_ROAD, TOWN_ROAD
 from simulator.render.mesh import CONCRETE, FOLIAGE, MIDDLE, NEAR, PAINT, PLAIN, MeshBuilder
 from simulator.render.models import BodyModel
 from simulator.render.models.kit import BODY, DOORS, EXTRAS, SECOND
 from simulator.render.scenery import Frontage, Obstacles, TownStyle, rectangle
-from simulator.render.terrain import CELL_M, Land
+from simulator.render.terrain import CELL_M, Land, runs
 
 LAMP_SPACING_M = 24.0
 LAMP_CLEARANCE_M = 0.45
 LAMP_HEIGHT_M = 7.0
 LAMP_POOL_M = 10.0
 POLE = (0.13, 0.13, 0.14)
+STEEL = (0.33, 0.34, 0.35)
+RAIL_AWAY_M, RAIL_POST_M = 0.5, 4.0
 
 FENCE_CLEARANCE_M = 0.9
 FENCE_PIECE_M = 2.5
@@ -36,12 +39,24 @@ PARKED_PAINTS = (
 )  # fmt: skip
 
 
+FURNITURE_AWAY_M = 0.75
+"""From the sidewalk's outer edge: people who walk there pass by."""
+
+FURNITURE = (
+    ("bin", (0.28, 0.28, 0.5), (0.05, 0.09, 0.06)), ("bench", (0.8, 0.35, 0.48), (0.2, 0.12, 0.07)),
+    ("post_box", (0.26, 0.22, 0.6), (0.03, 0.07, 0.30)), ("pot", (0.5, 0.5, 0.5), (0.06, 0.13, 0.04)),
+)  # fmt: skip
+"""Model, half sizes in metres, colour."""
+
+
 def add_fences(
     mesh: MeshBuilder, edges: Sequence[Frontage], obstacles: Obstacles, style: TownStyle, rng: np.random.Generator
 ) -> int:
     """Runs of picket fence, hedge or wall along the gardens; returns the number of pieces."""
     count = 0
     for edge in edges:
+        if edge.road_type == MOTORWAY:
+            continue
         cursor = rng.uniform(0.0, 12.0)
         while cursor + FENCE_PIECE_M < edge.along_m[-1]:
             if rng.random() > style.fence_share:
@@ -60,6 +75,35 @@ def add_fences(
                     _add_fence_piece(mesh, ends, ground, kind)
                     count += 1
             cursor += rng.uniform(3.0, 10.0)
+    return count
+
+
+def add_guard_rails(mesh: MeshBuilder, edges: Sequence[Frontage], land: Land) -> int:
+    """Steel rails along the edges of motorways; returns the number of pieces."""
+    count = 0
+    up = np.array([0.0, 0.0, 1.0])
+    for edge in edges:
+        if edge.road_type != MOTORWAY:
+            continue
+        stations = np.arange(
+            0.0, edge.along_m[-1] + 1e-6, edge.along_m[-1] / max(1, round(edge.along_m[-1] / RAIL_POST_M))
+        )
+        found = [edge.at(s) for s in stations]
+        line = np.array([p + RAIL_AWAY_M * np.array([*out, 0.0]) for p, out in found])
+        outward = np.array([[*out, 0.0] for _, out in found])
+        probe = line + 0.8 * outward
+        clear = land.clearance_at(probe[:, 0], probe[:, 1]) > 0.5
+        for first, end in runs(clear):
+            rail, out = line[first:end], outward[first:end]
+            for side in (-1.0, 1.0):
+                face = rail + 0.04 * side * out
+                mesh.strip(
+                    face + 0.75 * up, face + 0.45 * up, STEEL, PLAIN, layer=MIDDLE, toward=face + side * 9.0 * out
+                )
+            mesh.strip(rail - 0.04 * out + 0.75 * up, rail + 0.04 * out + 0.75 * up, STEEL, PLAIN, layer=NEAR)
+            for post in rail:
+                mesh.box((post[0], post[1], post[2] - 0.5), (0.12, 0.12, 1.2), STEEL, PLAIN, layer=NEAR)
+            count += end - first
     return count
 
 
@@ -93,6 +137,8 @@ def add_parked_cars(
     """Cars on paved spots beside houses, never where a vehicle may drive; returns their number."""
     count = 0
     for edge in edges:
+        if edge.road_type != TOWN_ROAD:
+            continue
         cursor = rng.uniform(0.0, style.parked_spacing_m)
         while cursor < edge.along_m[-1]:
             point, out = edge.at(cursor)
@@ -137,35 +183,25 @@ def add_body(
 
 def add_furniture(
     mesh: MeshBuilder,
-    kerb_edges: Sequence[Frontage],
-    roadway: KDTree,
+    edges: Sequence[Frontage],
+    obstacles: Obstacles,
     models: dict[str, BodyModel],
     rng: np.random.Generator,
 ) -> int:
-    """Bins, benches, hydrants and letter boxes at the outer side of sidewalks; returns their number."""
-    pieces = (
-        ("bin", (0.28, 0.28, 0.5), (0.05, 0.09, 0.06)), ("bench", (0.8, 0.35, 0.48), (0.2, 0.12, 0.07)),
-        ("post_box", (0.26, 0.22, 0.6), (0.03, 0.07, 0.30)), ("pot", (0.5, 0.5, 0.5), (0.06, 0.13, 0.04)),
-    )  # fmt: skip
+    """Bins, benches, letter boxes and plants just behind the sidewalks; returns their number."""
     count = 0
-    for edge in kerb_edges:
+    for edge in edges:
         cursor = rng.uniform(0.0, 60.0)
-        while cursor < edge.along_m[-1]:
+        while edge.sidewalk and cursor < edge.along_m[-1]:
             point, out = edge.at(cursor)
             cursor += rng.uniform(25.0, 90.0)
-            name, half, paint = pieces[int(rng.integers(len(pieces)))]
-            foot = point[:2] + out * 0.9
-            if roadway.query(foot)[0] < 0.75:
+            name, half, paint = FURNITURE[int(rng.integers(len(FURNITURE)))]
+            foot = point[:2] + out * FURNITURE_AWAY_M
+            if not obstacles.fits(foot[None], 0.3):
                 continue
-            z = point[2] + 0.13
-            add_body(
-                mesh,
-                models[name],
-                np.array([*foot, z]),
-                math.atan2(out[1], out[0]) + math.pi / 2,
-                np.array(half),
-                paint,
-            )
+            at = np.array([*foot, point[2] + 0.02])
+            add_body(mesh, models[name], at, math.atan2(out[1], out[0]) + math.pi / 2, np.array(half), paint)
+            obstacles.raise_to(foot[None], 0.8)
             count += 1
     return count
 
@@ -177,7 +213,7 @@ def add_street_lamps(mesh: MeshBuilder, edges: Sequence[Frontage], roadway: KDTr
     """
     lamps: list[np.ndarray] = []
     for edge in edges:
-        count = int(edge.along_m[-1] // LAMP_SPACING_M)
+        count = int(edge.along_m[-1] // LAMP_SPACING_M) if edge.road_type != RURAL_ROAD else 0
         for i in range(count):
             point, out = edge.at((i + 0.5) * edge.along_m[-1] / count)
             foot = point[:2] + out * 0.6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +36,10 @@ class Textures(NamedTuple):
     """(materials,) int64 texture of a material"""
 
 
-def make_textures(rng: np.random.Generator, contrast: float = 1.0) -> Textures:
-    """All textures drawn from `rng`; `contrast` scales how far they differ from grey."""
+@lru_cache(maxsize=4)
+def make_textures(seed: int, contrast: float = 1.0) -> Textures:
+    """All textures of a seed; `contrast` scales how far they differ from grey."""
+    rng = np.random.default_rng(seed)
     makers = (_neutral, _asphalt, _grass, _slabs, _leaves, _plaster, _brick, _paintwork, _tiles, _panels)
     rows = [_pyramid(1.0 + contrast * (make(child) - 1.0)) for make, child in zip(makers, rng.spawn(10), strict=True)]
     sizes = [(SIDE >> level) ** 2 for level in range(LEVELS)]

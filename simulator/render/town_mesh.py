@@ -23,7 +23,7 @@ from simulator.render.mesh import MeshBuilder, TileMesh
 from simulator.render.models import build_models
 from simulator.render.signals import SignalLamps, add_signals
 
-FORMAT_VERSION = 14
+FORMAT_VERSION = 17
 """Raise it whenever the meshes or their file layout change."""
 
 CACHE_FILES = 120
@@ -109,11 +109,12 @@ def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
     buildings.add_buildings(mesh, edges, obstacles, style, rng)
     street.add_parked_cars(mesh, edges, obstacles, style, models, rng)
     plants.add_trees(mesh, edges, obstacles, style, rng)
+    street.add_furniture(mesh, edges, obstacles, models, rng)
     street.add_fences(mesh, edges, obstacles, style, rng)
+    street.add_guard_rails(mesh, edges, land)
     plants.add_bushes(mesh, edges, obstacles, style, rng)
     roadway = KDTree(roads.surface_points(sections, PAVED, 0.8)[:, :2])
     street_lamps = street.add_street_lamps(mesh, kerbs, roadway)
-    street.add_furniture(mesh, kerbs, roadway, models, rng)
     return TownMesh(
         tiles=mesh.pack(),
         lamps=lamps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from simulator.render.mesh import Colour
@@ -27,11 +27,11 @@ _VEHICLES = (
     (("firetruck",), Look("fire_engine", (0.52, 0.015, 0.012))),
     (("ambulance",), Look("ambulance", (0.72, 0.72, 0.70))),
     (("carlacola",), Look("cola_truck", (0.55, 0.03, 0.02))),
-    (("hgv", "truck"), Look("box_truck", (0.10, 0.16, 0.34))),
     (("fusorosa", "bus"), Look("bus", (0.62, 0.55, 0.30), (0.05, 0.14, 0.30))),
     (("sprinter", "van"), Look("van", (0.62, 0.62, 0.62))),
     (("volkswagen.t2",), Look("microbus", (0.10, 0.30, 0.34))),
     (("cybertruck", "pickup"), Look("pickup", (0.34, 0.35, 0.36))),
+    (("hgv", "truck"), Look("box_truck", (0.10, 0.16, 0.34))),
     (("wrangler",), Look("jeep", (0.16, 0.18, 0.10), (0.02, 0.02, 0.02))),
     (("etron", "patrol", "suv"), Look("suv", _SILVER)),
     (("microlino",), Look("micro", (0.40, 0.45, 0.42))),
@@ -58,8 +58,9 @@ def classify(type_id: str) -> Look:
     return Look(model, props.PROPS[model][1])
 
 
+@cache
 def build_models() -> dict[str, BodyModel]:
-    """All models by name."""
+    """All models by name; always the same ones."""
     made: dict[str, BodyBuilder] = {
         "sedan": cars.car(cars.SEDAN),
         "hatchback": cars.car(cars.HATCHBACK),

@@ -192,7 +192,7 @@ def fire_engine() -> BodyBuilder:
     body = BodyBuilder()
     red: Colour = (0.52, 0.015, 0.012)
     _cab_over(body, 0.28, red, top=1.66, glass_low=0.92)
-    body.block((-1.0, -1.0, 0.34), (0.24, 1.0, 1.62), red, PAINT)
+    body.block((-1.0, -1.0, 0.34), (0.29, 1.0, 1.62), red, PAINT)
     for k in range(4):
         x = -0.94 + 0.29 * k
         stripe(body, (x, x + 0.25), (0.62, 1.48), CHROME, y=1.004)

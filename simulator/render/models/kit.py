@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.render.mesh import EMISSIVE, PAINT, PLAIN, SURFACE_SIZE, Colour, MeshBuilder, split
+from simulator.render.mesh import EMISSIVE, PAINT, PLAIN, SURFACE_SIZE, Colour, MeshBuilder, split, surface_names
 
 BODY, BRAKE_LAMP, LEFT_BLINKER, RIGHT_BLINKER, HEAD_LAMP, REVERSE_LAMP = -1.0, -2.0, -3.0, -4.0, -5.0, -6.0
 FLASHER_A, FLASHER_B, SECOND, SKIN, HAIR = -7.0, -8.0, -9.0, -10.0, -11.0
@@ -59,6 +59,8 @@ class BodyModel:
     """(JOINTS, 3) where the joints are, in the unit box"""
     triangles: np.ndarray
     """(t, 3) int32, wound as in `mesh.TileMesh`"""
+    names: np.ndarray
+    """(t,) int32 as in `mesh.TileMesh`"""
     surfaces: np.ndarray
     """(t, SURFACE_SIZE) as in `mesh.TileMesh`, without normals; a negative red is a colour code"""
     lamps: np.ndarray
@@ -173,11 +175,17 @@ class BodyBuilder(MeshBuilder):
         surfaces = np.zeros((int(keep.sum()), SURFACE_SIZE), np.float32)
         surfaces[:, :3] = np.concatenate(self._colours)[keep]
         surfaces[:, 6:8] = np.concatenate(self._tags)[keep][:, [0, 2]]
+        joints = np.concatenate(self._joints)
+        normals = np.cross(b - a, c - a)[keep]
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+        planes = surfaces.copy()  # what hangs on another joint moves out of the plane
+        planes[:, 3:6], planes[:, 8] = normals, joints[triangles[keep, 0]]
         return BodyModel(
             vertices=vertices.astype(np.float32),
-            joints=np.concatenate(self._joints),
+            joints=joints,
             pivots=self._pivots,
             triangles=triangles[keep].astype(np.int32),
+            names=surface_names(planes, (normals * a[keep]).sum(axis=1)),
             surfaces=surfaces,
             lamps=np.array(self._lamps, np.float32).reshape(-1, 8),
         )
@@ -201,7 +209,7 @@ def wheels(
         for side, joint in ((-1.0, LEFT_WHEEL), (1.0, RIGHT_WHEEL)):
             if arch is not None:
                 body.joint = RIGID
-                body.disc((x, side * (y + 0.012), radius[1] * 1.02), [1.16 * r for r in radius], arch, sides=12)
+                body.disc((x, side * (y + 0.012), radius[1] * 1.17), [1.16 * r for r in radius], arch, sides=12)
             if x == steered:
                 body.hang(joint, (x, side * 0.85, radius[1]))
             centre = (x, side * (y + 0.02), radius[1])
