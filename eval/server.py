@@ -17,6 +17,7 @@ import carla
 WORKER_THREADS = 16
 """Client threads: with too few of them waiting sensor callbacks can starve the state message (time-outs)."""
 CONNECT_S = 5.0
+EMBEDDED_STARTUP_S = 120.0
 _LISTENING = "listening on "
 _BAD_INPUT = 2
 
@@ -39,7 +40,7 @@ class EmbeddedServerConfig:
     """CARLA version to speak; empty: that of the installed wheel."""
     render: bool = True
     threads: int = 2
-    startup_s: float = 120.0
+    startup_s: float = EMBEDDED_STARTUP_S
 
 
 class EmbeddedServer:
@@ -153,13 +154,18 @@ def connect(host: str, port: int, timeout_s: float) -> carla.Client:
         server_version = client.get_server_version()
     except RuntimeError as error:
         raise ServerError(f"no CARLA server answers at {host}:{port} ({error}); is it running?") from error
+    check_version(server_version, host, port)
+    return client
+
+
+def check_version(server_version: str, host: str, port: int) -> None:
+    """A client of another release misreads the stream of sensor data. Raises: ServerError."""
     client_version = wheel_version()
-    if _release(server_version) != _release(client_version):
+    if release(server_version) != release(client_version):
         raise ServerError(
             f"the server at {host}:{port} speaks CARLA {server_version}, the installed carla wheel {client_version}; "
-            f"install carla=={'.'.join(_release(server_version))} or use a matching server"
+            f"install carla=={'.'.join(release(server_version))} or use a matching server"
         )
-    return client
 
 
 def wheel_version() -> str:
@@ -185,5 +191,6 @@ def _command(config: EmbeddedServerConfig) -> list[str]:
     return command
 
 
-def _release(version: str) -> list[str]:
+def release(version: str) -> list[str]:
+    """The three numbers of a version, without what a build appends to them."""
     return version.split("-")[0].split(".")[:3]
