@@ -159,7 +159,8 @@ class LocalJob:
     def _reason_to_end(self, now_s: float) -> str:
         if now_s - self._server_alive_s >= DEAD_SERVER_S:
             return SERVER_DIED  # a client call to a dead server can hold the interpreter until its time-out
-        if now_s - self._seen_s > self._limits.stall_s:
+        start_s = 0.0 if self._status else self.job.start_timeout_s  # a server may take its time
+        if now_s - self._seen_s > start_s + self._limits.stall_s:
             return STALLED
         return OVER_TIME if now_s - self._started_s > self._limits.route_s else ""
 

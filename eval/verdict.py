@@ -85,7 +85,7 @@ def make_record(end: JobEnd, task: Task, tries: int, config: RunConfig) -> Route
     if "record" in end.outcome:
         record = RouteRecord.from_json(end.outcome["record"])
     else:
-        record = _record_of_a_crash(end, task, config)
+        record = crash_record(end, task, config)
     data = record.to_json()
     data["provenance"] = {
         **record.provenance,
@@ -101,7 +101,8 @@ def make_record(end: JobEnd, task: Task, tries: int, config: RunConfig) -> Route
     return RouteRecord.from_json(data)
 
 
-def _record_of_a_crash(end: JobEnd, task: Task, config: RunConfig) -> RouteRecord:
+def crash_record(end: JobEnd, task: Task, config: RunConfig) -> RouteRecord:
+    """The record of a job that left none: the agent's failure or the simulation's."""
     # The kernel kills what eats the memory: the agent's fault, not tried again.
     killed = not end.cut_off and end.exit_code in (EXIT_AGENT_FROZEN, SIGKILLED)
     status = STATUS_AGENT_CRASHED if killed or end.agent_hung else STATUS_SIMULATION_CRASHED

@@ -1,4 +1,4 @@
-"""What there is to drive: routes times repetitions, the longest expected first, and which routes are known for trouble."""
+"""What there is to drive: routes times repetitions, the longest expected first, and routes known for trouble."""
 
 from __future__ import annotations
 
