@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import msgpack
 
+from simulator.wire import packed
+
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES: Final = 64 << 20
@@ -123,7 +125,7 @@ class RpcConnection(asyncio.Protocol):
         if not (isinstance(message_id, int) and isinstance(name, str) and isinstance(arguments, list)):
             raise ValueError("a request is [0, id, method, [meta, ...]]")
         error, result = self._registry.call(name, arguments[1:])
-        reply: bytes = msgpack.packb([RESPONSE, message_id, error, result], unicode_errors="surrogateescape")
+        reply = packed([RESPONSE, message_id, error, result])
         if not self._transport.is_closing():
             self._transport.write(reply)
         # Cameras are drawn only now: the client computes its traffic while this process draws.
