@@ -16,7 +16,7 @@ from simulator.render import SIGNAL_GREEN, SIGNAL_OFF, SIGNAL_RED, Camera, Pose,
 from simulator.render.models import build_models, classify
 from simulator.render.placement import Wardrobe
 from simulator.render.scene import LIGHT_LEFT_BLINKER, LIGHT_LOW_BEAM, LIGHT_POSITION, LIGHT_SPECIAL_1
-from tests.simulator.test_render import EYE, FRONT, NIGHT, ROAD, car, pinhole, rgb, shoot
+from tests.simulator.test_render import EYE, FRONT, NIGHT, ROAD, car, pinhole, shoot
 
 PRESETS = [name for name in dir(carla.WeatherParameters) if name[0].isupper() and name != "Default"]
 DEFINITIONS = [definition[1] for definition in blueprints.definitions("0.9.16")]
