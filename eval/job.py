@@ -308,7 +308,7 @@ def _start_server(job: Job, route: Route) -> EmbeddedServer | RunningServer | Ca
     embedded = EmbeddedServerConfig(
         town=route.town, town_dir=town_dir, threads=job.threads, startup_s=job.start_timeout_s
     )
-    return EmbeddedServer(embedded, log=log)
+    return EmbeddedServer(embedded, log=log, own_session=False)
 
 
 def _input_filter(job: Job) -> InputFilter | None:

@@ -31,7 +31,7 @@ from eval.routes import Route, read_routes, select_routes
 from eval.scoring import Scoring
 from eval.server import EMBEDDED_STARTUP_S, ServerDiedError, connect, parse_address
 from eval.supervised import ROUTE_S, STALL_S, JobEnd, JobState, Limits, LocalJob, end_orphans
-from eval.verdict import make_record, reason, run_settings, server_kind
+from eval.verdict import check_weights, make_record, reason, run_settings, server_kind
 from eval.view import how_to_watch
 from eval.work import Task, known_bad, longest_first, make_tasks
 
@@ -236,8 +236,12 @@ def _check(config: RunConfig) -> None:
             raise InputError(f"--agent {config.agent}: no such file; give a Python file or {CONSTANT_THROTTLE}")
         if not config.weights.is_file():
             raise InputError(f"--weights {config.weights}: no such file; give the agent's configuration (agent.yaml)")
+        if config.agent == DEFAULT_AGENT:
+            check_weights(config.weights)
     if config.town_dir is not None and not config.town_dir.is_dir():
         raise InputError(f"--town-dir {config.town_dir}: no such folder")
+    if config.max_game_s is not None and not config.max_game_s > 0.0:
+        raise InputError(f"--max-game-s {config.max_game_s}: must be more than 0 seconds")
     if (config.workers != "auto" and config.workers < 1) or config.traffic < 0 or config.threads < 1:
         raise InputError("--workers and --threads must be at least 1, --traffic at least 0")
     if config.repetitions < 1:
@@ -273,7 +277,7 @@ def _announce(config: RunConfig, tasks: Sequence[Task], pending: Sequence[Task],
     )
     blocks = sum(len(route.scenarios) for route in routes)
     if blocks:
-        print(f"{blocks} scenarios to play")
+        print(f"{counted(blocks, 'scenario')} to play")
     if config.skip:
         print(f"skipped, and missing in every mean: {config.skip}")
     if not config.embedded:

@@ -46,15 +46,23 @@ class EmbeddedServerConfig:
 class EmbeddedServer:
     """An embedded server process of our own; a context manager that ends exactly that process."""
 
-    def __init__(self, config: EmbeddedServerConfig, log: Path | None = None) -> None:
-        """Start the process without waiting for it. `log` keeps its output (default: a temporary file)."""
+    def __init__(self, config: EmbeddedServerConfig, log: Path | None = None, *, own_session: bool = True) -> None:
+        """Start the process without waiting for it. `log` keeps its output (default: a temporary file).
+
+        In a session of its own Ctrl-C reaches its owner alone, which ends it in order; without one it belongs to the
+        owner's process group and ends with that.
+        """
         self.host = "127.0.0.1"
         self.port = 0
         self._config = config
         self._stopped = False
         self._log_file = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         self._process = subprocess.Popen(
-            _command(config), stdout=self._log_file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            _command(config),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log_file,
+            stderr=subprocess.STDOUT,
+            start_new_session=own_session,
         )
 
     def __enter__(self) -> EmbeddedServer:

@@ -80,6 +80,14 @@ def weights_sha256(config_file: Path) -> str:
     return digest.hexdigest()
 
 
+def check_weights(config_file: Path) -> None:
+    """Read the configuration of our agent and its checkpoint. Raises: ConfigError, CheckpointError."""
+    from agent.checkpoint import load_checkpoint  # here: they load torch, and no other agent needs it
+    from agent.driver import AgentConfig
+
+    load_checkpoint(config_file.parent / AgentConfig.read(config_file).checkpoint)
+
+
 def make_record(end: JobEnd, task: Task, tries: int, config: RunConfig) -> RouteRecord:
     """The record of an ended job: its own, or what its end says if it left none."""
     if "record" in end.outcome:

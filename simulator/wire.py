@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import msgpack
 import numpy as np
 
 WORLD_STREAM: Final = 1
@@ -90,6 +91,13 @@ ACTOR_STATE: Final = np.dtype(
 )
 """One actor in the world state, 119 bytes. `extra` holds one of the *_STATE layouts above, zero padded."""
 EXTRA_OFFSET: Final = 65
+
+
+def packed(value: Any) -> bytes:
+    """MessagePack of a value; text that is no UTF-8 goes back to the client as it came."""
+    message = msgpack.packb(value, unicode_errors="surrogateescape")
+    assert message is not None  # only a packer that keeps its buffer returns None
+    return message
 
 
 def world_state_type(version: str) -> int:

@@ -41,7 +41,7 @@ LAMP_DISTANCE_M = 160.0
 STREET_LAMP_RADIUS_M, STREET_LAMP_RGB = 0.16, (1.0, 0.85, 0.6)
 STREET_LAMP_HEIGHT_M = 7.0
 RAIN_HZ = 20.0
-_DAY_HALO, _NIGHT_HALO = 0.22, 0.55
+_DAY_HALO, _NIGHT_HALO = 0.3, 0.55
 _WARM_UP_ACTOR = SceneActor("vehicle.any", Pose(5.0, 0.0, 0.0), (2.0, 1.0, 0.8), braking=True, lights=LIGHT_LOW_BEAM)
 _WARM_UP_WEATHER = Weather(sun_altitude_angle=-30.0, precipitation=50.0, wetness=50.0)
 
