@@ -21,7 +21,7 @@ GROUP_END_S: Final = 5.0
 """How long a group may take to vanish after SIGKILL: memory of a large process is not freed at once."""
 _POLL_S: Final = 0.02
 _PR_SET_PDEATHSIG: Final = 1
-_SENTINEL: Final = "trap 'kill -KILL 0' TERM; sleep infinity & wait"
+_SENTINEL: Final = "trap 'kill -KILL 0' TERM; while :; do sleep 3600 & wait; done"
 """Killed with its group by itself: `kill 0` addresses the caller's own group, whoever is left in it."""
 _STATE, _PARENT, _GROUP, _START = 0, 1, 2, 19
 """Fields of /proc/PID/stat behind the command's name."""
