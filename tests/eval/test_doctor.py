@@ -132,11 +132,10 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert check_image("carla:none").level is Level.FAIL  # no SDK, no daemon, or no such image
 
 
-def test_findings_are_also_json(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "eval", "doctor", "--server", "127.0.0.1:9", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    rows = json.loads(done.stdout)
-    assert done.returncode == 1 and {row["level"] for row in rows} >= {"ok", "fail"}
+def test_findings_are_also_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.run(DoctorConfig(server="127.0.0.1:9", json=True)) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["level"] for row in rows} >= {"ok", "fail"}
 
 
 def test_vulkan_answers_or_says_why_not() -> None:
