@@ -58,7 +58,7 @@ class AgentConfig:
     @classmethod
     def read(cls, path: Path) -> "AgentConfig":
         """The configuration in a YAML file. Raises: ConfigError."""
-        return parse(cls, read_yaml(path), path.name)
+        return parse(cls, read_yaml(path), str(path))
 
 
 @dataclass(frozen=True, slots=True)

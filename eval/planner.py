@@ -24,6 +24,9 @@ MAX_SEGMENT_M = 20_000.0
 LANE_CHANGE_POINTS = 5
 """A lane change ends this many path points ahead of the closest point on the target lane."""
 
+MAX_OFF_ROAD_M = 10.0
+"""A keypoint farther from every lane belongs to another map."""
+
 LaneKey = tuple[int, int, int]
 Vector = tuple[float, float, float]
 
@@ -78,6 +81,10 @@ class _Graph:
     def add_edge(self, start: int, end: int, edge: _Edge) -> None:
         self.successors.setdefault(start, {})[end] = edge
         self.successors.setdefault(end, {})
+
+
+def _place(location: carla.Location) -> str:
+    return f"({location.x:.1f}, {location.y:.1f}, {location.z:.1f})"
 
 
 class RoutePlanner:
@@ -233,13 +240,24 @@ class RoutePlanner:
         waypoint = self._map.get_waypoint(location)
         return None if waypoint is None else self._graph.lane_edges.get(_lane_key(waypoint))
 
+    def _check_near(self, keypoint: carla.Location) -> None:
+        lane = self._map.get_waypoint(keypoint).transform.location
+        off_m = math.hypot(lane.x - keypoint.x, lane.y - keypoint.y)
+        if off_m > MAX_OFF_ROAD_M:
+            raise PlannerError(
+                f"keypoint {_place(keypoint)} is {off_m:.0f} m from the nearest lane of this map "
+                f"(at most {MAX_OFF_ROAD_M:.0f} m); is the route made for another town?"
+            )
+
     def _trace(
         self, origin: carla.Location, destination: carla.Location, decisions: _Decisions
     ) -> list[tuple[carla.Waypoint, RoadOption]]:
         start, end = self._localize(origin), self._localize(destination)
-        if start is None or end is None:
-            lost = origin if start is None else destination
-            raise PlannerError(f"keypoint ({lost.x:.1f}, {lost.y:.1f}, {lost.z:.1f}) is not on the road network")
+        for keypoint, found in ((origin, start), (destination, end)):
+            if found is None:
+                raise PlannerError(f"keypoint {_place(keypoint)} is not on the road network of this map")
+            self._check_near(keypoint)
+        assert start is not None and end is not None
         nodes = _shortest_path(self._graph, start[0], end[0])
         if nodes is None:
             raise PlannerError(

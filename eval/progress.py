@@ -162,6 +162,19 @@ def print_table(records: Sequence[RouteRecord], console: Console | None = None) 
         soft_wrap=True,
     )
     console.print(_per_km(records), soft_wrap=True)
+    skipped = _skipped(records)
+    if skipped:
+        console.print(skipped, soft_wrap=True)
+
+
+def _skipped(records: Sequence[RouteRecord]) -> str:
+    """What could not be played, and why; empty if everything was."""
+    scenarios = [(record.route_id, item) for record in records for item in record.provenance.get("scenarios", ())]
+    skipped = [(route_id, item) for route_id, item in scenarios if item["state"] == "skipped"]
+    if not skipped:
+        return ""
+    lines = [f"  route {route_id}, {item['name']}: {item['reason']}" for route_id, item in skipped]
+    return "\n".join([f"{len(skipped)} of {counted(len(scenarios), 'scenario')} could not be played:", *lines])
 
 
 def counted(count: int, noun: str) -> str:

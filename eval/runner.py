@@ -19,6 +19,8 @@ from typing import Annotated, Literal
 import tyro
 import yaml
 
+from agent.checkpoint import load_checkpoint
+from agent.driver import AgentConfig
 from eval.agents import CONSTANT_THROTTLE
 from eval.job import EXIT_BAD_INPUT, Job, recording_path
 from eval.progress import Progress, counted, print_table
@@ -174,6 +176,11 @@ def weights_sha256(config_file: Path) -> str:
     return digest.hexdigest()
 
 
+def check_weights(config_file: Path) -> None:
+    """Read the configuration of our agent and its checkpoint. Raises: ConfigError, CheckpointError."""
+    load_checkpoint(config_file.parent / AgentConfig.read(config_file).checkpoint)
+
+
 def _chosen_routes(config: RunConfig) -> list[Route]:
     towns = config.towns.split(",") if config.towns else None
     ids = config.ids.split(",") if config.ids else None
@@ -187,8 +194,12 @@ def _check(config: RunConfig) -> None:
             raise InputError(f"--agent {config.agent}: no such file; give a Python file or {CONSTANT_THROTTLE}")
         if not config.weights.is_file():
             raise InputError(f"--weights {config.weights}: no such file; give the agent's configuration (agent.yaml)")
+        if config.agent == DEFAULT_AGENT:
+            check_weights(config.weights)
     if config.town_dir is not None and not config.town_dir.is_dir():
         raise InputError(f"--town-dir {config.town_dir}: no such folder")
+    if config.max_game_s is not None and not config.max_game_s > 0.0:
+        raise InputError(f"--max-game-s {config.max_game_s}: must be more than 0 seconds")
     if config.workers < 1 or config.traffic < 0 or config.threads < 1:
         raise InputError("--workers and --threads must be at least 1, --traffic at least 0")
     if (config.cameras == "other-episode") != (config.cameras_from is not None):
@@ -207,7 +218,7 @@ def _announce(config: RunConfig, routes: Sequence[Route], pending: Sequence[Rout
     )
     blocks = sum(len(route.scenarios) for route in routes)
     if blocks:
-        print(f"{blocks} scenarios to play")
+        print(f"{counted(blocks, 'scenario')} to play")
     if len(pending) < len(routes):
         kept = len(routes) - len(pending)
         print(f"{counted(kept, 'route')} {'is' if kept == 1 else 'are'} already in {out}: kept")

@@ -53,7 +53,11 @@ class EmbeddedServer:
         self._stopped = False
         self._log_file = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         self._process = subprocess.Popen(
-            _command(config), stdout=self._log_file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            _command(config),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log_file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches its owner alone, which ends it in order
         )
 
     def __enter__(self) -> EmbeddedServer:

@@ -203,6 +203,6 @@ class Session:
 
 def _ipv4(host: str) -> tuple[int, int, int, int]:
     """The address that clients are told to connect to; listening on all addresses is announced as loopback."""
-    parts = "127.0.0.1" if host in ("localhost", "0.0.0.0") else host
+    parts = "127.0.0.1" if host == "0.0.0.0" else host
     a, b, c, d = (int(part) for part in parts.split("."))
     return a, b, c, d
