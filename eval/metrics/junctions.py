@@ -28,6 +28,12 @@ def credit_percent(planner: RoutePlanner, keypoints: Iterable[tuple[float, float
     return None if first is None else 100.0 * (first + 1 + POINTS_BEYOND) / len(waypoints)
 
 
+def episode_credit_percent(carla_map: carla.Map, route: Route) -> float:
+    """As `credit_percent`, for the record of a drive; 100, which cannot be exceeded, on a route without a junction."""
+    found = credit_percent(RoutePlanner(carla_map), route.keypoints)
+    return 100.0 if found is None else found
+
+
 def town_file(town: str, town_dir: Path) -> Path | None:
     """The town's OpenDRIVE in a folder of .xodr files or in CARLA's own layout."""
     names = (f"{town}.xodr", f"OpenDrive/{town}.xodr", f"{town}/OpenDrive/{town}.xodr")

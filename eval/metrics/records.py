@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eval.results import ResultsError
+from eval.results import ResultsError, save_name
 from eval.scoring import Infraction, Scoring
 
 MAX_FILE_BYTES = 1 << 30
@@ -242,7 +242,7 @@ def _result(record: Mapping[str, Any], detail: Mapping[str, Any], odd: _Oddities
         seed=_whole(record.get("seed", detail.get("seed"))),
         town=str(record.get("town_name") or record.get("town") or ""),
         scenario_type=_scenario_type(record, provenance),
-        save_name=str(record.get("save_name") or ""),
+        save_name=_save_name(record),
         status=status if isinstance(status, str) else "",
         infractions=_infractions(record.get("infractions"), odd, where),
         completion_percent=_bounded(scores, "score_route", 100.0, odd, where),
@@ -255,13 +255,18 @@ def _result(record: Mapping[str, Any], detail: Mapping[str, Any], odd: _Oddities
 
 
 def _scenario_type(record: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
-    """Type of the route's first scenario; official names carry a counter (`Accident_1`)."""
-    name = record.get("scenario_name")
-    if isinstance(name, str) and name:
-        return _COUNTER.sub("", name)
+    """Type of the route's first scenario; official files have its name, which carries a counter (`Accident_1`)."""
     scenarios = provenance.get("scenarios")
     first = _mapping(scenarios[0]) if isinstance(scenarios, list) and scenarios else {}
-    return str(first.get("type") or "")
+    name = record.get("scenario_name")
+    return str(first.get("type") or (_COUNTER.sub("", name) if isinstance(name, str) else ""))
+
+
+def _save_name(record: Mapping[str, Any]) -> str:
+    """Folder of the drive's metric_info.json; the lines of results.jsonl do not repeat it."""
+    if "format" in record:
+        return save_name(str(record["route_id"]), str(record.get("town")), _whole(record.get("seed")) or 0)
+    return str(record.get("save_name") or "")
 
 
 def _infractions(value: Any, odd: _Oddities, where: str) -> dict[str, tuple[str, ...]]:

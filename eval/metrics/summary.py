@@ -12,6 +12,7 @@ from typing import Any
 from eval.metrics.abilities import ABILITIES, TRAFFIC_SIGNS, can_earn_credit, known_types
 from eval.metrics.comfort import Comfort, MotionError, comfort, motion_file, read_motion
 from eval.metrics.junctions import credits_percent, town_file
+from eval.metrics.recorder import metrics_folder
 from eval.metrics.records import Run, percentage
 from eval.metrics.scores import RunScores, common_scoring, outside_km, score_run, total_routes
 from eval.metrics.statistics import RESAMPLES, Interval, Ratio, bootstrap, wilson_interval
@@ -201,7 +202,7 @@ def _how_to_give(run: Run, unknown: int, missing: Sequence[str], with_routes: bo
 
 def _comforts(run: Run, metric_dir: Path | None) -> tuple[list[Comfort | None], list[str]]:
     """Comfort of every drive whose metric_info.json is there."""
-    folders = [metric_dir] if metric_dir is not None else [run.folder / "metrics", run.folder]
+    folders = [metric_dir] if metric_dir is not None else [metrics_folder(run.folder), run.folder]
     found: list[Comfort | None] = []
     notes: list[str] = []
     for result in run.results:
