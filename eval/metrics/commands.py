@@ -16,7 +16,7 @@ from rich.text import Text
 from agent import strict_json
 from eval.metrics.abilities import ABILITIES
 from eval.metrics.compare import Comparison, compare_runs, show_key
-from eval.metrics.records import read_runs
+from eval.metrics.records import read_files, read_runs
 from eval.metrics.statistics import RESAMPLES, Interval
 from eval.metrics.summary import WITHOUT_CREDIT_KEY, Options, Summary, summarise
 from eval.metrics.tables import (
@@ -135,7 +135,7 @@ def score(config: ScoreConfig) -> int:
 def compare(config: CompareConfig) -> int:
     """Print the comparison of two runs. Raises: ResultsError."""
     _check_resamples(config.resamples)
-    first, second = read_runs([config.first]), read_runs([config.second])
+    first, second = read_files([config.first, config.second])
     comparison = compare_runs(
         first, second, config.scoring, ignore_seeds=config.ignore_seeds, resamples=config.resamples
     )
@@ -149,7 +149,8 @@ def compare(config: CompareConfig) -> int:
 def print_summary(summary: Summary, console: Console) -> None:
     """The metrics, one line each, and the notes."""
     several = len(summary.runs) > 1
-    table = Table(title=Text(_title(summary)), title_justify="left")
+    console.print(Text(_title(summary)), soft_wrap=True)
+    table = Table()
     table.add_column("metric")
     table.add_column(f"mean of {len(summary.runs)} runs" if several else "value", justify="right")
     if several:
@@ -174,20 +175,18 @@ def print_summary(summary: Summary, console: Console) -> None:
             soft_wrap=True,
         )
     _print_notes(summary.notes, console)
-    how = "routes and runs" if several else "routes; success rate: Wilson"
+    how = "routes and runs" if several else "routes; success rate and abilities: Wilson"
     console.print(f"Intervals: {summary.resamples} bootstrap resamples over {how}", soft_wrap=True)
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """The differences, one line each, the test of success and what was not paired."""
     first, second = comparison.names
-    title = (
-        f"B minus A over {comparison.pairs} paired drives, scoring {comparison.scoring.value}\nA: {first}\nB: {second}"
-    )
-    table = Table(title=Text(title), title_justify="left")
-    for heading, justify in (("metric", "left"), ("A", "right"), ("B", "right"), ("B - A", "right")):
-        table.add_column(heading, justify=justify)  # pyright: ignore[reportArgumentType] - a literal in disguise
-    table.add_column("95 % interval", justify="right")
+    heading = f"B minus A over {comparison.pairs} paired drives, scoring {comparison.scoring.value}"
+    console.print(Text(f"{heading}\nA: {first}\nB: {second}"), soft_wrap=True)
+    table = Table("metric")
+    for column in ("A", "B", "B - A", "95 % interval"):
+        table.add_column(column, justify="right")
     for key, label in LABELS.items():
         item = comparison.differences.get(key)
         if item is not None and not (_is_idle(key, item.first) and _is_idle(key, item.second)):

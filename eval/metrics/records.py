@@ -96,8 +96,12 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
     Raises: ResultsError, one line, for what cannot be read or holds no records.
     """
-    names = _short_names(paths)
-    return [run for path, name in zip(paths, names, strict=True) for run in _by_seed(_read(path, name))]
+    return [run for runs in read_files(paths) for run in runs]
+
+
+def read_files(paths: Sequence[Path]) -> list[list[Run]]:
+    """As `read_runs`, the runs of each path apart."""
+    return [_by_seed(_read(path, name)) for path, name in zip(paths, _short_names(paths), strict=True)]
 
 
 def percentage(message: str) -> float | None:

@@ -68,7 +68,9 @@ def bootstrap(
     for name, parts in (means or {}).items():
         if all(part in values for part in parts):
             values[name] = np.mean([values[part] for part in parts], axis=0)
-    return {name: percentile_interval(column) for name, column in values.items()}
+    few = {name for name in drawn if not any(_can_vary(run[name]) for run in runs if name in run)}
+    few |= {name for name, parts in (means or {}).items() if few.intersection(parts)}
+    return {name: None if name in few else percentile_interval(column) for name, column in values.items()}
 
 
 def paired_bootstrap(
@@ -79,7 +81,10 @@ def paired_bootstrap(
     for counts in _route_counts([first], np.random.default_rng(0), resamples):
         for name in drawn:
             drawn[name].append(second[name].values(counts) - first[name].values(counts))
-    return {name: percentile_interval(np.concatenate(parts)) for name, parts in drawn.items()}
+    return {
+        name: percentile_interval(np.concatenate(parts)) if _can_vary(first[name]) else None
+        for name, parts in drawn.items()
+    }
 
 
 def percentile_interval(values: Values) -> Interval | None:
@@ -106,6 +111,11 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     """Exact two-sided p of McNemar's test; the counts are of pairs in which one alone succeeded."""
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+
+
+def _can_vary(ratio: Ratio) -> bool:
+    """Whether more than one route was measured: one alone says nothing about how routes differ."""
+    return int(np.count_nonzero(ratio.denominator)) > 1
 
 
 def _route_counts(

@@ -107,9 +107,8 @@ def summarise(runs: Sequence[Run], options: Options) -> Summary:
     columns = {name: [values.get(name) for values in per_run] for name in names}
     intervals = bootstrap(ratios, {ABILITIES_MEAN: ABILITY_KEYS}, resamples=options.resamples)
     if len(runs) == 1:
-        successes = sum(drive.score.success for drive in scored[0].drives)
-        low, high = wilson_interval(successes, scored[0].total)
-        intervals[SUCCESS_RATE] = (100.0 * low, 100.0 * high)
+        shares = [name for name in (SUCCESS_RATE, *ABILITY_KEYS) if name in ratios[0]]
+        intervals.update({name: _wilson_percent(ratios[0][name]) for name in shares})
     if any(item.open_signs for item in scored):
         intervals[WITHOUT_CREDIT_KEY] = intervals.get(TRAFFIC_SIGNS_KEY)
         intervals[TRAFFIC_SIGNS_KEY] = intervals[ABILITIES_MEAN] = None
@@ -242,6 +241,12 @@ def _values(table: Mapping[str, Ratio], scored: ScoredRun) -> dict[str, float | 
     abilities = [values[name] for name in ABILITY_KEYS]
     values[ABILITIES_MEAN] = None if None in abilities else math.fsum(filter(None, abilities)) / len(ABILITIES)
     return values
+
+
+def _wilson_percent(share: Ratio) -> Interval:
+    """Interval of a share of successful routes, which also holds where all or none succeeded."""
+    low, high = wilson_interval(round(share.numerator.sum() / 100.0), round(share.denominator.sum()))
+    return 100.0 * low, 100.0 * high
 
 
 def _total_notes(run: Run, total: int) -> list[str]:
