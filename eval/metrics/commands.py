@@ -16,7 +16,7 @@ from rich.text import Text
 from agent import strict_json
 from eval.metrics.abilities import ABILITIES
 from eval.metrics.compare import Comparison, compare_runs, show_key
-from eval.metrics.records import read_files, read_runs
+from eval.metrics.records import MAX_RECORDS, read_files, read_runs
 from eval.metrics.statistics import RESAMPLES, Interval
 from eval.metrics.summary import WITHOUT_CREDIT_KEY, Options, Summary, summarise
 from eval.metrics.tables import (
@@ -109,8 +109,8 @@ def score(config: ScoreConfig) -> int:
     if not config.results:
         raise ResultsError("nothing to score: give result files or run folders")
     _check_resamples(config.resamples)
-    if config.total_routes is not None and config.total_routes < 1:
-        raise ResultsError(f"--total-routes must be at least 1, got {config.total_routes}")
+    if config.total_routes is not None and not 1 <= config.total_routes <= MAX_RECORDS:
+        raise ResultsError(f"--total-routes must lie in [1, {MAX_RECORDS}], got {config.total_routes}")
     for option, folder in (("--town-dir", config.town_dir), ("--metric-dir", config.metric_dir)):
         if folder is not None and not folder.is_dir():
             raise ResultsError(f"{option} {folder}: no such folder")

@@ -20,6 +20,7 @@ from eval.scoring import Infraction, Scoring
 
 MAX_FILE_BYTES = 1 << 30
 MAX_RECORDS = 100_000
+MAX_LENGTH_M = 1e7
 MIN_SPEED = Infraction.MIN_SPEED.value
 OUTSIDE_LANES = Infraction.OUTSIDE_ROUTE_LANES.value
 _ROUTE_ID = re.compile(r"(?:RouteScenario_?)?(.+?)(?:_rep(\d{1,9}))?")
@@ -115,7 +116,7 @@ def metres(message: str) -> float:
     """The metres in a message about driving outside the lanes; 0 if it names none."""
     found = _METRES.search(message)
     value = float(found.group(1)) if found else 0.0
-    return value if math.isfinite(value) else 0.0
+    return value if value <= MAX_LENGTH_M else 0.0
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
@@ -175,6 +176,9 @@ def _from_document(document: Any, path: Path, name: str) -> Run:
     results = _results(records, [_mapping(detail) for detail in details], odd, path)
     progress = checkpoint.get("progress")
     total = _whole(progress[1]) if isinstance(progress, list) and len(progress) == 2 else None
+    if total is not None and not 0 <= total <= MAX_RECORDS:
+        odd.add(f"progress of {total:.6g} routes was ignored", "the checkpoint")
+        total = None
     return Run(name, path.parent, results, total, _scoring(evaluation.get("scoring")), odd.notes(name))
 
 
@@ -252,7 +256,7 @@ def _result(record: Mapping[str, Any], detail: Mapping[str, Any], odd: _Oddities
         completion_percent=_bounded(scores, "score_route", 100.0, odd, where),
         penalty=_bounded(scores, "score_penalty", 1.0, odd, where),
         composed_percent=_bounded(scores, "score_composed", 100.0, odd, where),
-        length_m=max(_number(meta.get("route_length", record.get("route_length_m"))) or 0.0, 0.0),
+        length_m=_length_m(meta.get("route_length", record.get("route_length_m")), odd, where),
         credit_percent=_number(provenance.get("junction_credit_percent")),
         server=str(provenance.get("server") or ""),
     )
@@ -297,6 +301,14 @@ def _bounded(scores: Mapping[str, Any], key: str, highest: float, odd: _Oddities
         odd.add(f"{key} outside [0, {highest:g}], moved to the nearer end", where)
         return min(max(value, 0.0), highest)
     return value
+
+
+def _length_m(value: Any, odd: _Oddities, where: str) -> float:
+    length_m = _number(value)
+    if length_m is None or not 0.0 <= length_m <= MAX_LENGTH_M:
+        odd.add("a record without a usable route length counts no kilometres", where)
+        return 0.0
+    return length_m
 
 
 def _number(value: Any) -> float | None:

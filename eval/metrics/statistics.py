@@ -104,7 +104,8 @@ def wilson_interval(successes: int, trials: int) -> Interval:
     share, z2 = successes / trials, Z_95**2
     centre = (share + z2 / (2.0 * trials)) / (1.0 + z2 / trials)
     half = Z_95 / (1.0 + z2 / trials) * math.sqrt(share * (1.0 - share) / trials + z2 / (4.0 * trials**2))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    low = max(centre - half, 0.0) if successes else 0.0  # exactly, not up to rounding
+    return low, min(centre + half, 1.0) if successes < trials else 1.0
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
