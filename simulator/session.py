@@ -199,6 +199,7 @@ class Session:
     def new_stream(self) -> tuple[int, bytes]:
         stream_id = self._next_stream_id
         self._next_stream_id += 1
+        self.hub.expect(stream_id)
         return stream_id, self.token(stream_id)
 
 
