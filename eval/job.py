@@ -34,10 +34,13 @@ from eval.episode import (
     Tick,
     TickHook,
 )
+from eval.metrics.abilities import TRAFFIC_SIGNS, abilities_of
+from eval.metrics.junctions import episode_credit_percent
+from eval.metrics.recorder import MotionRecorder, metrics_folder
 from eval.planner import PlannerError
 from eval.processes import end_with_parent, guard_group
 from eval.recorder import RouteRecorder
-from eval.results import RouteRecord, write_json_atomically
+from eval.results import RouteRecord, save_name, write_json_atomically
 from eval.routes import Route, RouteFileError, read_routes, select_routes
 from eval.scoring import Scoring
 from eval.server import (
@@ -190,13 +193,15 @@ def run_job(job: Job) -> RouteRecord:
             config,
             address=(server.host, server.port),
             input_filter=_input_filter(job),
-            hooks=_hooks(job, server.pid, stack),
+            hooks=_hooks(job, route.town, server.pid, stack),
             watchdog=watchdog,
         )
         episodes.append(episode)
         record = _run(episode)
+        credit_percent = _credit_percent(episode, record)
         provenance = {
             "server": job.server_name,
+            "junction_credit_percent": credit_percent,
             "server_version": client.get_server_version(),
             "client_version": wheel_version(),
             "startup_s": round(time.monotonic() - started_s - record.duration_system_s, 3),
@@ -229,14 +234,16 @@ def _connect(job: Job, host: str, port: int, timeout_s: float) -> carla.Client:
         raise
 
 
-def _hooks(job: Job, server_pid: int | None, recorders: contextlib.ExitStack) -> list[TickHook]:
+def _hooks(job: Job, town: str, server_pid: int | None, recorders: contextlib.ExitStack) -> list[TickHook]:
     """What follows the drive; files are finished when `recorders` closes."""
     folder = job.artefacts
     trace = TraceRecorder()
     recorders.callback(trace.save, folder / "traces" / f"route_{job.route_id}.npz")
     story = RouteRecorder(folder, job.route_id, film=job.film)
     recorders.callback(story.close)
-    hooks: list[TickHook] = [_StatusWriter(job, server_pid), trace, story]
+    motion = MotionRecorder(metrics_folder(folder) / save_name(job.route_id, town, job.seed))
+    recorders.callback(motion.close)
+    hooks: list[TickHook] = [_StatusWriter(job, server_pid), trace, story, motion]
     if job.record_cameras:
         cameras = CameraRecorder(recording_path(folder, job.route_id))
         recorders.callback(cameras.close)
@@ -267,6 +274,14 @@ def _run(episode: Episode) -> RouteRecord:
     finally:
         episode.close()
     return replace(episode.record(failure), failure_message=message)
+
+
+def _credit_percent(episode: Episode, record: RouteRecord) -> float | None:
+    """Completion to exceed for Bench2Drive's credit for traffic signs; None where it cannot matter."""
+    blocks = episode.route.scenarios
+    if not blocks or TRAFFIC_SIGNS not in abilities_of(blocks[0].type) or record.success or not record.ticks:
+        return None
+    return round(episode_credit_percent(episode.carla_map, episode.route), 6)
 
 
 class _StatusWriter:

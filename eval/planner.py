@@ -104,14 +104,17 @@ class RoutePlanner:
 
         Raises: PlannerError if a keypoint is off the road network or the next one cannot be reached.
         """
+        return [(waypoint.transform, option) for waypoint, option in self.trace(keypoints)]
+
+    def trace(self, keypoints: Sequence[tuple[float, float, float]]) -> list[tuple[carla.Waypoint, RoadOption]]:
+        """As `plan`, with the map's waypoints."""
         if len(keypoints) < 2:
             raise PlannerError(f"a route needs at least 2 keypoints, got {len(keypoints)}")
         decisions = _Decisions(self._graph)
-        plan: DensePlan = []
+        points: list[tuple[carla.Waypoint, RoadOption]] = []
         for origin, destination in itertools.pairwise(keypoints):
-            points = self._trace(carla.Location(*origin), carla.Location(*destination), decisions)
-            plan.extend((waypoint.transform, option) for waypoint, option in points)
-        return plan
+            points.extend(self._trace(carla.Location(*origin), carla.Location(*destination), decisions))
+        return points
 
     def _read_topology(self) -> list[_Segment]:
         nodes: dict[Vector, int] = {}

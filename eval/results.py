@@ -97,6 +97,12 @@ class RouteRecord:
         return succeeded(self.status, self.infractions)
 
     @property
+    def scenario_name(self) -> str:
+        """Name of the route's first scenario, such as `Accident_1`; empty if it has none."""
+        scenarios = self.provenance.get("scenarios") or [{}]
+        return str(scenarios[0].get("name", ""))
+
+    @property
     def verdict(self) -> str:
         """The status, with what went wrong."""
         return f"{self.status}: {self.failure_message}" if self.failure_message else self.status
@@ -131,7 +137,14 @@ class RouteRecord:
                 "duration_system": round(self.duration_system_s, 3),
             },
             "town_name": self.town,
+            "scenario_name": self.scenario_name,
+            "save_name": save_name(self.route_id, self.town, self.seed),
         }
+
+
+def save_name(route_id: str, town: str, seed: int) -> str:
+    """Name of a drive's folder below the run's `metrics`, where Bench2Drive's tools look for metric_info.json."""
+    return f"RouteScenario_{route_id}_rep0_{town}_seed{seed}"
 
 
 def judge(completion_percent: float, events: Sequence[Event], scoring: Scoring, failure: str | None) -> dict[str, Any]:

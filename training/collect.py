@@ -33,7 +33,7 @@ from eval.plan import BENCH2DRIVE_SPACING_M, LEADERBOARD_SPACING_M, sparse_indic
 from eval.planner import RoutePlanner
 from eval.routes import Route, Weather
 from eval.scoring import Infraction
-from eval.sensors import SensorRig, sensor_attributes, sensor_transform
+from eval.sensors import SensorRig, SensorTimeout, sensor_attributes, sensor_transform
 from eval.server import EmbeddedServer, EmbeddedServerConfig, ServerError, connect
 from training.expert import Decision, ExpertConfig, ExpertDriver, lateral_error
 from training.replay import SegmentWriter, Step
@@ -433,7 +433,7 @@ def _one(  # noqa: PLR0913 - one call site, all of it the episode's context
         _shorten_lights(episode.world)
         recording = Recording(episode, config, generator, model, spacing_m)
         recorded = recording.drive(writer, most, config.segment_steps)
-    except EpisodeError as error:
+    except (EpisodeError, SensorTimeout) as error:  # what was recorded until then is good
         logger.error("%s: %s", name, error)
     finally:
         if recording is not None:

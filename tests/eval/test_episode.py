@@ -15,6 +15,8 @@ import pytest
 from eval.__main__ import main
 from eval.episode import Episode, EpisodeConfig, Tick
 from eval.generate import generate_routes
+from eval.metrics.records import read_runs
+from eval.metrics.summary import Options, summarise
 from eval.routes import Route, write_routes
 from eval.scoring import Scoring
 from eval.server import EmbeddedServer, EmbeddedServerConfig, ServerError, connect
@@ -206,6 +208,20 @@ def test_routes_are_driven_scored_and_resumed(tmp_path: Path, generated_map: car
         "RouteScenario_2_rep0",
     ]
     assert all(r["meta"]["duration_game"] == 5.0 for r in results["_checkpoint"]["records"])
+    for driven in results["_checkpoint"]["records"]:
+        motion = json.loads((tmp_path / "run" / "metrics" / driven["save_name"] / "metric_info.json").read_text())
+        assert len(motion) == 100  # ticks of 5 s, with the fields of Bench2Drive's agents
+        assert set(motion["0"]) == {
+            "acceleration",
+            "angular_velocity",
+            "forward_vector",
+            "right_vector",
+            "location",
+            "rotation",
+        }
+        assert motion["99"]["location"] != motion["0"]["location"]
+    (own,) = read_runs([tmp_path / "run"])
+    assert summarise([own], Options(resamples=10)).values["comfort_as_coded_percent"] is not None
     provenance = results["evaluation"]["routes"][0]
     assert provenance["server"] == "embedded" and len(provenance["route_file_sha256"]) == 64
 
