@@ -53,7 +53,7 @@ def write_report(run: Path, *, title: str = "Driving report") -> Path:
 
     Raises: ResultsError for a folder without records.
     """
-    records = sorted(
+    records = sorted(read_records(run / "results.jsonl"), key=_order)
         read_records(run / "results.jsonl"), key=lambda record: (_natural(record.route_id), record.repetition)
     )
     if not records:
@@ -301,6 +301,10 @@ def _value(value: Any) -> str:
 
 def _anchor(record: RouteRecord) -> str:
     return "route-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in record.label)
+
+
+def _order(record: RouteRecord) -> tuple[tuple[int, int, str], int]:
+    return _natural(record.route_id), record.repetition
 
 
 def _natural(route_id: str) -> tuple[int, int, str]:
