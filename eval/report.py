@@ -54,8 +54,6 @@ def write_report(run: Path, *, title: str = "Driving report") -> Path:
     Raises: ResultsError for a folder without records.
     """
     records = sorted(read_records(run / "results.jsonl"), key=_order)
-        read_records(run / "results.jsonl"), key=lambda record: (_natural(record.route_id), record.repetition)
-    )
     if not records:
         raise ResultsError(f"{run}: holds no route records; give the folder of a run")
     film = FILM if (run / FILM).is_file() else ""
