@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from dataclasses import replace
@@ -125,7 +126,7 @@ def test_odd_fields_are_read_harmlessly(tmp_path_factory: pytest.TempPathFactory
         if data.draw(st.booleans()) and isinstance(place, dict):
             del place[key]
         else:
-            place[key] = data.draw(st.sampled_from(ODD))
+            place[key] = copy.deepcopy(data.draw(st.sampled_from(ODD)))
     path = tmp_path_factory.mktemp("odd") / "results.json"
     path.write_text(json.dumps(document))
     try:
