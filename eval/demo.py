@@ -18,8 +18,9 @@ from eval.recorder import film_path
 from eval.report import FILM, write_report
 from eval.results import read_records
 from eval.routes import Route, write_routes
-from eval.runner import DEFAULT_AGENT, DEFAULT_WEIGHTS, InputError, RunConfig, check_weights, run
+from eval.runner import DEFAULT_AGENT, DEFAULT_WEIGHTS, InputError, RunConfig, run
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect, parse_address
+from eval.verdict import check_weights
 from eval.video import join_films
 
 TOWN = "Gen20"

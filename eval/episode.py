@@ -276,9 +276,9 @@ class Episode:
             return self._client.load_world(self.route.town, False)
         except RuntimeError as error:
             there = sorted(name.split("/")[-1] for name in self._client.get_available_maps())
-            raise ServerError(
-                f"the server cannot load town {self.route.town} ({error}); it has {', '.join(there)}"
-            ) from error
+            if self.route.town in there:
+                raise
+            raise ServerError(f"the server has no town {self.route.town}; it has {', '.join(there)}") from error
 
     def _spawn(self) -> None:
         first = self.plan.world[0][0]

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import msgpack
 
+from simulator.wire import packed
+
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES: Final = 64 << 20
@@ -111,9 +113,9 @@ class RpcConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         for message_id, name, arguments in self._requests(data):
             error, result = self._registry.call(name, arguments)
-            reply = msgpack.packb([RESPONSE, message_id, error, result], unicode_errors="surrogateescape")
+            reply = packed([RESPONSE, message_id, error, result])
             if not self._transport.is_closing():
-                self._transport.write(reply or b"")
+                self._transport.write(reply)
             # Cameras are drawn only now: the client computes its traffic while this process draws.
             self._after_reply()
 

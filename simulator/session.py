@@ -159,7 +159,7 @@ class Session:
         except TownError as error:
             raise CallError(str(error)) from error
         self._pending_load = (world, reset_settings)
-        self._schedule_switch(LOAD_PATIENCE_S)
+        self._schedule_switch(LOAD_PATIENCE_S if self.version in wire.RESUBSCRIBING else RESUBSCRIBE_GRACE_S)
 
     @property
     def coming_world(self) -> World:
@@ -184,6 +184,7 @@ class Session:
         for actor in self.world.actors.of_kind(Kind.SENSOR):
             self.hub.close(actor.stream_id)
         self.sensors.close()
+        self.hub.map_changed()
         self._enter(world)
         gc.collect()  # a world refers to itself; without this several towns pile up until the collector's turn
         self.sensors.prepare()

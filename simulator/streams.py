@@ -40,6 +40,11 @@ class StreamHub:
         for connection in tuple(self._subscribers.get(wire.WORLD_STREAM, ())):
             connection.send_world_state(state)
 
+    def map_changed(self) -> None:
+        """The next world state tells every subscriber, also those that stayed on, to fetch the map again."""
+        for connection in self._subscribers.get(wire.WORLD_STREAM, ()):
+            connection.told_map = False
+
     def close(self, stream_id: int) -> None:
         """Forget a stream whose sensor is gone and disconnect its listeners."""
         for connection in self._subscribers.pop(stream_id, []):
@@ -67,7 +72,8 @@ class StreamConnection(asyncio.Protocol):
         self._hub = hub
         self._request = b""
         self._stream_id: int | None = None
-        self._told_map = False
+        self.told_map = False
+        """Whether a state since the last change of the map carried the flag for it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -90,8 +96,8 @@ class StreamConnection(asyncio.Protocol):
             self._hub.remove(self, self._stream_id)
 
     def send_world_state(self, state: bytes) -> None:
-        if not self._told_map:  # a new subscription must hear of the map, or its client keeps the old one
-            self._told_map = True
+        if not self.told_map:  # a new subscription must hear of the map, or its client keeps the old one
+            self.told_map = True
             state = wire.with_map_changed(state)
         self.send(state)
 

@@ -49,10 +49,10 @@ def summary_of(*paths: Path, **options: Any) -> Summary:
 
 
 def test_our_own_runs_score_alike_from_every_file(tmp_path: Path) -> None:
-    folder = ResultsFolder(tmp_path / "run", "key")
+    folder = ResultsFolder(tmp_path / "run", {"seed": 0})
     folder.append(own("1", 100.0))
     folder.append(own("2", 40.0, Infraction.COLLISION_VEHICLE))
-    folder.write_summary(["1", "2", "3"])
+    folder.write_summary([("1", 0), ("2", 0), ("3", 0)])
     summaries = [
         summary_of(tmp_path / "run"),
         summary_of(tmp_path / "run" / "results.jsonl"),
@@ -69,12 +69,12 @@ def test_our_own_runs_score_alike_from_every_file(tmp_path: Path) -> None:
             save_name("2", "Gen03", 1),
         }
     other = tmp_path / "other"
-    ResultsFolder(other, "key").append(own("1", 100.0))
+    ResultsFolder(other, {"seed": 0}).append(own("1", 100.0))
     assert "embedded server, not on CARLA" in _table(summary_of(other))
 
 
 def test_the_last_line_of_a_drive_holds_and_broken_ones_are_told(tmp_path: Path) -> None:
-    folder = ResultsFolder(tmp_path, "key")
+    folder = ResultsFolder(tmp_path, {"seed": 0})
     folder.append(own("1", 10.0))
     folder.append(own("1", 60.0))
     with (tmp_path / "results.jsonl").open("a") as file:
@@ -219,7 +219,7 @@ def test_an_unreadable_map_is_one_line(
 
 def test_pairs_are_by_route_repetition_and_seed(tmp_path: Path) -> None:
     def folder(name: str, *records: RouteRecord) -> Path:
-        run = ResultsFolder(tmp_path / name, "key")
+        run = ResultsFolder(tmp_path / name, {"seed": 0})
         for item in records:
             run.append(item)
         return tmp_path / name
