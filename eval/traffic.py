@@ -103,7 +103,12 @@ class Traffic:
             self._manager.set_synchronous_mode(True)
 
     def speeds_mps(self) -> list[float]:
-        """Speed of every background vehicle."""
+        """Speed of every background vehicle.
+
+        Those that are gone are forgotten: a Traffic Manager takes vehicles that have been stuck for long off the road.
+        """
+        snapshot = self._world.get_snapshot()
+        self.vehicles = [vehicle for vehicle in self.vehicles if snapshot.has_actor(vehicle.id)]
         return [math.hypot(v.x, v.y, v.z) for v in (vehicle.get_velocity() for vehicle in self.vehicles)]
 
     def remove(self, vehicles: Sequence[carla.Vehicle]) -> None:

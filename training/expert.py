@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64
 from agent.actions import ACTIONS, BRAKE, COAST, FULL_BRAKE, REVERSE, STEER, THROTTLE
 from agent.model.driving_model import AUXILIARY, PATH_DISTANCES_M
 from training.bev import Corridor
-from training.forecast import Kind, Others, Path, go_arcs_m, meeting, poses_ahead, presence, wrap
+from training.forecast import DECISION_S, Kind, Others, Path, go_arcs_m, meeting, poses_ahead, presence, wrap
 from training.sidestep import PASSING_MPS, Ego, LaneTable, Sidestep
 
 REAR_AXLE_M = 1.4178275
@@ -26,7 +26,6 @@ STEER_GAIN_RAD = 0.36848336
 """Wheel angle at steer = 1 of the same fit."""
 FAR_M = 40.0
 """Distance reported where nothing is ahead."""
-DECISION_S = 0.1
 WAY_M = 90.0
 MEETING_MARGIN_M = 1.5
 """Room kept to others whose way crosses the ego's."""
@@ -34,10 +33,6 @@ WALKER_MARGIN_M = 2.0
 BESIDE_LANE_M = 2.2
 """Farther from its line than this the ego is not in its lane."""
 ENTERING_MPS = 2.0
-SLIPPERY_MPS = 4.0
-"""Speed over dirt, on which the tyres hardly hold; from so far before it until so far past it."""
-SLIPPERY_BEFORE_M = 10.0
-SLIPPERY_BEHIND_M = 12.0
 YIELDING_MPS = 4.0
 """Speed while an emergency vehicle passes."""
 
@@ -94,8 +89,6 @@ class Scene:
     speed_limit_mps: float
     lanes: LaneTable | None = None
     """Lanes beside the route; without them the driver never leaves its line."""
-    slippery_m: tuple[float, ...] = ()
-    """Arc lengths of dirt on the road."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,9 +279,6 @@ class ExpertDriver:
             ahead = [item for item in ahead if item.present]
         if self._sidestep is not None and self._sidestep.yielding:
             wanted = min(wanted, YIELDING_MPS)
-        dirt = [arc - front for arc in scene.slippery_m if arc > start - SLIPPERY_BEHIND_M]
-        if dirt:
-            wanted = min(wanted, math.hypot(SLIPPERY_MPS, stopping_speed_mps(config, min(dirt) - SLIPPERY_BEFORE_M)))
         if self._must_let_pass(scene):
             wanted = 0.0
         target = min(wanted, stopping_speed_mps(config, stop_line_m - config.stop_margin_m))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import carla
 
 from eval.episode import Episode, EpisodeConfig
 from eval.results import write_json_atomically
-from eval.routes import Route
+from eval.routes import Route, write_routes
 from eval.scenarios.generate import Town, scenario_routes
 from eval.scenarios.registry import SCENARIOS
 from eval.scoring import Infraction, Scoring, succeeded
@@ -28,6 +29,7 @@ from training.expert import ExpertConfig
 MAX_GAME_S = 120.0
 MAX_SPEED_MPS = 14.0
 """Both drivers keep to the speed limit below this."""
+SHARES_PER_WORKER = 12
 logger = logging.getLogger(__name__)
 
 
@@ -65,18 +67,51 @@ class Drive:
 
 
 def study(config: StudyConfig, out: Path) -> list[Drive]:
-    """Drive everything and write `scenarios.json` and `scenarios.md` into the folder `out`."""
-    tasks = [(config, config.towns[k :: config.workers], k) for k in range(config.workers)]
-    if config.workers == 1:
-        parts = [_study_towns(*tasks[0])]
-    else:
-        with multiprocessing.get_context("spawn").Pool(config.workers) as pool:
-            parts = pool.starmap(_study_towns, tasks)
-    drives = [drive for part in parts for drive in part]
+    """Drive everything and write `scenarios.json`, `scenarios.md` and the routes of each town into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
+    started_s = time.monotonic()
+    routes = plan(config)
+    for town, planned in routes.items():
+        write_routes(planned, out / f"{town}.xml")
+    total = 2 * sum(len(planned) for planned in routes.values())
+    logger.info("%d drives to make, planned in %.0f s", total, time.monotonic() - started_s)
+    drives: list[Drive] = []
+    started_s = time.monotonic()
+    shares = [(config, share, position) for position, share in enumerate(_shares(routes, config.workers))]
+    with multiprocessing.get_context("spawn").Pool(config.workers) as pool:
+        for driven in pool.imap_unordered(_drive_share, shares):
+            drives += driven
+            left_s = (time.monotonic() - started_s) / len(drives) * (total - len(drives))
+            passed = sum(drive.passed for drive in driven if drive.driver == "expert")
+            logger.info(
+                "%d of %d drives, about %.0f min left; %s: the expert passed %d of %d",
+                *(len(drives), total, left_s / 60.0, driven[0].town, passed, len(driven) // 2),
+            )
+    drives.sort(key=lambda drive: (drive.type, drive.town, drive.route, drive.driver))
     write_json_atomically(out / "scenarios.json", {"drives": [asdict(drive) for drive in drives]})
     (out / "scenarios.md").write_text(table(drives), encoding="utf-8")
     return drives
+
+
+def plan(config: StudyConfig) -> dict[str, list[Route]]:
+    """Routes by town, those of a type in as many towns as it fits in."""
+    missing = dict.fromkeys(config.types, config.seeds)
+    routes: dict[str, list[Route]] = {}
+    for position, name in enumerate(config.towns):
+        left = len(config.towns) - position
+        wanted = {kind: -(-count // left) for kind, count in missing.items() if count > 0}
+        if not wanted:
+            break
+        with _server(config, name) as server:
+            town = Town.of(name, connect(server.host, server.port, 60.0).get_world().get_map())
+            routes[name], _ = scenario_routes(town, wanted, seed=config.seed, prefix=f"{name}_")
+        for route in routes[name]:
+            missing[route.scenarios[0].type] -= 1
+        logger.info("%s: %d routes", name, len(routes[name]))
+    for kind, count in missing.items():
+        if count:
+            logger.warning("%s: %d routes could not be placed in %s", kind, count, ", ".join(config.towns))
+    return {name: planned for name, planned in routes.items() if planned}
 
 
 def table(drives: list[Drive]) -> str:
@@ -112,29 +147,26 @@ def _share(drives: list[Drive]) -> str:
     return f"{passed} of {len(drives)} ({100.0 * passed / max(len(drives), 1):.0f} %)"
 
 
-def _study_towns(config: StudyConfig, towns: tuple[str, ...], worker: int) -> list[Drive]:
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s worker {worker} %(message)s")
-    share = -(-config.seeds // config.workers) if worker == 0 else config.seeds // config.workers
-    missing = dict.fromkeys(config.types, share)
+def _shares(routes: dict[str, list[Route]], workers: int) -> list[list[Route]]:
+    """Parts of the work, all of one town each, not too large for an even end."""
+    share = max(sum(len(planned) for planned in routes.values()) // (workers * SHARES_PER_WORKER), 1)
+    return [planned[k : k + share] for planned in routes.values() for k in range(0, len(planned), share)]
+
+
+def _server(config: StudyConfig, town: str) -> EmbeddedServer:
+    return EmbeddedServer(EmbeddedServerConfig(town=town, town_dir=config.town_dir, threads=1, render=False))
+
+
+def _drive_share(task: tuple[StudyConfig, list[Route], int]) -> list[Drive]:
+    """Drive some routes of a town with both drivers."""
+    config, routes, position = task
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     drives: list[Drive] = []
-    for position, town in enumerate(towns):
-        left = len(towns) - position
-        wanted = {kind: -(-count // left) if left > 1 else count for kind, count in missing.items() if count > 0}
-        if not wanted:
-            break
-        server_config = EmbeddedServerConfig(town=town, town_dir=config.town_dir, threads=1, render=False)
-        with EmbeddedServer(server_config) as server:
-            client = connect(server.host, server.port, 60.0)
-            place = Town.of(town, client.get_world().get_map())
-            routes, _ = scenario_routes(place, wanted, seed=config.seed, prefix=f"{town}_")
-            for route in routes:
-                missing[route.scenarios[0].type] -= 1
-                drives += _both(client, (server.host, server.port), place, route, config, worker)
-        done = sum(share - count for count in missing.values())
-        logger.info("%s: %d routes driven, %d of %d done", town, len(routes), done, share * len(config.types))
-    for kind, count in missing.items():
-        if count:
-            logger.warning("%s: %d routes could not be placed in %s", kind, count, ", ".join(towns))
+    with _server(config, routes[0].town) as server:
+        client = connect(server.host, server.port, 60.0)
+        town = Town.of(routes[0].town, client.get_world().get_map())
+        for route in routes:
+            drives += _both(client, (server.host, server.port), town, route, config, position % config.workers)
     return drives
 
 

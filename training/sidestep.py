@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from training.forecast import Kind, Others, Path, Presence, presence
+from training.forecast import DECISION_S, Kind, Others, Path, Presence, presence
 
 SIGHT_M = 45.0
 GROUP_M = 18.0
@@ -32,8 +32,8 @@ LEAD_OUT_M = 14.0
 STANDING_MPS = 0.4
 SLOW_SHARE = 0.55
 """A bicycle slower than this share of the ego's wanted speed is passed."""
-PATIENCE_S = 12.0
-"""Somebody who has stood in the way this long, without a light or sign as the reason, is passed too."""
+PATIENCE_S = 14.0
+"""Somebody behind whom the ego has stood this long, without a light or sign as the reason, is passed too."""
 PASSING_MPS = 12.0
 PASSING_ACCEL_MPS2 = 2.8
 UNSEEN_M = 130.0
@@ -45,7 +45,15 @@ ENTER_S = 4.5
 HOLD_M = 9.0
 """The ego waits this far before what it wants to pass: nearer it could not steer around it."""
 QUEUE_M = 30.0
+QUEUE_GAP_M = 12.0
+"""The ego stands because of somebody who is no further ahead than this."""
 EMERGENCY_BEHIND_M = 60.0
+INVADER_SIGHT_M = 70.0
+INVADER_CLEARANCE_M = 0.45
+"""Side distance to oncoming vehicles that reach into the ego's lane, which then keeps to its outer side."""
+INVADER_PAST_M = 8.0
+INVADER_ALONG = -0.9
+"""They drive along the road: cosine between the headings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,10 @@ class Sidestep:
         self.offset_m: Float64[np.ndarray, " n"] = np.zeros(len(path.arc_m))
         self._until_m = -math.inf
         self._yielding = False
+        self._evading = False
+        """Whether the sidestep makes room for oncoming vehicles."""
+        self._stood_s = 0.0
+        """How long the ego has been standing."""
         self._daring: tuple[float, _Group] | None = None
         """Offset and obstacles of a sidestep into the opposite lane that may still be called off."""
 
@@ -126,11 +138,12 @@ class Sidestep:
 
         `stops_m`: arc lengths of red lights and signs ahead, behind which a queue is no obstacle.
         """
+        self._stood_s = self._stood_s + DECISION_S if ego.speed_mps < STANDING_MPS else 0.0
         ahead = self._path.arc_m > ego.arc_m - ego.half_length_m
         if self.active and not np.abs(self.offset_m[ahead]).max(initial=0.0) > ON_LINE_M:
             self.offset_m = np.zeros_like(self.offset_m)
             self._until_m = -math.inf
-            self._yielding = False
+            self._yielding = self._evading = False
             self._daring = None
         everyone = [
             presence(self._path, others.pose[i : i + 1], float(others.half_length_m[i]), float(others.half_width_m[i]))
@@ -142,15 +155,18 @@ class Sidestep:
                 return low_m - HOLD_M
         if not self.active and self._give_way(ego, others, everyone):
             return None
+        self._keep_clear(ego, others, everyone)
         group = self._to_pass(ego, others, everyone, wanted_mps, stops_m)
-        if group is None or (self.active and group.high_m <= self._until_m - LEAD_OUT_M):
+        passing = self.active and not self._evading
+        if group is None or (passing and group.high_m <= self._until_m - LEAD_OUT_M):
             return None
         for target_m, opposite in self._choices(group, ego):
             if self._is_free(target_m, opposite, group, ego, others, everyone):
+                self._evading = False
                 self._plan(target_m, group, ego)
                 self._daring = (target_m, group) if opposite else None
                 return None
-        return group.low_m - HOLD_M if not self.active else None
+        return None if passing else group.low_m - HOLD_M
 
     def _to_pass(
         self,
@@ -168,7 +184,9 @@ class Sidestep:
             if not in_way or any(low - 3.0 < stop < low + QUEUE_M for stop in stops_m):
                 continue
             slow = others.kind[i] == Kind.BICYCLE and 0.0 < speed < SLOW_SHARE * wanted_mps and present.along[0] > 0.8
-            if others.parked[i] or slow or (others.stood_s[i] > PATIENCE_S and others.kind[i] != Kind.WALKER):
+            stuck = min(others.stood_s[i], self._stood_s) > PATIENCE_S and low < ego.front_m + QUEUE_GAP_M
+            stuck = stuck and others.kind[i] != Kind.WALKER
+            if others.parked[i] or slow or stuck:
                 found.append((low, i, present, max(speed, 0.0)))
         if not found:
             return None
@@ -306,6 +324,38 @@ class Sidestep:
                     self._yielding = True
                     return True
         return False
+
+    def _keep_clear(self, ego: Ego, others: Others, everyone: list[Presence]) -> None:
+        """Drive at the lane's outer side while oncoming vehicles reach into it."""
+        targets, last_m = [], -math.inf
+        two_way = ~np.isnan(self._lanes.left_m) & ~self._lanes.left_same
+        for i, present in enumerate(everyone):
+            low_m = float(present.low_m[0])
+            ahead = present.beside[0] and ego.arc_m < low_m < ego.front_m + INVADER_SIGHT_M
+            if not ahead or others.speed_mps[i] < STANDING_MPS or present.along[0] > INVADER_ALONG:
+                continue
+            if not two_way[min(int(np.searchsorted(self._path.arc_m, low_m)), len(two_way) - 1)]:
+                continue  # a turning car in a junction
+            inner_m = float(present.offset_m[0] - present.reach_m[0])
+            target_m = inner_m - ego.half_width_m - INVADER_CLEARANCE_M
+            if -IN_LANE_M <= target_m < 0.0:
+                targets.append(target_m)
+                last_m = max(last_m, low_m)
+        if not targets or (self.active and not self._evading):
+            return
+        target_m = min(targets)
+        here_m = float(np.interp(ego.arc_m + LEAD_IN_M[0], self._path.arc_m, self.offset_m))
+        if self.active and here_m < target_m + 0.1 and last_m < self._until_m - LEAD_OUT_M:
+            return
+        for i, present in enumerate(everyone):
+            gap_m = abs(float(present.offset_m[0]) - target_m) - float(present.reach_m[0]) - ego.half_width_m
+            ahead = present.beside[0] and ego.arc_m < present.low_m[0] < last_m
+            if ahead and abs(others.speed_mps[i]) < STANDING_MPS and gap_m < 0.2:
+                return  # something stands there
+        self._evading = True
+        self._lay(
+            target_m, ego.arc_m, ego.arc_m + LEAD_IN_M[0], last_m + INVADER_PAST_M, last_m + INVADER_PAST_M + LEAD_OUT_M
+        )
 
     def may_enter(self, ego: Ego, others: Others) -> bool:
         """Whether an ego beside its lane, as after parking, may pull into it: nobody comes from behind or is there."""

@@ -33,6 +33,8 @@ KEYPOINT_M = 25.0
 MAX_DETOUR_M = 2.5
 """The route planned from the keypoints must pass the trigger this close."""
 DRIVES_PER_TOWN = 400
+PATIENCE_DRIVES = 120
+"""After so many drives without any place for what is still wanted, the town is taken to have none."""
 LONG_SPACING_M = 140.0
 """Triggers of a long route lie at least this far apart."""
 
@@ -65,8 +67,9 @@ def scenario_routes(
     generator = random.Random(f"{town.name}/{seed}")
     missing = Counter({kind: count for kind, count in wanted.items() if count > 0})
     routes: list[Route] = []
-    for _ in range(DRIVES_PER_TOWN):
-        if not missing:
+    last = 0
+    for drive in range(DRIVES_PER_TOWN):
+        if not missing or drive - last > PATIENCE_DRIVES:
             break
         way = _random_way(town, generator, DRIVE_M)
         if way is None:
@@ -76,6 +79,7 @@ def scenario_routes(
             if route is not None:
                 routes.append(replace(route, id=f"{prefix}{first_id + len(routes)}"))
                 missing -= Counter({kind: 1})
+                last = drive
     return routes, missing
 
 
