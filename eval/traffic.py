@@ -108,8 +108,9 @@ class Traffic:
         Those that are gone are forgotten: a Traffic Manager takes vehicles that have been stuck for long off the road.
         """
         snapshot = self._world.get_snapshot()
-        self.vehicles = [vehicle for vehicle in self.vehicles if snapshot.has_actor(vehicle.id)]
-        return [math.hypot(v.x, v.y, v.z) for v in (vehicle.get_velocity() for vehicle in self.vehicles)]
+        found = [(vehicle, snapshot.find(vehicle.id)) for vehicle in self.vehicles if vehicle.is_alive]
+        self.vehicles = [vehicle for vehicle, now in found if now is not None]
+        return [math.hypot(v.x, v.y, v.z) for v in (now.get_velocity() for _, now in found if now is not None)]
 
     def remove(self, vehicles: Sequence[carla.Vehicle]) -> None:
         """Take some vehicles out of the traffic; with the last one the Traffic Manager ends."""

@@ -33,6 +33,8 @@ WALKER_MARGIN_M = 2.0
 BESIDE_LANE_M = 2.2
 """Farther from its line than this the ego is not in its lane."""
 ENTERING_MPS = 2.0
+WAITING_MPS = 1.5
+"""Who is slower than this may be waiting for the ego."""
 YIELDING_MPS = 4.0
 """Speed while an emergency vehicle passes."""
 
@@ -57,7 +59,7 @@ class ExpertConfig:
     side_margin_m: float = 0.45
     """Others closer to the ego's path than this (edge to edge) are in the way."""
     patience_s: float = 8.0
-    """After standing this long for somebody who is not on the path yet, the ego goes."""
+    """After standing this long for somebody who is not on the path yet and may be waiting, too, the ego goes."""
     speed_gain_per_s: float = 3.0
     """Wanted acceleration per speed error."""
     brake_below_mps2: float = -2.5
@@ -183,11 +185,12 @@ def stopping_speed_mps(config: ExpertConfig, distance_m: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Obstruction:
-    """Somebody in the way: free gap [m], its speed along the route, and whether it is there already."""
+    """Somebody in the way: free gap [m], its speed along the route, whether it is there already, and its own speed."""
 
     gap_m: float
     speed_mps: float
     present: bool
+    own_mps: float
 
 
 def obstructions(config: ExpertConfig, scene: Scene, wanted_mps: float) -> list[Obstruction]:
@@ -206,7 +209,7 @@ def obstructions(config: ExpertConfig, scene: Scene, wanted_mps: float) -> list[
         if inside[0]:
             gap_m = float(present.low_m[0]) - start_m - scene.half_length_m
             if gap_m > -scene.half_length_m:
-                found.append(Obstruction(gap_m, speed * float(present.along[0]), True))
+                found.append(Obstruction(gap_m, speed * float(present.along[0]), True, speed))
             continue
         margin_m = WALKER_MARGIN_M if others.kind[i] == Kind.WALKER else MEETING_MARGIN_M
         moment = meeting(present, ego_m, scene.half_length_m, half_width_m, margin_m)
@@ -218,7 +221,8 @@ def obstructions(config: ExpertConfig, scene: Scene, wanted_mps: float) -> list[
             continue  # too late to stop before it: the ego clears the place
         along = speed * float(present.along[enters])
         ahead_of_ego = float(present.low_m[enters]) > ego_m[enters] + scene.half_length_m
-        found.append(Obstruction(gap_m, along if ahead_of_ego and along > 0.0 else 0.0, False))
+        along = along if ahead_of_ego and along > 0.0 else 0.0
+        found.append(Obstruction(gap_m, along, False, speed))
     return found
 
 
@@ -276,7 +280,7 @@ class ExpertDriver:
         ahead = obstructions(config, scene, wanted)
         self._be_patient(scene, ahead)
         if self._insist_s > 0.0:
-            ahead = [item for item in ahead if item.present]
+            ahead = [item for item in ahead if item.present or item.own_mps > WAITING_MPS]
         if self._sidestep is not None and self._sidestep.yielding:
             wanted = min(wanted, YIELDING_MPS)
         if self._must_let_pass(scene):

@@ -251,7 +251,8 @@ def read_lanes(waypoints: Sequence[carla.Waypoint]) -> LaneTable:
 def _is_parked(body: _Body) -> bool:
     if body.kind is Kind.THING:
         return True
-    return isinstance(body.actor, carla.Vehicle) and bool(body.actor.get_control().hand_brake)
+    actor = body.actor
+    return isinstance(actor, carla.Vehicle) and actor.is_alive and bool(actor.get_control().hand_brake)
 
 
 def _channel(actor: carla.Actor) -> int:

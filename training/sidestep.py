@@ -39,6 +39,10 @@ PASSING_ACCEL_MPS2 = 2.8
 UNSEEN_M = 130.0
 ONCOMING_MPS = 10.0
 """Beyond this distance somebody may be coming at this speed."""
+INSIST_S = 8.0
+"""An ego that has waited this long for a gap takes one in which who comes must slow down, in their time and way:"""
+REACTION_S = 1.0
+YIELD_MPS2 = 3.0
 POINT_OF_NO_RETURN_M = 4.0
 ENTER_S = 4.5
 """Time in which somebody from behind must not arrive where the ego pulls in."""
@@ -114,6 +118,7 @@ class Sidestep:
         """Whether the sidestep makes room for oncoming vehicles."""
         self._stood_s = 0.0
         """How long the ego has been standing."""
+        self._insists = False
         self._daring: tuple[float, _Group] | None = None
         """Offset and obstacles of a sidestep into the opposite lane that may still be called off."""
 
@@ -156,6 +161,8 @@ class Sidestep:
         if not self.active and self._give_way(ego, others, everyone):
             return None
         self._keep_clear(ego, others, everyone)
+        if self._daring is None:
+            self._insists = self._stood_s > INSIST_S
         group = self._to_pass(ego, others, everyone, wanted_mps, stops_m)
         passing = self.active and not self._evading
         if group is None or (passing and group.high_m <= self._until_m - LEAD_OUT_M):
@@ -245,7 +252,7 @@ class Sidestep:
         length_m = group.high_m + ego.half_length_m + 2.0 + 0.4 * LEAD_OUT_M - ego.arc_m
         pass_s = _time_to(length_m, ego.speed_mps, PASSING_MPS - group.speed_mps)
         end_m = ego.arc_m + length_m + group.speed_mps * pass_s
-        if opposite and ego.arc_m + UNSEEN_M - ONCOMING_MPS * pass_s < end_m:
+        if opposite and ego.arc_m + UNSEEN_M - self._approach_m(ONCOMING_MPS, pass_s) < end_m:
             return False
         for i, present in enumerate(everyone):
             clear_m = abs(float(present.offset_m[0]) - target_m) - float(present.reach_m[0]) - ego.half_width_m
@@ -257,11 +264,12 @@ class Sidestep:
                 if ego.arc_m < high and low < end_m:
                     return False
             elif along < -0.5:  # oncoming
-                if high > ego.arc_m and low + along * pass_s < end_m + 3.0:
+                if high > ego.arc_m and low - self._approach_m(-along, pass_s) < end_m + 3.0:
                     return False
             elif high < ego.arc_m - ego.half_length_m:  # behind
                 closing_mps = max(along - ego.speed_mps, 0.0)
-                if high + 3.5 * closing_mps > ego.arc_m - ego.half_length_m - 4.0:
+                room_m = 4.0 if along > STANDING_MPS else 0.0
+                if high + 3.5 * closing_mps > ego.arc_m - ego.half_length_m - room_m:
                     return False
             elif abs(target_m) > IN_LANE_M:
                 beside = low < ego.front_m + 4.0
@@ -269,6 +277,12 @@ class Sidestep:
                 if beside or in_the_way:
                     return False
         return True
+
+    def _approach_m(self, speed_mps: float, seconds: float) -> float:
+        """Way of who comes along the lane that the ego borrows, until the ego is back."""
+        steady_m = speed_mps * seconds
+        stopping_m = speed_mps * REACTION_S + speed_mps**2 / (2.0 * YIELD_MPS2)
+        return min(steady_m, stopping_m) if self._insists else steady_m
 
     def _plan(self, target_m: float, group: _Group, ego: Ego) -> None:
         lead_in_m = min(max(group.low_m - 1.5 - ego.front_m, LEAD_IN_M[0]), LEAD_IN_M[1])

@@ -159,7 +159,9 @@ class ControlLoss(Scenario):
         """Spill the dirt."""
         self.spots = [ahead(self.trigger, place_m, stop_at_junction=False).transform for place_m in self.PLACES_M]
         for spot in self.spots:
-            self.prop(spot, "static.prop.dirtdebris01").set_collisions(False)  # on slopes, too, one drives over it
+            self.prop(spot, "static.prop.dirtdebris01").set_collisions(  # pyright: ignore[reportAttributeAccessIssue] - the stub lacks it
+                False  # on slopes, too, one drives over it
+            )
 
     def script(self) -> Script:
         """Disturb the ego at every place until it has passed."""
