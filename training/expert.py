@@ -16,6 +16,7 @@ from agent.actions import ACTIONS, BRAKE, COAST, FULL_BRAKE, REVERSE, STEER, THR
 from agent.model.driving_model import AUXILIARY, PATH_DISTANCES_M
 from training.bev import Corridor
 from training.forecast import DECISION_S, Kind, Others, Path, go_arcs_m, meeting, poses_ahead, presence, wrap
+from training.lane_changes import LaneChanges
 from training.sidestep import PASSING_MPS, Ego, LaneTable, Sidestep
 
 REAR_AXLE_M = 1.4178275
@@ -261,12 +262,13 @@ class ExpertDriver:
         self._stood_s = 0.0
         self._waited_s = 0.0
         self._insist_s = 0.0
+        self._changes: LaneChanges | None = None
         self._sidestep: Sidestep | None = None
 
     def decide(self, scene: Scene) -> Decision:
         """Action for the next tenth of a second."""
         config = self.config
-        wait_m = self._step_aside(scene)
+        wait_m, below_mps = self._plan_way(scene)
         scene = self._on_its_way(scene)
         start = arc_position(scene)
         front = start + scene.half_length_m
@@ -276,7 +278,7 @@ class ExpertDriver:
         limit = scene.speed_limit_mps
         if self._sidestep is not None and self._sidestep.hurried:
             limit = max(limit, PASSING_MPS)
-        wanted = min(config.max_speed_mps, limit, bend_speed_mps(config, scene))
+        wanted = min(config.max_speed_mps, limit, below_mps, bend_speed_mps(config, scene))
         ahead = obstructions(config, scene, wanted)
         self._be_patient(scene, ahead)
         if self._insist_s > 0.0:
@@ -302,17 +304,26 @@ class ExpertDriver:
             auxiliary=self._auxiliary(scene, stop_line_m, lead_gap, target),
         )
 
-    def _step_aside(self, scene: Scene) -> float | None:
-        """Plan a sidestep if there is reason and room; gives the place to wait at for room, as an arc length."""
+    def _plan_way(self, scene: Scene) -> tuple[float | None, float]:
+        """Plan lane changes and sidesteps.
+
+        Gives the arc length at which to wait for room, if need be, and the speed to keep below for it.
+        """
         if scene.lanes is None:
-            return None
-        if self._sidestep is None:
-            self._sidestep = Sidestep(Path(scene.corridor.points, scene.arc_m), scene.lanes)
+            return None, math.inf
+        if self._changes is None:
+            self._changes = LaneChanges(Path(scene.corridor.points, scene.arc_m), scene.lanes)
+            self._sidestep = Sidestep(self._changes.path, self._changes.lanes)
+        assert self._sidestep is not None
         ego = Ego(arc_position(scene), scene.speed_mps, scene.half_length_m, scene.half_width_m)
         wanted = min(self.config.max_speed_mps, scene.speed_limit_mps)
+        change_m, below_mps = self._changes.update(ego, scene.others, wanted)
+        self._sidestep.follow(self._changes.path, self._changes.lanes)
         stops = (*scene.red_stop_m, *(arc for arc in scene.sign_stop_m if arc not in self._honoured))
-        wait_m = self._sidestep.update(ego, scene.others, wanted, tuple(arc for arc in stops if arc > ego.arc_m))
-        return None if wait_m is None else max(wait_m, ego.front_m - 1.0)
+        pass_m = self._sidestep.update(ego, scene.others, wanted, tuple(arc for arc in stops if arc > ego.arc_m))
+        pass_m = None if pass_m is None else max(pass_m, ego.front_m - 1.0)
+        waits_m = [arc_m for arc_m in (change_m, pass_m) if arc_m is not None]
+        return min(waits_m, default=None), below_mps
 
     def _must_let_pass(self, scene: Scene) -> bool:
         """Whether the ego stands beside its lane and somebody comes along that."""
@@ -325,7 +336,7 @@ class ExpertDriver:
         return not self._sidestep.may_enter(ego, scene.others)
 
     def _on_its_way(self, scene: Scene) -> Scene:
-        if self._sidestep is None or not self._sidestep.active:
+        if self._sidestep is None:
             return scene
         points = self._sidestep.shifted().points
         return replace(scene, corridor=replace(scene.corridor, points=points))

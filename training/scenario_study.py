@@ -22,7 +22,7 @@ from typing import Any
 
 import carla
 
-from eval.episode import Episode, EpisodeConfig
+from eval.episode import FAILURE_SIMULATION, Episode, EpisodeConfig
 from eval.report import machine
 from eval.results import write_json_atomically
 from eval.routes import Route, write_routes
@@ -40,6 +40,8 @@ DRIVERS = ("expert", "blind")
 SILENCE_S = 240.0
 """A worker that has finished no route for so long hangs: CARLA's client can, inside a tick."""
 POLL_S = 0.5
+ATTEMPTS = 3
+"""So often a route is tried."""
 logger = logging.getLogger(__name__)
 
 
@@ -202,9 +204,10 @@ class _Worker:
 
 def _drive_all(config: StudyConfig, routes: Mapping[str, list[Route]], total: int) -> list[Drive]:
     """Drive all routes with some workers at a time; routes of a worker that was given up are driven by a new one."""
-    waiting = [planned for planned in sorted(routes.values(), key=len)]
+    waiting = sorted(routes.values(), key=len)
     workers: list[_Worker] = []
     drives: list[Drive] = []
+    attempts: Counter[str] = Counter()
     started_s = time.monotonic()
     while waiting or workers:
         while waiting and len(workers) < config.workers:
@@ -217,8 +220,13 @@ def _drive_all(config: StudyConfig, routes: Mapping[str, list[Route]], total: in
                 worker.close()
                 workers.remove(worker)
                 if worker.routes:
-                    logger.warning("a worker was given up; %d routes are driven by another", len(worker.routes))
-                    waiting.append(worker.routes)
+                    route = worker.routes[0]
+                    attempts[route.id] += 1
+                    logger.warning("worker given up on route %s, attempt %d", route.id, attempts[route.id])
+                    if attempts[route.id] == ATTEMPTS:
+                        drives += [_not_driven(route, driver) for driver in DRIVERS]
+                    again = worker.routes[1:] if attempts[route.id] == ATTEMPTS else worker.routes
+                    waiting += [again] if again else []
                 continue
             if driven is not None:
                 drives += driven
@@ -228,6 +236,12 @@ def _drive_all(config: StudyConfig, routes: Mapping[str, list[Route]], total: in
                 logger.info("%d of %d drives, %s; about %.0f min left", len(drives), total, shares, left_s / 60.0)
         time.sleep(POLL_S)
     return drives
+
+
+def _not_driven(route: Route, driver: str) -> Drive:
+    """The simulator failed on the route, every time."""
+    kind = route.scenarios[0].type
+    return Drive(kind, route.town, route.id, driver, False, False, FAILURE_SIMULATION, {FAILURE_SIMULATION: 1}, 0.0, "")
 
 
 def _server(config: StudyConfig, town: str) -> EmbeddedServer:

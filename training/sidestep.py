@@ -131,12 +131,11 @@ class Sidestep:
         """The ego's way with the sidestep."""
         if not self.active:
             return self._path
-        x, y, yaw = self._path.points.T
-        slope = np.gradient(self.offset_m, self._path.arc_m)
-        points = np.stack(
-            [x - self.offset_m * np.sin(yaw), y + self.offset_m * np.cos(yaw), yaw + np.arctan(slope)], axis=1
-        )
-        return Path(points, self._path.arc_m)
+        return Path(shifted(self._path, self.offset_m), self._path.arc_m)
+
+    def follow(self, path: Path, lanes: LaneTable) -> None:
+        """The ego's own way is another one now, of the same points."""
+        self._path, self._lanes = path, lanes
 
     def update(self, ego: Ego, others: Others, wanted_mps: float, stops_m: tuple[float, ...]) -> float | None:
         """Plan; gives the arc length before which the ego must wait for room to pass, None if it need not wait.
@@ -305,8 +304,8 @@ class Sidestep:
     def _lay(self, target_m: float, start_m: float, full_m: float, hold_m: float, end_m: float) -> None:
         """Offset profile: up from `start_m` to `full_m`, held to `hold_m`, back at `end_m`; joins the present one."""
         arc = self._path.arc_m
-        rise = _smooth((arc - start_m) / max(full_m - start_m, 1.0))
-        fall = _smooth((arc - hold_m) / max(end_m - hold_m, 1.0))
+        rise = smooth((arc - start_m) / max(full_m - start_m, 1.0))
+        fall = smooth((arc - hold_m) / max(end_m - hold_m, 1.0))
         before = self.offset_m
         self.offset_m = np.where(arc < hold_m, before + (target_m - before) * rise, target_m * (1.0 - fall))
         self._until_m = end_m
@@ -396,7 +395,15 @@ class Sidestep:
         return self._yielding
 
 
-def _smooth(share: np.ndarray) -> np.ndarray:
+def shifted(path: Path, offset_m: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, "n 3"]:
+    """The path's points moved to the left."""
+    x, y, yaw = path.points.T
+    slope = np.gradient(offset_m, path.arc_m)
+    return np.stack([x - offset_m * np.sin(yaw), y + offset_m * np.cos(yaw), yaw + np.arctan(slope)], axis=1)
+
+
+def smooth(share: np.ndarray) -> np.ndarray:
+    """From 0 to 1 without corners; shares beyond are cut off."""
     share = np.clip(share, 0.0, 1.0)
     return share * share * (3.0 - 2.0 * share)
 

@@ -15,6 +15,7 @@ from tests.eval.scenarios.playground import Blind, MakeDriver, Playground
 
 RED, GREEN = carla.TrafficLightState.Red, carla.TrafficLightState.Green
 OPPOSITE_M = 3.6
+RACE_MPS = 11.0
 GREEN_LIGHTS = ("PriorityAtJunction", "VanillaSignalizedTurnEncounterGreenLight")
 IGNORED = {
     "VanillaNonSignalizedTurnEncounterStopsign": Infraction.STOP_SIGN,
@@ -68,8 +69,16 @@ def test_only_who_keeps_to_the_lanes_passes(playground: Playground, kind: str) -
 
 @pytest.mark.parametrize("kind", sorted(IGNORED))
 def test_who_ignores_lights_and_signs_fails(playground: Playground, kind: str) -> None:
-    outcome = playground.play(playground.route(kind), Blind, counted=frozenset({IGNORED[kind]}))
+    outcome = playground.play(playground.route(kind), Racing, counted=frozenset({IGNORED[kind]}))
     assert outcome.infractions == [IGNORED[kind]], outcome
+
+
+class Racing(Blind):
+    """Is at the junction before its light gets green."""
+
+    def control(self) -> carla.VehicleControl:
+        self.path.speed_mps = RACE_MPS
+        return self.path.control()
 
 
 class WrongSide(Blind):
