@@ -34,6 +34,9 @@ WALKER_MARGIN_M = 2.0
 BESIDE_LANE_M = 2.2
 """Farther from its line than this the ego is not in its lane."""
 ENTERING_MPS = 2.0
+STARTING_MPS = 1.0
+CROSSING_M = 15.0
+"""Who starts from standing waits for everybody who will cross its way up to here."""
 WAITING_MPS = 1.5
 """Who is slower than this may be waiting for the ego."""
 YIELDING_MPS = 4.0
@@ -227,6 +230,10 @@ def obstructions(config: ExpertConfig, scene: Scene, wanted_mps: float) -> list[
     return found
 
 
+def _crosses(item: Obstruction) -> bool:
+    return not item.present and item.own_mps > WAITING_MPS and item.gap_m < CROSSING_M
+
+
 def _way_ahead(scene: Scene) -> Path:
     low, high = max(scene.index - 12, 0), min(scene.index + int(WAY_M), len(scene.corridor.points))
     return Path(scene.corridor.points[low:high], scene.arc_m[low:high])
@@ -289,6 +296,8 @@ class ExpertDriver:
             wanted = 0.0
         target = min(wanted, stopping_speed_mps(config, stop_line_m - config.stop_margin_m))
         target = min([target, *(self._following_speed(scene, item) for item in ahead)])
+        if scene.speed_mps < STARTING_MPS and any(_crosses(item) for item in ahead):
+            target = 0.0  # it waits for a gap in all streams rather than between them
         accel = config.speed_gain_per_s * (target - scene.speed_mps)
         if target < 0.3:
             accel = min(accel, 2.0 * config.brake_below_mps2)  # hold the car where it should stand

@@ -49,6 +49,8 @@ ENTER_S = 4.5
 HOLD_M = 9.0
 """The ego waits this far before what it wants to pass: nearer it could not steer around it."""
 QUEUE_M = 30.0
+LIGHT_M = 60.0
+"""Who stands this far before a light waits for that."""
 QUEUE_GAP_M = 12.0
 """The ego stands because of somebody who is no further ahead than this."""
 EMERGENCY_BEHIND_M = 60.0
@@ -117,7 +119,7 @@ class Sidestep:
         self._evading = False
         """Whether the sidestep makes room for oncoming vehicles."""
         self._stood_s = 0.0
-        """How long the ego has been standing."""
+        """How long the ego has been standing, with no light or sign as the reason."""
         self._insists = False
         self._daring: tuple[float, _Group] | None = None
         """Offset and obstacles of a sidestep into the opposite lane that may still be called off."""
@@ -142,7 +144,8 @@ class Sidestep:
 
         `stops_m`: arc lengths of red lights and signs ahead, behind which a queue is no obstacle.
         """
-        self._stood_s = self._stood_s + DECISION_S if ego.speed_mps < STANDING_MPS else 0.0
+        queues = any(stop_m < ego.front_m + LIGHT_M for stop_m in stops_m)
+        self._stood_s = self._stood_s + DECISION_S if ego.speed_mps < STANDING_MPS and not queues else 0.0
         ahead = self._path.arc_m > ego.arc_m - ego.half_length_m
         if self.active and not np.abs(self.offset_m[ahead]).max(initial=0.0) > ON_LINE_M:
             self.offset_m = np.zeros_like(self.offset_m)
