@@ -1,6 +1,7 @@
 """The driver: observations in, proposals out. The network decides at 10 Hz; localisation and route run at 20 Hz."""
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -58,7 +59,7 @@ class AgentConfig:
     @classmethod
     def read(cls, path: Path) -> "AgentConfig":
         """The configuration in a YAML file. Raises: ConfigError."""
-        return parse(cls, read_yaml(path), path.name)
+        return parse(cls, read_yaml(path), str(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ class Driver:
         self._generator = torch.Generator().manual_seed(config.action.seed)
         self._known_problems: frozenset[tuple[str, str]] = frozenset()
         self._error_name = ""
+        self.fault_ticks: Counter[tuple[str, str]] = Counter()
+        """Ticks in which a (sensor, problem) was met and its value left out, over the route."""
         self._inputs = _input_builder(config.inputs, plan, default_dialect)
 
     @classmethod
@@ -161,7 +164,10 @@ class Driver:
         self._previous_action = None
 
     def close(self) -> None:
-        """Ends the route."""
+        """Ends the route; says how often each sensor failed on it."""
+        if self._inputs is not None and self.fault_ticks:
+            counts = "; ".join(f"{name}: {problem} in {n}" for (name, problem), n in sorted(self.fault_ticks.items()))
+            logger.warning("faults met in %d ticks: %s", self._tick, counts)
         self._inputs = None
 
     def _decide(self, situation: Situation) -> Control | None:
@@ -200,6 +206,7 @@ class Driver:
 
     def _log_changes(self, faults: tuple[SensorFault, ...]) -> None:
         problems = frozenset((fault.sensor, fault.problem) for fault in faults)
+        self.fault_ticks.update(problems)
         for sensor, problem in sorted(problems - self._known_problems):
             logger.warning("%s: %s", sensor, problem)
         for sensor, problem in sorted(self._known_problems - problems):

@@ -1,4 +1,4 @@
-"""`python -m eval run | demo | report | routes | score | looks | soak`."""
+"""`python -m eval run | demo | report | routes | score | compare | looks | soak`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Annotated
 
 import tyro
 
-from agent import strict_json
 from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
 from eval.agents import AgentLoadError
@@ -18,10 +17,10 @@ from eval.demo import DemoConfig, demo
 from eval.generate import RouteGenerationError
 from eval.generate_command import GenerateConfig, generate
 from eval.looks import LooksConfig, looks
+from eval.metrics.commands import CompareConfig, ScoreConfig, compare, score
 from eval.planner import PlannerError
-from eval.progress import print_table
 from eval.report import write_report
-from eval.results import ResultsError, read_records
+from eval.results import ResultsError
 from eval.routes import RouteFileError
 from eval.runner import EXIT_INCOMPLETE, EXIT_INTERRUPTED, InputError, JobError, RunConfig, run
 from eval.server import ServerDiedError, ServerError
@@ -40,16 +39,6 @@ INPUT_ERRORS = (
     ConfigError,
     FileNotFoundError,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
-    """Print the table of a finished run again."""
-
-    results: tyro.conf.Positional[Path]
-    """A run's results.jsonl, or its folder."""
-    json: bool = False
-    """Print mean scores as JSON instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,18 +65,13 @@ def _generate(config: Annotated[GenerateConfig, tyro.conf.arg(name="")]) -> int:
 
 
 def _score(config: Annotated[ScoreConfig, tyro.conf.arg(name="")]) -> int:
-    """Print the table of a finished run again."""
-    path = config.results / "results.jsonl" if config.results.is_dir() else config.results
-    records = read_records(path)
-    if not records:
-        raise ResultsError(f"{path}: holds no route records; give a run's folder or its results.jsonl")
-    if config.json:
-        count = len(records)
-        names = ("score_composed", "score_route", "score_penalty")
-        print(strict_json.dumps({name: sum(getattr(r.scores, name) for r in records) / count for name in names}))
-    else:
-        print_table(records)
-    return 0
+    """Print the metrics of result files: scores, abilities, efficiency, comfort, with their uncertainty."""
+    return score(config)
+
+
+def _compare(config: Annotated[CompareConfig, tyro.conf.arg(name="")]) -> int:
+    """Compare two runs on the drives they share."""
+    return compare(config)
 
 
 def _demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")]) -> int:
@@ -121,6 +105,7 @@ def main() -> int:
             "report": _report,
             "routes": _routes,
             "score": _score,
+            "compare": _compare,
             "looks": _looks,
             "soak": _soak,
         }

@@ -207,10 +207,10 @@ def strollers(stage: Stage, count: int, beside_m: float, reach_m: float = 60.0) 
     actors, rng = [], stage.rng
     for index in range(count):
         found = stage.waypoint.next(rng.uniform(6.0, reach_m))
-        right = found[0]
-        while right.get_right_lane() is not None and right.lane_type != carla.LaneType.Sidewalk:
+        right: carla.Waypoint | None = found[0]
+        while right is not None and right.lane_type != carla.LaneType.Sidewalk:
             right = right.get_right_lane()
-        if right.lane_type != carla.LaneType.Sidewalk:
+        if right is None:
             continue
         at, shift = right.transform, rng.uniform(-beside_m, beside_m)
         side = at.get_right_vector()
@@ -231,7 +231,7 @@ def _evening(stage: Stage) -> list[SceneActor]:
 def _own(stage: Stage) -> list[SceneActor]:
     """The camera's car, behind the camera: its head lamps light the road."""
     own = vehicle("vehicle.lincoln.mkz_2020", stage.waypoint.transform, lights=LIGHTS_ON)
-    back = _moved_back(own.pose, own.extent[0] + 0.6)
+    back = _moved_back(Pose(*own.pose), own.extent[0] + 0.6)
     return [SceneActor(own.type_id, back, own.extent, own.colour, lights=LIGHTS_ON)]
 
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-import msgpack
 import numpy as np
 
 from simulator import noise, wire
@@ -71,7 +70,7 @@ class SensorSuite:
 
     def measure(self, frame: int, elapsed_s: float, weather: list[float], *, draw: bool) -> None:
         """Send this step's measurements of every sensor that is due and listened to."""
-        due = [s for s in self._sensors if s.is_due(elapsed_s) and self._hub.has_listener(s.actor.stream_id)]
+        due = [s for s in self._sensors if s.is_due(elapsed_s) and self._hub.is_wanted(s.actor.stream_id)]
         for sensor in due:
             if isinstance(sensor, _Camera):
                 continue
@@ -100,7 +99,7 @@ class SensorSuite:
             hidden = next((index for index, actor in enumerate(drawn) if actor.id == parent), NO_ACTOR)
             for camera, image in zip(mounted, self._renderer.render(views, scene, skip=hidden), strict=True):
                 size = wire.CAMERA_HEADER.pack(camera.camera.width, camera.camera.height, camera.camera.fov_deg)
-                self._send(camera, frame, elapsed_s, size, memoryview(image).cast("B"))
+                self._send(camera, frame, elapsed_s, size, image.data.cast("B"))
 
     def _scene(self, drawn: list[Actor], elapsed_s: float, weather: list[float]) -> Scene:
         travelled_m = self._travelled_m(drawn)
@@ -203,7 +202,7 @@ class _Gnss(_Sensor):
         x, y, z, *_ = self.world.actors.pose(self.actor)
         exact = noise.gnss((x, y, z), self.world.version, self._reference)
         reading = np.asarray(exact) + self._noise.sample(self._stddev, self._bias)
-        return [msgpack.packb(reading.tolist())]
+        return [wire.packed(reading.tolist())]
 
 
 class _Imu(_Sensor):
@@ -223,7 +222,7 @@ class _Imu(_Sensor):
         )
         accelerometer = accelerometer + self._noise.sample(self._accel_stddev)
         gyroscope = gyroscope + self._noise.sample(self._gyro_stddev, self._gyro_bias)
-        return [msgpack.packb([accelerometer.tolist(), gyroscope.tolist(), compass])]
+        return [wire.packed([accelerometer.tolist(), gyroscope.tolist(), compass])]
 
 
 class _CollisionDetector(_Sensor):
@@ -235,7 +234,7 @@ class _CollisionDetector(_Sensor):
                 events.append((collision.first, collision.second, [x, y, z]))
             elif collision.second.id == self.actor.parent:
                 events.append((collision.second, collision.first, [-x, -y, -z]))
-        return [msgpack.packb([me.description(), other.description(), impulse]) for me, other, impulse in events]
+        return [wire.packed([me.description(), other.description(), impulse]) for me, other, impulse in events]
 
 
 def _make(actor: Actor, world: World, order: int) -> _Sensor:

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -66,10 +66,20 @@ class ServerConfig:
             raise ServerError(f"version {self.version!r}: this server speaks {', '.join(wire.VERSIONS)}")
         if not 0 <= self.port <= 65534:
             raise ServerError(f"port {self.port}: choose one from 1024 to 65534, or 0 for any free pair")
+        if self.town_dir is not None and not self.town_dir.is_dir():
+            raise ServerError(f"--town-dir {self.town_dir}: no such folder; give the one with the .xodr files")
         if self.threads < 1:
             raise ServerError(f"threads {self.threads}: at least 1 is needed")
         if self.look_seed < 0:
             raise ServerError(f"look_seed {self.look_seed}: choose 0 or a positive number")
+
+
+def resolved(host: str) -> str:
+    """IPv4 address of a host name. Raises: ServerError for a name nobody knows."""
+    try:
+        return socket.gethostbyname(host)
+    except (OSError, UnicodeError) as error:
+        raise ServerError(f"--host {host}: no such address ({error}); give 127.0.0.1, or 0.0.0.0 for all") from error
 
 
 def bind_pair(host: str, port: int) -> tuple[socket.socket, socket.socket]:
@@ -87,9 +97,9 @@ def bind_pair(host: str, port: int) -> tuple[socket.socket, socket.socket]:
             for opened in (first, second):
                 if opened is not None:
                     opened.close()
-            if port == 0:
-                continue
             if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                if port == 0:
+                    continue
                 raise ServerError(
                     f"port {port} or {port + 1} is in use on {host}; choose another with --port, or 0 for a free pair"
                 ) from error
@@ -112,6 +122,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 async def serve(config: ServerConfig, ready: Callable[[str, int], None]) -> None:
     """Serve until SIGINT or SIGTERM; `ready(host, port)` is called when clients can connect."""
+    config = replace(config, host=resolved(config.host))
     rpc_socket, stream_socket = bind_pair(config.host, config.port)
     port = rpc_socket.getsockname()[1]
     loop = asyncio.get_running_loop()

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import msgpack
 import numpy as np
 
 WORLD_STREAM: Final = 1
 """Stream id of the world state; sensors get the ids after it."""
 
 VERSIONS: Final = ("0.9.15", "0.9.16")
+RESUBSCRIBING: Final = ("0.9.16",)
+"""Clients that subscribe to the world anew after `load_new_episode`; the older one stays on its stream and polls."""
 
 MAP_CHANGED: Final = 1
 """Bit of `simulation_state` that makes a client fetch the map again."""
@@ -90,6 +93,13 @@ ACTOR_STATE: Final = np.dtype(
 )
 """One actor in the world state, 119 bytes. `extra` holds one of the *_STATE layouts above, zero padded."""
 EXTRA_OFFSET: Final = 65
+
+
+def packed(value: Any) -> bytes:
+    """MessagePack of a value; text that is no UTF-8 goes back to the client as it came."""
+    message = msgpack.packb(value, unicode_errors="surrogateescape")
+    assert message is not None  # only a packer that keeps its buffer returns None
+    return message
 
 
 def world_state_type(version: str) -> int:

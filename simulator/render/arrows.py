@@ -69,7 +69,9 @@ def _paint(mesh: MeshBuilder, at: carla.Transform, turns: set[str]) -> None:
     forward = np.array([math.cos(yaw) * math.cos(pitch), math.sin(yaw) * math.cos(pitch), math.sin(pitch)])
     right = np.array([-math.sin(yaw), math.cos(yaw), 0.0])
     origin = np.array([at.location.x, at.location.y, at.location.z + MARK_LIFT_M])
-    shapes = [_SHAFT] if STRAIGHT in turns else [((-0.09, -1.6), (0.09, -1.6), (0.09, 0.3), (-0.09, 0.3))]
+    shapes: list[tuple[tuple[float, float], ...]] = (
+        [_SHAFT] if STRAIGHT in turns else [((-0.09, -1.6), (0.09, -1.6), (0.09, 0.3), (-0.09, 0.3))]
+    )
     if STRAIGHT in turns:
         shapes.append(_TIP)
     for turn, sign in ((RIGHT, 1.0), (LEFT, -1.0)):

@@ -27,6 +27,7 @@ from simulator.render.mesh import (
     SHOP,
     WALL,
     WALL_STEP,
+    Colour,
     MeshBuilder,
 )
 from simulator.render.scenery import Frontage, Obstacles, TownStyle, rectangle
@@ -126,7 +127,7 @@ def add_walls(  # noqa: PLR0913 - a wall has that many properties
     corners: np.ndarray,
     base_m: float,
     height_m: float,
-    colour: Sequence[float],
+    colour: Colour,
     windows: int,
     wall: int = PLASTER_WALL,
     *,
@@ -155,7 +156,7 @@ def add_walls(  # noqa: PLR0913 - a wall has that many properties
         )
 
 
-def _flat(mesh: MeshBuilder, corners: np.ndarray, z: float, colour: Sequence[float]) -> None:
+def _flat(mesh: MeshBuilder, corners: np.ndarray, z: float, colour: Colour) -> None:
     mesh.quads(np.column_stack([corners, np.full(len(corners), z)])[None], colour, PLAIN)
 
 
@@ -168,7 +169,7 @@ def _wall(style: TownStyle, rng: np.random.Generator) -> tuple[np.ndarray, int]:
 
 
 def _box(
-    mesh: MeshBuilder, plot: Plot, local: Sequence[float], size: Sequence[float], colour: Sequence[float], *, layer: int
+    mesh: MeshBuilder, plot: Plot, local: Sequence[float], size: Sequence[float], colour: Colour, *, layer: int
 ) -> None:
     """A box at (away from the road, across, up) of the plot's middle on the ground."""
     across = np.array([-plot.out[1], plot.out[0]])
@@ -202,8 +203,8 @@ def _add_roof(
     height_m: float,
     rise_m: float,
     hipped: bool,
-    colour: Sequence[float],
-    wall_colour: Sequence[float],
+    colour: Colour,
+    wall_colour: Colour,
 ) -> None:
     """A roof with its ridge along the longer side."""
     long_across = plot.width_m >= plot.depth_m

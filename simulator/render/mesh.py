@@ -29,7 +29,8 @@ VIEW_DISTANCE_M = (420.0, 150.0, 65.0)
 
 TILE_M = 40.0
 
-Colour = Sequence[float]
+Colour = Sequence[float] | np.ndarray
+"""Linear RGB 0..1 (3,)"""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class MeshBuilder:
         self,
         vertices: np.ndarray,
         triangles: np.ndarray | Sequence[Sequence[int]],
-        colour: Colour | np.ndarray,
+        colour: Colour,
         material: int,
         *,
         layer: int = FAR,
@@ -93,7 +94,7 @@ class MeshBuilder:
         self._frames.append(np.broadcast_to(np.asarray(frame, np.float32), (len(indices), 4)))
         self._count += len(self._vertices[-1])
 
-    def quads(self, corners: np.ndarray, colour: Colour | np.ndarray, material: int, *, layer: int = FAR) -> None:
+    def quads(self, corners: np.ndarray, colour: Colour, material: int, *, layer: int = FAR) -> None:
         """Add quads (n, 4, 3), wound so that they face up."""
         corners = np.asarray(corners, np.float64).reshape(-1, 4, 3)
         normal_z = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[:, 2]
@@ -133,7 +134,7 @@ class MeshBuilder:
         self,
         vertices: np.ndarray,
         triangles: Sequence[Sequence[int]],
-        colour: Colour | np.ndarray,
+        colour: Colour,
         material: int,
         *,
         layer: int = FAR,

@@ -10,7 +10,7 @@ from typing import Final
 import numba as nb
 import numpy as np
 
-from simulator.render.mesh import EMISSIVE, PLAIN, SURFACE_SIZE
+from simulator.render.mesh import EMISSIVE, PLAIN, SURFACE_SIZE, Colour
 from simulator.render.models import BodyModel, classify
 from simulator.render.models.kit import (
     BODY,
@@ -301,7 +301,7 @@ def _bend_vehicle(made: Instances, k: int, actor: SceneActor) -> None:
             made.angles[k, DOORS + door] = DOOR_RAD if door % 2 == 0 else -DOOR_RAD
 
 
-def _colour(made: Instances, k: int, actor: SceneActor, default: Sequence[float] | None, time_s: float) -> None:
+def _colour(made: Instances, k: int, actor: SceneActor, default: Colour | None, time_s: float) -> None:
     """Palette and shining of entry k: body, lamps."""
     lights, palette, lit = actor.lights, made.palette[k], made.lit[k]
     if default is not None:

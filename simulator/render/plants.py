@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simulator.render.mesh import FOLIAGE, MIDDLE, PLAIN, MeshBuilder
+from simulator.render.mesh import FOLIAGE, MIDDLE, PLAIN, Colour, MeshBuilder
 from simulator.render.scenery import TREE_KINDS, Frontage, Obstacles, TownStyle
 
 TREE_CLEARANCE_M = 1.6
@@ -99,7 +99,7 @@ def _above(point: np.ndarray, height_m: float) -> np.ndarray:
     return np.array([point[0], point[1], point[2] + height_m])
 
 
-def _trunk(mesh: MeshBuilder, foot: np.ndarray, radius_m: float, height_m: float, colour: Sequence[float]) -> None:
+def _trunk(mesh: MeshBuilder, foot: np.ndarray, radius_m: float, height_m: float, colour: Colour) -> None:
     base = (foot[0], foot[1], foot[2] - 0.3)
     mesh.cylinder(base, radius_m, height_m + 0.3, colour, PLAIN, sides=5, top_radius_m=0.7 * radius_m)
 

@@ -76,8 +76,10 @@ def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, top, inverse_depth, ids):  # 
     if abs(area) < 1e-9:
         return
     inverse = 1.0 / area
+    name = np.int32(tri)
     slope_x = ((i1 - i0) * (y2 - y0) - (i2 - i0) * (y1 - y0)) * inverse
     slope_y = ((i2 - i0) * (x1 - x0) - (i1 - i0) * (x2 - x0)) * inverse
+    step = np.float32(slope_x)
     base = i0 - slope_x * x0 - slope_y * y0
     long_slope = (x2 - x0) / (y2 - y0)
     top_slope = (x1 - x0) / (y1 - y0) if y1 > y0 else 0.0
@@ -88,14 +90,17 @@ def _fill(x0, y0, i0, x1, y1, i1, x2, y2, i2, tri, top, inverse_depth, ids):  # 
         b = x0 + (y - y0) * top_slope if y < y1 else x1 + (y - y1) * bottom_slope
         if a > b:
             a, b = b, a
-        start = math.ceil(max(a, 0.0) - 0.5)
+        start = max(math.ceil(max(a, 0.0) - 0.5), 0)
         end = math.ceil(min(b, width) - 0.5)
-        value = base + slope_y * y + slope_x * (start + 0.5)
-        for column in range(max(start, 0), end):
-            if value > inverse_depth[row - top, column]:
-                inverse_depth[row - top, column] = value
-                ids[row - top, column] = tri
-            value += slope_x
+        if end <= start:
+            continue
+        value = np.float32(base + slope_y * y + slope_x * (start + 0.5))
+        depths, shown = inverse_depth[row - top, start:end], ids[row - top, start:end]
+        for c in range(len(depths)):
+            new, old = value + step * np.float32(c), depths[c]
+            nearer = new > old
+            depths[c] = new if nearer else old
+            shown[c] = name if nearer else shown[c]
 
 
 @nb.njit(**HOT)

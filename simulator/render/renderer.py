@@ -41,7 +41,8 @@ LAMP_DISTANCE_M = 160.0
 STREET_LAMP_RADIUS_M, STREET_LAMP_RGB = 0.16, (1.0, 0.85, 0.6)
 STREET_LAMP_HEIGHT_M = 7.0
 RAIN_HZ = 20.0
-_DAY_HALO, _NIGHT_HALO = 0.22, 0.55
+_DAY_HALO, _NIGHT_HALO = 0.3, 0.55
+_NO_PAIRS = np.zeros((1, 1), np.int64)
 _WARM_UP_ACTOR = SceneActor("vehicle.any", Pose(5.0, 0.0, 0.0), (2.0, 1.0, 0.8), braking=True, lights=LIGHT_LOW_BEAM)
 _WARM_UP_WEATHER = Weather(sun_altitude_angle=-30.0, precipitation=50.0, wetness=50.0)
 
@@ -211,8 +212,9 @@ class Renderer:
         around = shade.Surroundings(
             vector, world.noise, world.textures, frame.ground, frame.beams, world.grid_origin_m, world.grid_cell_m
         )
-        pixels, scratch = image.view(np.uint32)[..., 0], np.empty((3, camera.width), np.float32)
-        shade.shade_view(self._surfaces, frame.bodies.surfaces, samples, view, around, pixels, scratch)
+        pixels, scratch = image.view(np.uint32)[..., 0], shade.scratch_of(camera.width, samples)
+        pairs = view.ids.view(np.int64) if samples == 2 else _NO_PAIRS
+        shade.shade_view(self._surfaces, frame.bodies.surfaces, samples, view, around, pixels, scratch, pairs)
         halo = _DAY_HALO + (_NIGHT_HALO - _DAY_HALO) * vector[shade.NIGHT]
         near = np.abs(frame.lamps[:, :2] - view.eye[:2]).max(axis=1) < LAMP_DISTANCE_M
         weather = (vector[shade.FOG_EXTINCTION], halo, vector[shade.WETNESS])

@@ -56,13 +56,18 @@ EMISSION = 1.7
 ANCHOR_STEP = 16
 """Columns between the anchors, a power of two; fewer where a pixel covers more ground."""
 
-ANCHOR_SPAN_M = 0.8
+ANCHOR_SPAN_M, WALL_ANCHOR_SPAN_M = 0.8, 3.2
+"""Farthest that anchors lie apart, on what shadows of the static scene fall on and on what they do not."""
+
 _WINDOW_WIDE = (0.46, 0.84, 0.90, 0.36, 0.88, 0.0)
 _WINDOW_TALL = (0.50, 0.46, 0.84, 0.42, 0.60, 0.0)
 _WINDOW_RISE = (0.55, 0.55, 0.52, 0.55, 0.42, 0.5)
 """Share of the bay and of the storey a window takes, and where its middle is, per way of setting windows."""
 
 _WINDOW_FRAME_M = 0.07
+WINDOW_RGB = (0.62, 0.70, 0.36)
+"""Light of a window at night: red, and green and blue as shares of it."""
+
 GAIN, SHOULDER = np.float32(1.3), np.float32(0.6)
 """Exposure: linear x becomes GAIN x / (1 + SHOULDER x) before the gamma."""
 
@@ -324,25 +329,12 @@ def _window(  # noqa: PLR0913 - inlined
     return r, g, b, glow
 
 
-@nb.njit(**HOT)
-def _shade_run(table, k, shadowed, depths, direction, span, share, out, frame, around):  # noqa: PLR0913 - hot path
-    """Add `share` of the colours of the pixels that show triangle k of `table` to the row `out` (3, width).
-
-    `span` is the first column and the number of pixels; `depths` are 1/depth in the middle of the first pixel and its
-    change per pixel; `direction` is that of the first pixel, right and up in units of the forward axis.
-    """
-    (inverse, slope), (u0, v), (column, count) = depths, direction, span
-    eye_x, eye_y, eye_z, axis, pixel = frame
-    light, _, textures, _, _, _, _ = around
-    texels, offsets, tile_m, of_material = textures
-    r, g, b = table[k, 0], table[k, 1], table[k, 2]
+@nb.njit(**HOT, inline="always")
+def _pattern(table, k, of_material, tile_m):
+    """How the pattern of triangle k lies: texture, style of its windows (or -1), number, and per axis of the pattern
+    the direction on which positions are projected and the shift, both in tiles."""
     nx, ny, nz = table[k, 3], table[k, 4], table[k, 5]
     material, style = int(table[k, 6]), int(table[k, 7])
-    bx = axis[0, 0] + u0 * axis[1, 0] + v * axis[2, 0]
-    by = axis[0, 1] + u0 * axis[1, 1] + v * axis[2, 1]
-    bz = axis[0, 2] + u0 * axis[1, 2] + v * axis[2, 2]
-    sx, sy, sz = pixel * axis[1, 0], pixel * axis[1, 1], pixel * axis[1, 2]
-
     texture = of_material[material]
     upright = abs(nz) < 0.95 and material in (FACADE, WALL, ROOF, CONCRETE)
     ax, ay, az, a0, cx, cy, cz, c0 = 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0
@@ -359,88 +351,178 @@ def _shade_run(table, k, shadowed, depths, direction, span, share, out, frame, a
             ax, ay = 0.0, 1.0
         cx, cy, cz = 0.0, 0.0, 1.0
     windows = style & (WALL_STEP - 1)
-    has_windows = material == FACADE and windows <= SHOP and upright
+    if material != FACADE or windows > SHOP or not upright:
+        windows = -1
     seed = int(table[k, 8] * 7.0) + 13 * int(abs(table[k, 9]) * 3.0)
     scale = 1.0 / tile_m[texture]
-    se, te = (ax * eye_x + ay * eye_y + az * eye_z + a0) * scale, (cx * eye_x + cy * eye_y + cz * eye_z + c0) * scale
-    sb, tb = (ax * bx + ay * by + az * bz) * scale, (cx * bx + cy * by + cz * bz) * scale
-    ss, ts = (ax * sx + ay * sy + az * sz) * scale, (cx * sx + cy * sy + cz * sz) * scale
-    pitch_m, storey_m = table[k, 10], table[k, 11]
-    per_bay, per_storey = (1.0 / pitch_m, 1.0 / storey_m) if has_windows else (0.0, 0.0)
-    tile, night = tile_m[texture], light[NIGHT]
-
-    place = 0
-    depth = 1.0 / inverse
-    length = math.sqrt(bx * bx + by * by + bz * bz)
-    ar, ag, ab, br, bg, bb, haze = _light_at(
-        eye_x + bx * depth, eye_y + by * depth, eye_z + bz * depth, bx / length, by / length, bz / length,
-        depth * length, nx, ny, nz, material, shadowed, eye_z, around,
+    return (
+        texture, windows, seed, ax * scale, ay * scale, az * scale, a0 * scale,
+        cx * scale, cy * scale, cz * scale, c0 * scale,
     )  # fmt: skip
-    while place < count:
-        px, py, pz = bx + place * sx, by + place * sy, bz + place * sz
-        length = math.sqrt(px * px + py * py + pz * pz)
-        pixel_m = pixel * length / (inverse + place * slope)
-        slant = max(0.02, abs(nx * px + ny * py + nz * pz) / length)
-        footprint_m = pixel_m / math.sqrt(slant)
-        step = ANCHOR_STEP
-        while footprint_m * step > ANCHOR_SPAN_M and step > 2:
-            step >>= 1
-        stop = min(((column + place) | (step - 1)) + 1 - column, count - 1)
-        part = max(stop - place, 1)
-        dar = dag = dab = dbr = dbg = dbb = 0.0
-        if stop > place:
-            px, py, pz = bx + stop * sx, by + stop * sy, bz + stop * sz
-            depth = 1.0 / (inverse + stop * slope)
-            length = math.sqrt(px * px + py * py + pz * pz)
-            er, eg, eb, fr, fg, fb, haze = _light_at(
-                eye_x + px * depth, eye_y + py * depth, eye_z + pz * depth, px / length, py / length, pz / length,
-                depth * length, nx, ny, nz, material, shadowed, eye_z, around,
-            )  # fmt: skip
-            f = 1.0 / part
-            dar, dag, dab = (er - ar) * f, (eg - ag) * f, (eb - ab) * f
-            dbr, dbg, dbb = (fr - br) * f, (fg - bg) * f, (fb - bb) * f
-        # The last segment takes the pixel of its end anchor along.
-        end = place + part if stop < count - 1 else count
-        if texture == NO_TEXTURE:
-            for c in range(place, end):
-                f = c - place
-                out[0, column + c] += share * (r * (ar + f * dar) + br + f * dbr)
-                out[1, column + c] += share * (g * (ag + f * dag) + bg + f * dbg)
-                out[2, column + c] += share * (b * (ab + f * dab) + bb + f * dbb)
-        else:
-            level, texel_m, sharp = 0, 1.3 * tile / SIDE, 1.0 / max(footprint_m, 1e-4)
-            while texel_m < footprint_m and level < LEVELS - 1:
-                level += 1
-                texel_m *= 2.0
-            # Only a magnified pattern needs interpolation: elsewhere a pixel is about as large as a texel.
-            base, side, smooth = offsets[level], SIDE >> level, level == 0
-            for c in range(place, end):
-                f = c - place
-                depth = 1.0 / (inverse + c * slope)
-                s, t = se + depth * (sb + c * ss), te + depth * (tb + c * ts)
-                factor = _texel(texels, texture, base, side, smooth, s, t)
-                qr, qg, qb, glow = r * factor, g * factor, b * factor, 0.0
-                if has_windows:
-                    qr, qg, qb, glow = _window(
-                        s * tile, t * tile, pitch_m, storey_m, per_bay, per_storey, windows, sharp, seed, night,
-                        qr, qg, qb,
-                    )  # fmt: skip
-                    glow *= haze * 0.62
-                out[0, column + c] += share * (qr * (ar + f * dar) + br + f * dbr + glow)
-                out[1, column + c] += share * (qg * (ag + f * dag) + bg + f * dbg + 0.7 * glow)
-                out[2, column + c] += share * (qb * (ab + f * dab) + bb + f * dbb + 0.36 * glow)
-        if stop > place:
-            ar, ag, ab, br, bg, bb = er, eg, eb, fr, fg, fb
-        place = end
+
+
+@nb.njit(**HOT, inline="always")
+def _level(tile, footprint_m):
+    """Coarsest level of a texture whose texels are not much larger than what a pixel covers."""
+    level, texel_m = 0, 1.3 * tile / SIDE
+    while texel_m < footprint_m and level < LEVELS - 1:
+        level += 1
+        texel_m *= 2.0
+    return level
 
 
 @nb.njit(**HOT)
-def _sky_run(direction, span, share, out, frame, around):
-    """Add `share` of the sky's colours to the row `out` (3, width); `direction` and `span` as in `_shade_run`."""
+def _shade_run(table, k, shadowed, depths, direction, span, out, frame, around):  # noqa: PLR0913 - hot path
+    """Add the colours of the pixels that show triangle k of `table` to the row `out` (3, width).
+
+    `span` is the first column and the number of pixels; `depths` are 1/depth in the middle of the first pixel and its
+    change per pixel; `direction` is that of the first pixel, right and up in units of the forward axis.
+    """
+    (inverse, slope), (u0, v), (column, count) = depths, direction, span
+    eye_x, eye_y, eye_z, axis, pixel = frame
+    light, _, textures, _, _, _, _ = around
+    texels, offsets, tile_m, of_material = textures
+    r, g, b = table[k, 0], table[k, 1], table[k, 2]
+    nx, ny, nz = table[k, 3], table[k, 4], table[k, 5]
+    material = int(table[k, 6])
+    bx = axis[0, 0] + u0 * axis[1, 0] + v * axis[2, 0]
+    by = axis[0, 1] + u0 * axis[1, 1] + v * axis[2, 1]
+    bz = axis[0, 2] + u0 * axis[1, 2] + v * axis[2, 2]
+    sx, sy, sz = pixel * axis[1, 0], pixel * axis[1, 1], pixel * axis[1, 2]
+    texture, windows, seed, ax, ay, az, a0, cx, cy, cz, c0 = _pattern(table, k, of_material, tile_m)
+    se, te = ax * eye_x + ay * eye_y + az * eye_z + a0, cx * eye_x + cy * eye_y + cz * eye_z + c0
+    sb, tb = ax * bx + ay * by + az * bz, cx * bx + cy * by + cz * bz
+    ss, ts = ax * sx + ay * sy + az * sz, cx * sx + cy * sy + cz * sz
+    pitch_m, storey_m = table[k, 10], table[k, 11]
+    per_bay, per_storey = (1.0 / pitch_m, 1.0 / storey_m) if windows >= 0 else (0.0, 0.0)
+    tile, night = tile_m[texture], light[NIGHT]
+
+    span_m = WALL_ANCHOR_SPAN_M if material in (FACADE, WALL, ROOF) else ANCHOR_SPAN_M
+    # The light is worked out at anchors; a segment reaches from the last one (a, b) to this one (e, f).
+    place, stop, begun = 0, 0, False
+    ar = ag = ab = br = bg = bb = 0.0
+    footprint_m = 0.0
+    while place < count:
+        px, py, pz = bx + stop * sx, by + stop * sy, bz + stop * sz
+        depth = 1.0 / (inverse + stop * slope)
+        length = math.sqrt(px * px + py * py + pz * pz)
+        ux, uy, uz = px / length, py / length, pz / length
+        er, eg, eb, fr, fg, fb, haze = _light_at(
+            eye_x + px * depth, eye_y + py * depth, eye_z + pz * depth, ux, uy, uz, depth * length,
+            nx, ny, nz, material, shadowed, eye_z, around,
+        )  # fmt: skip
+        slant = max(0.02, abs(nx * ux + ny * uy + nz * uz))
+        next_footprint_m = pixel * length * depth / math.sqrt(slant)
+        if count == 1:
+            ar, ag, ab, br, bg, bb, footprint_m = er, eg, eb, fr, fg, fb, next_footprint_m
+        if begun or count == 1:
+            f = 1.0 / max(stop - place, 1)
+            dar, dag, dab = (er - ar) * f, (eg - ag) * f, (eb - ab) * f
+            dbr, dbg, dbb = (fr - br) * f, (fg - bg) * f, (fb - bb) * f
+            # The last segment takes the pixel of its end anchor along.
+            end = stop if stop < count - 1 else count
+            if texture == NO_TEXTURE:
+                for c in range(place, end):
+                    f = c - place
+                    out[0, column + c] += r * (ar + f * dar) + br + f * dbr
+                    out[1, column + c] += g * (ag + f * dag) + bg + f * dbg
+                    out[2, column + c] += b * (ab + f * dab) + bb + f * dbb
+            else:
+                level, sharp = _level(tile, footprint_m), 1.0 / max(footprint_m, 1e-4)
+                # Only a magnified pattern needs interpolation: elsewhere a pixel is about as large as a texel.
+                base, side, smooth = offsets[level], SIDE >> level, level == 0
+                for c in range(place, end):
+                    f = c - place
+                    far = 1.0 / (inverse + c * slope)
+                    s, t = se + far * (sb + c * ss), te + far * (tb + c * ts)
+                    factor = _texel(texels, texture, base, side, smooth, s, t)
+                    qr, qg, qb, glow = r * factor, g * factor, b * factor, 0.0
+                    if windows >= 0:
+                        qr, qg, qb, glow = _window(
+                            s * tile, t * tile, pitch_m, storey_m, per_bay, per_storey, windows, sharp, seed, night,
+                            qr, qg, qb,
+                        )  # fmt: skip
+                        glow *= haze * WINDOW_RGB[0]
+                    out[0, column + c] += qr * (ar + f * dar) + br + f * dbr + glow
+                    out[1, column + c] += qg * (ag + f * dag) + bg + f * dbg + WINDOW_RGB[1] * glow
+                    out[2, column + c] += qb * (ab + f * dab) + bb + f * dbb + WINDOW_RGB[2] * glow
+            place = end
+        ar, ag, ab, br, bg, bb, footprint_m = er, eg, eb, fr, fg, fb, next_footprint_m
+        begun = True
+        # How far the surface point moves from one pixel to the next.
+        mx, my, mz = sx - px * slope * depth, sy - py * slope * depth, sz - pz * slope * depth
+        moved_m = depth * math.sqrt(mx * mx + my * my + mz * mz)
+        step = ANCHOR_STEP
+        while moved_m * step > span_m and step > 2:
+            step >>= 1
+        stop = min(((column + place) | (step - 1)) + 1 - column, count - 1)
+
+
+@nb.njit(**HOT)
+def _shade_points(surfaces, count, parts, rays, out, frame, around):
+    """Add samples of pixels that show several triangles to the row `out` (3, width).
+
+    The first `count` of `parts` (n, 3) hold column, id and the table of `surfaces` the id counts in; those of `rays`
+    (n, 4) the share of the pixel, 1/depth, and the direction right and up in units of the forward axis.
+    """
+    eye_x, eye_y, eye_z, axis, pixel = frame
+    light, noise, textures, _, _, _, _ = around
+    texels, offsets, tile_m, of_material = textures
+    night = light[NIGHT]
+    still_surfaces, body_surfaces = surfaces
+    for n in range(count):
+        column, tri, moving = parts[n, 0], parts[n, 1], parts[n, 2]
+        share, inverse, u, v = rays[n, 0], rays[n, 1], rays[n, 2], rays[n, 3]
+        px = axis[0, 0] + u * axis[1, 0] + v * axis[2, 0]
+        py = axis[0, 1] + u * axis[1, 1] + v * axis[2, 1]
+        pz = axis[0, 2] + u * axis[1, 2] + v * axis[2, 2]
+        length = math.sqrt(px * px + py * py + pz * pz)
+        ux, uy, uz = px / length, py / length, pz / length
+        if tri < 0:
+            r, g, b = _sky(ux, uy, uz, light, noise)
+            out[0, column] += share * r
+            out[1, column] += share * g
+            out[2, column] += share * b
+            continue
+        k, shadowed = tri & (SHADOW_BIT - 1), (tri & SHADOW_BIT) != 0
+        table = body_surfaces if moving else still_surfaces
+        r, g, b = table[k, 0], table[k, 1], table[k, 2]
+        nx, ny, nz = table[k, 3], table[k, 4], table[k, 5]
+        material = int(table[k, 6])
+        depth = 1.0 / inverse
+        x, y, z = eye_x + px * depth, eye_y + py * depth, eye_z + pz * depth
+        ar, ag, ab, br, bg, bb, haze = _light_at(
+            x, y, z, ux, uy, uz, depth * length, nx, ny, nz, material, shadowed, eye_z, around,
+        )  # fmt: skip
+        texture, windows, seed, ax, ay, az, a0, cx, cy, cz, c0 = _pattern(table, k, of_material, tile_m)
+        glow = 0.0
+        if texture != NO_TEXTURE:
+            s, t = ax * x + ay * y + az * z + a0, cx * x + cy * y + cz * z + c0
+            tile = tile_m[texture]
+            slant = max(0.02, abs(nx * ux + ny * uy + nz * uz))
+            footprint_m = pixel * length * depth / math.sqrt(slant)
+            level = _level(tile, footprint_m)
+            factor = _texel(texels, texture, offsets[level], SIDE >> level, level == 0, s, t)
+            r, g, b = r * factor, g * factor, b * factor
+            if windows >= 0:
+                pitch_m, storey_m = table[k, 10], table[k, 11]
+                r, g, b, glow = _window(
+                    s * tile, t * tile, pitch_m, storey_m, 1.0 / pitch_m, 1.0 / storey_m, windows,
+                    1.0 / max(footprint_m, 1e-4), seed, night, r, g, b,
+                )  # fmt: skip
+                glow *= haze * WINDOW_RGB[0]
+        out[0, column] += share * (r * ar + br + glow)
+        out[1, column] += share * (g * ag + bg + WINDOW_RGB[1] * glow)
+        out[2, column] += share * (b * ab + bb + WINDOW_RGB[2] * glow)
+
+
+@nb.njit(**HOT)
+def _sky_run(direction, span, out, frame, around):
+    """Add the sky's colours to the row `out` (3, width); `direction` and `span` as in `_shade_run`."""
     (u0, v), (column, count) = direction, span
     _, _, _, axis, pixel = frame
     light, noise = around[0], around[1]
-    step = 8 if pixel < 0.002 else 4
+    step = 8 if pixel < 0.004 else 4
     place = 0
     ar = ag = ab = 0.0
     while place < count:
@@ -462,9 +544,9 @@ def _sky_run(direction, span, share, out, frame, around):
         dr, dg, db = (er - ar) * f, (eg - ag) * f, (eb - ab) * f
         end = place + part if stop < count - 1 else count
         for c in range(place, end):
-            out[0, column + c] += share * (ar + (c - place) * dr)
-            out[1, column + c] += share * (ag + (c - place) * dg)
-            out[2, column + c] += share * (ab + (c - place) * db)
+            out[0, column + c] += ar + (c - place) * dr
+            out[1, column + c] += ag + (c - place) * dg
+            out[2, column + c] += ab + (c - place) * db
         ar, ag, ab = er, eg, eb
         place = end
 
@@ -493,12 +575,13 @@ def _middle(inverse_depth, row, column, samples):
 
 
 @nb.njit(**HOT)
-def shade_view(still_surfaces, body_surfaces, samples, view, around, image, out):
+def shade_view(still_surfaces, body_surfaces, samples, view, around, image, scratch, pairs):
     """Write a band (h, w) uint32 of BGRA bytes from sample buffers (h * samples, w * samples).
 
-    Surfaces (n, SURFACE_SIZE) are those of `mesh.TileMesh`; ids count on from the still to the bodies'. `out` (3, w)
-    float32 is scratch.
+    Surfaces (n, SURFACE_SIZE) are those of `mesh.TileMesh`; ids count on from the still to the bodies'. `scratch` is
+    that of `scratch_of`; `pairs` are the ids of two samples side by side as one number, used with 2 x 2 samples only.
     """
+    out, parts, rays = scratch
     eye, axis, focal, _, top, full_rows, inverse_depth, ids = view
     height, width = image.shape
     pixel = samples / focal
@@ -510,10 +593,10 @@ def shade_view(still_surfaces, body_surfaces, samples, view, around, image, out)
     for row in range(height):
         v = (0.5 * full_rows - top - (row + 0.5) * samples) / focal
         column = 0
+        mixed = 0
         while column < width:
             first = _whole(ids, row, column, samples)
             if first < -1:
-                span = (np.int64(column), np.int64(1))
                 for part in range(samples * samples):
                     i, j = row * samples + part // samples, column * samples + part % samples
                     tri = ids[i, j]
@@ -525,25 +608,27 @@ def shade_view(still_surfaces, body_surfaces, samples, view, around, image, out)
                             share += weight
                     if seen:
                         continue
-                    u = (j + 0.5) / focal - 0.5 * width * pixel
-                    w = (0.5 * full_rows - top - i - 0.5) / focal
-                    if tri < 0:
-                        _sky_run((u, w), span, share, out, frame, around)
-                        continue
-                    k, shadowed = tri & (SHADOW_BIT - 1), (tri & SHADOW_BIT) != 0
-                    table = still_surfaces if k < still_count else body_surfaces
-                    k = k if k < still_count else k - still_count
-                    depth = (np.float64(inverse_depth[i, j]), 0.0)
-                    _shade_run(table, np.int64(k), shadowed, depth, (u, w), span, share, out, frame, around)
+                    moving = tri >= 0 and (tri & (SHADOW_BIT - 1)) >= still_count
+                    parts[mixed, 0], parts[mixed, 1] = column, tri - still_count if moving else tri
+                    parts[mixed, 2] = moving
+                    rays[mixed, 0], rays[mixed, 1] = share, inverse_depth[i, j]
+                    rays[mixed, 2] = (j + 0.5) / focal - 0.5 * width * pixel
+                    rays[mixed, 3] = (0.5 * full_rows - top - i - 0.5) / focal
+                    mixed += 1
                 column += 1
                 continue
             end = column + 1
-            while end < width and _whole(ids, row, end, samples) == first:
-                end += 1
+            if samples == 2:
+                both = pairs[2 * row, column]
+                while end < width and pairs[2 * row, end] == both and pairs[2 * row + 1, end] == both:
+                    end += 1
+            else:
+                while end < width and _whole(ids, row, end, samples) == first:
+                    end += 1
             span = (np.int64(column), np.int64(end - column))
             u = (column + 0.5 - 0.5 * width) * pixel
             if first < 0:
-                _sky_run((u, v), span, 1.0, out, frame, around)
+                _sky_run((u, v), span, out, frame, around)
             else:
                 k, shadowed = first & (SHADOW_BIT - 1), (first & SHADOW_BIT) != 0
                 inverse = _middle(inverse_depth, row, column, samples)
@@ -553,9 +638,17 @@ def shade_view(still_surfaces, body_surfaces, samples, view, around, image, out)
                 table = still_surfaces if k < still_count else body_surfaces
                 k = k if k < still_count else k - still_count
                 depth = (np.float64(inverse), np.float64(slope))
-                _shade_run(table, np.int64(k), shadowed, depth, (u, v), span, 1.0, out, frame, around)
+                _shade_run(table, np.int64(k), shadowed, depth, (u, v), span, out, frame, around)
             column = end
+        if mixed:
+            _shade_points((still_surfaces, body_surfaces), mixed, parts, rays, out, frame, around)
         _develop(out, image[row], np.float32(around[0][BRIGHTNESS]))
+
+
+def scratch_of(width: int, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Room for a row of `shade_view`: colours, and the samples of pixels that show several triangles."""
+    most = width * samples * samples
+    return np.empty((3, width), np.float32), np.empty((most, 3), np.int64), np.empty((most, 4), np.float64)
 
 
 @nb.njit(**HOT)

@@ -13,7 +13,7 @@ from simulator.render.raster import HOT, SHADOW_BIT
 LAMP_COLUMNS = 12
 """x y z, normal, radius m, r g b 0..1, owner (an actor's index or NO_ACTOR), height above the ground."""
 
-BLOOM_RAD_PER_M, LARGEST_BLOOM_RAD = 0.025, 0.006
+BLOOM_RAD_PER_M, LARGEST_BLOOM_RAD = 0.045, 0.0108
 """A lamp shows at least this large per metre of its radius, as in a camera whose lens blooms, so that the colour of a
 traffic light survives in a small image."""
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from simulator.render.lanes import Section
-from simulator.render.mesh import CONCRETE, GRASS, MeshBuilder
+from simulator.render.mesh import CONCRETE, GRASS, Colour, MeshBuilder
 
 CELL_M = 1.0
 MARGIN_M = 140.0
@@ -99,7 +99,7 @@ def _spread(limit: np.ndarray) -> np.ndarray:
     return heights
 
 
-def add_terrain(mesh: MeshBuilder, land: Land, colour: Sequence[float]) -> None:
+def add_terrain(mesh: MeshBuilder, land: Land, colour: Colour) -> None:
     """Grass over the grid, then a wide rim to the horizon."""
     mx, my = land.terrain.shape
     x = land.origin_m[0] + land.terrain_m * np.arange(mx)
@@ -119,7 +119,7 @@ def add_terrain(mesh: MeshBuilder, land: Land, colour: Sequence[float]) -> None:
         mesh.quads(ring[None], colour, GRASS)
 
 
-def add_verges(mesh: MeshBuilder, sections: Sequence[Section], land: Land, colour: Sequence[float]) -> None:
+def add_verges(mesh: MeshBuilder, sections: Sequence[Section], land: Land, colour: Colour) -> None:
     """Grass slopes from the outer lane edges down below the terrain, so that no gap shows."""
     for section in sections:
         for edge, inner in (

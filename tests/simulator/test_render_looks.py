@@ -9,14 +9,14 @@ from pathlib import Path
 import carla
 import numpy as np
 import pytest
-from PIL import Image
 
+from agent.carla_io import network_image
 from simulator import blueprints
-from simulator.render import SIGNAL_OFF, SIGNAL_RED, Camera, Pose, Renderer, Scene, SceneActor, Weather
+from simulator.render import SIGNAL_GREEN, SIGNAL_OFF, SIGNAL_RED, Camera, Pose, Renderer, Scene, SceneActor, Weather
 from simulator.render.models import build_models, classify
 from simulator.render.placement import Wardrobe
 from simulator.render.scene import LIGHT_LEFT_BLINKER, LIGHT_LOW_BEAM, LIGHT_POSITION, LIGHT_SPECIAL_1
-from tests.simulator.test_render import EYE, FRONT, NIGHT, ROAD, car, pinhole, rgb, shoot
+from tests.simulator.test_render import EYE, FRONT, NIGHT, ROAD, car, pinhole, shoot
 
 PRESETS = [name for name in dir(carla.WeatherParameters) if name[0].isupper() and name != "Default"]
 DEFINITIONS = [definition[1] for definition in blueprints.definitions("0.9.16")]
@@ -84,12 +84,20 @@ def test_a_wet_road_mirrors_the_traffic_light(renderer: Renderer) -> None:
 
 
 @pytest.mark.parametrize("name", ["ClearNoon", "CloudySunset", "HardRainNoon", "ClearNight"])
-def test_a_red_light_is_seen_by_the_front_camera(renderer: Renderer, name: str) -> None:
-    pose = EYE._replace(x_m=90.0 - 25.0)
-    image = shoot(renderer, Scene(preset(name), traffic_light_states={"7": SIGNAL_RED}), pose)
-    off = shoot(renderer, Scene(preset(name), traffic_light_states={"7": SIGNAL_OFF}), pose)
-    red = (image[..., 0] > 170) & (image[..., 0] > 2 * image[..., 1]) & (image[..., 0] > off[..., 0] + 60)
-    assert red.sum() >= 8, "25 m away, both heads together, at 224x128"
+def test_red_and_green_are_told_apart_in_a_small_image(renderer: Renderer, name: str) -> None:
+    """At 224x128, 10 to 35 m before both heads together: 10 or more clearly red, or clearly green, pixels."""
+    for distance_m in (10.0, 15.0, 20.0, 25.0, 30.0, 35.0):
+        pose = EYE._replace(x_m=90.0 - distance_m)
+        counts = {}
+        for state in (SIGNAL_RED, SIGNAL_GREEN, SIGNAL_OFF):
+            shown = shoot(renderer, Scene(preset(name), traffic_light_states={"7": state}), pose)
+            r, g, b = np.moveaxis(shown, -1, 0)
+            red = (r > 150) & (r > 1.8 * g) & (r > 1.8 * b)
+            green = (g > 130) & (g > 1.5 * r) & (g > 1.08 * b)
+            counts[state] = int(red.sum()), int(green.sum())
+        more = np.array([counts[SIGNAL_RED], counts[SIGNAL_GREEN]]) - counts[SIGNAL_OFF]
+        assert more[0, 0] >= 10 and more[1, 1] >= 10, f"{distance_m} m: {more.tolist()}"
+        assert more[0, 1] <= 0 and more[1, 0] <= 0, f"{distance_m} m: {more.tolist()}"
 
 
 def test_blinkers_and_flashers_follow_the_time(renderer: Renderer) -> None:
@@ -221,15 +229,23 @@ def test_a_look_seed_changes_colours_and_nothing_else(renderer: Renderer, folder
     assert np.abs(pictures[1] - usual).mean() > 4.0 and np.abs(pictures[1] - pictures[3]).mean() > 4.0
 
 
-@pytest.mark.parametrize("name", ["ClearNoon", "WetSunset", "ClearNight"])
-def test_a_small_picture_is_a_large_one_made_smaller(renderer: Renderer, name: str) -> None:
-    actors = [car(62.0, -1.75), body("walker.pedestrian.0003", Pose(60.0, 4.4, 0.1))]
-    scene = Scene(preset(name), actors, {"7": SIGNAL_RED})
-    small = shoot(renderer, scene)[1:127]  # 224 x 126 has the same shape as 1600 x 900
-    large = rgb(renderer.render([(Camera(1600, 900, 70.0), EYE)], scene)[0]).astype(np.uint8)
-    reduced = np.asarray(Image.fromarray(large).resize((224, 126), Image.Resampling.BOX)).astype(int)
-    difference = np.abs(small - reduced)
-    assert difference.mean() < 4.0
+@pytest.mark.parametrize("x_m", [12.0, 50.0, 78.0])
+@pytest.mark.parametrize("name", ["ClearNoon", "WetSunset", "HardRainNoon", "ClearNight"])
+def test_the_networks_size_shows_what_a_large_picture_made_smaller_shows(
+    renderer: Renderer, name: str, x_m: float
+) -> None:
+    """Embedded runs ask for 224x128 at once, runs on CARLA for 1600x900 and reduce it.
+
+    Measured: mean difference per channel 1.2 (rain) to 3.1 grey levels (blue, clear noon), 95th percentile 6 to 12.
+    """
+    actors = [car(x_m + 12.0, -1.75), car(x_m + 25.0, 1.75), body("walker.pedestrian.0003", Pose(x_m + 10.0, 4.4, 0.1))]
+    scene, pose = Scene(preset(name), actors, {"7": SIGNAL_RED}), EYE._replace(x_m=x_m)
+    small, large = (
+        network_image(renderer.render([(camera, pose)], scene)[0]).astype(int)
+        for camera in (FRONT, Camera(1600, 900, FRONT.fov_deg))
+    )
+    difference = np.abs(small - large)[:, 1:127]  # the reduced picture has black rows above and below
+    assert (difference.mean(axis=(1, 2)) < 4.0).all()
     assert np.percentile(difference, 95) < 16.0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simulator.render.mesh import PAINT
+from simulator.render.mesh import PAINT, Colour
 from simulator.render.models.kit import (
     BLACK,
     BODY_COLOUR,
@@ -114,9 +114,7 @@ def _ring(
             body.face([*band, (p[0], y + width / 2, p[1])], TYRE, inside=middle)
 
 
-def _rider(
-    body: BodyBuilder, seat: Sequence[float], hands: Sequence[float], *, helmet: tuple[float, ...], pedals: float
-) -> None:
+def _rider(body: BodyBuilder, seat: Sequence[float], hands: Sequence[float], *, helmet: Colour, pedals: float) -> None:
     """A rider on the saddle with hands on the bar; the legs turn at the hips, `pedals` is the feet's height."""
     sx, sz = seat
     hx, hy, hz = hands
