@@ -70,8 +70,8 @@ def literal(value: Any) -> tuple[str, str]:
 
 
 def array_constant(name: str, values: Sequence[Any]) -> str:
-    """A constant array of numbers as a function `name(place)`."""
-    kind = INT if all(isinstance(literal(v)[0], str) and literal(v)[1] == INT for v in values) else FLOAT
+    """Declaration of the numbers as the constant array `name_values`."""
+    kind = INT if all(literal(v)[1] == INT for v in values) else FLOAT
     texts = ", ".join(_cast(literal(v), kind) for v in values)
     size = len(values)
     return f"const {kind} {name}_values[{size}] = {kind}[{size}]({texts});"
@@ -277,7 +277,8 @@ class _Translator:
         return f"{called}({', '.join(self._arguments(node))})", self._returned[called][0]
 
     def _arguments(self, node: ast.Call) -> list[str]:
-        called = self._function.__globals__[node.func.id] if isinstance(node.func, ast.Name) else None
+        assert isinstance(node.func, ast.Name)
+        called = self._function.__globals__[node.func.id]
         names = inspect.signature(getattr(called, "py_func", called)).parameters
         texts = []
         for name, value in zip(names, node.args, strict=True):

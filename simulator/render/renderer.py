@@ -15,6 +15,7 @@ from simulator.render import beams, light, opengl, shade
 from simulator.render.frame import Frame, Overlay, StandingWorld
 from simulator.render.look import NO_LOOK, Look
 from simulator.render.models import build_models
+from simulator.render.opengl import OpenGlError
 from simulator.render.placement import Wardrobe
 from simulator.render.raster import NOTHING, SHADOW_BIT, Tiles, View, draw_shadows, draw_tiles
 from simulator.render.scene import (
@@ -63,7 +64,7 @@ SOFTWARE, OPENGL, AUTO = BACKENDS = ("software", "gl", "auto")
 def open_for(backend: str) -> Any:
     """An OpenGL context for a backend that draws with it, or None for software.
 
-    Raises: ValueError for an unknown backend; opengl.OpenGlError if OpenGL is asked for and is not there.
+    Raises: ValueError for an unknown backend; OpenGlError if OpenGL is asked for and is not there.
     """
     if backend not in BACKENDS:
         raise ValueError(f"renderer {backend!r}: choose {', '.join(BACKENDS)}")
@@ -71,7 +72,7 @@ def open_for(backend: str) -> Any:
         return None
     try:
         context = opengl.open_context()
-    except opengl.OpenGlError:
+    except OpenGlError:
         if backend == OPENGL:
             raise
         return None
@@ -79,6 +80,15 @@ def open_for(backend: str) -> Any:
         context.release()
         return None
     return context
+
+
+def check_backend(backend: str) -> None:
+    """Find out early whether a backend can draw here.
+
+    Raises: OpenGlError if OpenGL is asked for and is not there.
+    """
+    if backend == OPENGL:
+        open_for(backend).release()
 
 
 def _samples(camera: Camera) -> int:
