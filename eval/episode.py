@@ -195,12 +195,12 @@ class Episode:
         data = self._observe(ego)
         control = self._ask_agent(data, ego)
         if control is not None:
-            self.ego.apply_control(control)
+            self.director.stage.apply_control(control)
         return self._judge(ego, data, control)
 
     def step(self, control: carla.VehicleControl) -> bool:
         """One tick with the caller's control applied before it; False when the route is over. Raises: EpisodeError."""
-        self.ego.apply_control(control)
+        self.director.stage.apply_control(control)
         ego = self._advance()
         return self._judge(ego, self._observe(ego), control)
 

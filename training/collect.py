@@ -274,7 +274,7 @@ class Recording:
             [episode.plan.gps[index] for index in indices], [episode.plan.world[index] for index in indices]
         )
         self._inputs = InputBuilder(InputConfig(), plan, carla_io.default_dialect())
-        self._view = PrivilegedView(episode.world, episode.ego, episode.plan.world)
+        self._view = PrivilegedView(episode.world, episode.ego, episode.plan.world, episode.director.stage.size)
         self._images: dict[str, tuple[int, np.ndarray]] = {}
         self._first = True
 
