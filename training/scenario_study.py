@@ -26,7 +26,7 @@ from eval.episode import FAILURE_SIMULATION, Episode, EpisodeConfig
 from eval.report import machine
 from eval.results import write_json_atomically
 from eval.routes import Route, write_routes
-from eval.scenarios.generate import PATIENCE_DRIVES, Town, scenario_routes
+from eval.scenarios.generate import PATIENCE_DRIVES, QUICK_DRIVES, Town, scenario_routes
 from eval.scenarios.registry import BENCH2DRIVE_TYPES
 from eval.scoring import Infraction, Scoring, succeeded
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
@@ -36,8 +36,6 @@ from training.expert import ExpertConfig
 MAX_GAME_S = 120.0
 MAX_SPEED_MPS = 14.0
 """Both drivers keep to the speed limit below this."""
-QUICK_DRIVES = 40
-"""The first search in a town gives up after so many random drives without a new place."""
 DRIVERS = ("expert", "blind")
 SILENCE_S = 240.0
 """A worker that has finished no route for so long hangs: CARLA's client can, inside a tick."""

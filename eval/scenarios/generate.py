@@ -33,8 +33,10 @@ KEYPOINT_M = 25.0
 MAX_DETOUR_M = 2.5
 """The route planned from the keypoints must pass the trigger this close."""
 DRIVES_PER_TOWN = 400
+QUICK_DRIVES = 40
 PATIENCE_DRIVES = 250
-"""After so many random drives without any place for what is still wanted, the town is taken to have none."""
+"""After so many random drives without any place for what is still wanted, a town is taken to have none: where other
+towns may do, and where none is left."""
 TYPES_PER_DRIVE = 6
 """No more routes than this begin at the same place."""
 LONG_SPACING_M = 140.0
