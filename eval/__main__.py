@@ -1,27 +1,32 @@
-"""`python -m eval run | demo | report | routes | score | looks | soak`."""
+"""`python -m eval run | demo | report | routes | score | compare | looks | soak | doctor`."""
 
 from __future__ import annotations
 
-import logging
 import sys
+
+if __name__ == "__main__" and sys.argv[1:2] == ["doctor"]:  # before the imports that it is there to check
+    from eval.doctor import main as doctor_main
+
+    sys.exit(doctor_main(sys.argv[2:]))
+
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from agent import strict_json
-from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
+from eval import doctor as doctor_command
 from eval.agents import AgentLoadError
 from eval.demo import DemoConfig, demo
 from eval.generate import RouteGenerationError
 from eval.generate_command import GenerateConfig, generate
 from eval.looks import LooksConfig, looks
+from eval.metrics.commands import CompareConfig, ScoreConfig, compare, score
 from eval.planner import PlannerError
-from eval.progress import print_table
 from eval.report import write_report
-from eval.results import ResultsError, read_records
+from eval.results import ResultsError
 from eval.routes import RouteFileError
 from eval.runner import EXIT_INCOMPLETE, EXIT_INTERRUPTED, InputError, JobError, RunConfig, run
 from eval.server import ServerDiedError, ServerError
@@ -36,20 +41,9 @@ INPUT_ERRORS = (
     ServerError,
     PlannerError,
     AgentLoadError,
-    CheckpointError,
     ConfigError,
     FileNotFoundError,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
-    """Print the table of a finished run again."""
-
-    results: tyro.conf.Positional[Path]
-    """A run's results.jsonl, or its folder."""
-    json: bool = False
-    """Print mean scores as JSON instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,18 +70,13 @@ def _generate(config: Annotated[GenerateConfig, tyro.conf.arg(name="")]) -> int:
 
 
 def _score(config: Annotated[ScoreConfig, tyro.conf.arg(name="")]) -> int:
-    """Print the table of a finished run again."""
-    path = config.results / "results.jsonl" if config.results.is_dir() else config.results
-    records = read_records(path)
-    if not records:
-        raise ResultsError(f"{path}: holds no route records; give a run's folder or its results.jsonl")
-    if config.json:
-        count = len(records)
-        names = ("score_composed", "score_route", "score_penalty")
-        print(strict_json.dumps({name: sum(getattr(r.scores, name) for r in records) / count for name in names}))
-    else:
-        print_table(records)
-    return 0
+    """Print the metrics of result files: scores, abilities, efficiency, comfort, with their uncertainty."""
+    return score(config)
+
+
+def _compare(config: Annotated[CompareConfig, tyro.conf.arg(name="")]) -> int:
+    """Compare two runs on the drives they share."""
+    return compare(config)
 
 
 def _demo(config: Annotated[DemoConfig, tyro.conf.arg(name="")]) -> int:
@@ -111,6 +100,11 @@ def _soak(config: Annotated[SoakConfig, tyro.conf.arg(name="")]) -> int:
     return soak(config)
 
 
+def _doctor(config: Annotated[doctor_command.DoctorConfig, tyro.conf.arg(name="")]) -> int:
+    """Is this machine ready for an evaluation? Every line says what to do."""
+    return doctor_command.run(config)
+
+
 def main() -> int:
     """Run the command line; bad input is one line and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
@@ -121,13 +115,21 @@ def main() -> int:
             "report": _report,
             "routes": _routes,
             "score": _score,
+            "compare": _compare,
             "looks": _looks,
             "soak": _soak,
+            "doctor": _doctor,
         }
         if sys.argv[1:3] == ["routes", "generate"]:  # tyro's command dictionaries do not nest
             return tyro.cli(_generate, args=sys.argv[3:], prog="python -m eval routes generate")
         return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m eval")
     except INPUT_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except ValueError as error:
+        checkpoint = sys.modules.get("agent.checkpoint")  # not imported here: it loads torch, which takes seconds
+        if checkpoint is None or not isinstance(error, checkpoint.CheckpointError):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except (JobError, ServerDiedError) as error:

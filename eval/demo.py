@@ -20,6 +20,7 @@ from eval.results import read_records
 from eval.routes import Route, write_routes
 from eval.runner import DEFAULT_AGENT, DEFAULT_WEIGHTS, InputError, RunConfig, run
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect, parse_address
+from eval.verdict import check_weights
 from eval.video import join_films
 
 TOWN = "Gen20"
@@ -93,11 +94,15 @@ def _check(config: DemoConfig) -> None:
     """What cannot work is found before anything is started."""
     if config.routes < 1:
         raise InputError(f"--routes {config.routes}: at least one is needed")
+    if not config.max_game_s > 0.0:
+        raise InputError(f"--max-game-s {config.max_game_s}: must be more than 0 seconds")
     if config.agent != CONSTANT_THROTTLE and not config.weights.is_file():
         raise InputError(
             f"{config.weights}: no such file; the shipped weights lie in weights/ of the repository "
             f"(or try the demo without a network: --agent {CONSTANT_THROTTLE})"
         )
+    if config.agent == DEFAULT_AGENT:
+        check_weights(config.weights)
 
 
 def _clear(out: Path) -> None:

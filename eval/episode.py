@@ -195,12 +195,12 @@ class Episode:
         data = self._observe(ego)
         control = self._ask_agent(data, ego)
         if control is not None:
-            self.ego.apply_control(control)
+            self.director.stage.apply_control(control)
         return self._judge(ego, data, control)
 
     def step(self, control: carla.VehicleControl) -> bool:
         """One tick with the caller's control applied before it; False when the route is over. Raises: EpisodeError."""
-        self.ego.apply_control(control)
+        self.director.stage.apply_control(control)
         ego = self._advance()
         return self._judge(ego, self._observe(ego), control)
 
@@ -254,10 +254,7 @@ class Episode:
         world = self._client.get_world()
         here = world.get_map().name.split("/")[-1]
         if here != self.route.town:
-            there = sorted(name.split("/")[-1] for name in self._client.get_available_maps())
-            if self.route.town not in there:
-                raise ServerError(f"the server has no town {self.route.town}; it has {', '.join(there)}")
-            world = self._client.load_world(self.route.town, False)
+            world = self._load_town()
         elif self.config.reload:
             world = self._client.reload_world(False)
         settings = world.get_settings()
@@ -273,6 +270,15 @@ class Episode:
         _remove_leftovers(self._client, world)
         world.reset_all_traffic_lights()
         world.tick(self.config.timeout_s)
+
+    def _load_town(self) -> carla.World:
+        try:  # not only of the towns a server lists: ours makes more on demand
+            return self._client.load_world(self.route.town, False)
+        except RuntimeError as error:
+            there = sorted(name.split("/")[-1] for name in self._client.get_available_maps())
+            if self.route.town in there:
+                raise
+            raise ServerError(f"the server has no town {self.route.town}; it has {', '.join(there)}") from error
 
     def _spawn(self) -> None:
         first = self.plan.world[0][0]

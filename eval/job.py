@@ -6,11 +6,10 @@ A fresh process per route makes results independent of the routes before it, and
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import errno
 import faulthandler
 import json
 import logging
-import os
 import signal
 import sys
 import time
@@ -22,6 +21,7 @@ import carla
 
 from agent import strict_json
 from eval.agents import AgentLoadError, CameraRecorder, ReplayedCameras, black_cameras, load_agent
+from eval.carla_server import CarlaConfig, CarlaServer, ContainerServer
 from eval.episode import (
     CARLA_TIMEOUT_S,
     EMBEDDED_TIMEOUT_S,
@@ -34,9 +34,13 @@ from eval.episode import (
     Tick,
     TickHook,
 )
+from eval.metrics.abilities import TRAFFIC_SIGNS, abilities_of
+from eval.metrics.junctions import episode_credit_percent
+from eval.metrics.recorder import MotionRecorder, metrics_folder
 from eval.planner import PlannerError
+from eval.processes import end_with_parent, guard_group
 from eval.recorder import RouteRecorder
-from eval.results import RouteRecord, write_json_atomically
+from eval.results import RouteRecord, save_name, write_json_atomically
 from eval.routes import Route, RouteFileError, read_routes, select_routes
 from eval.scoring import Scoring
 from eval.server import (
@@ -53,12 +57,14 @@ from eval.view import LiveView
 from eval.watchdog import EXIT_SERVER_DIED, Watchdog
 
 EXIT_BAD_INPUT = 2
+EXIT_DISK_FULL = 73
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What a retry does not mend: no room, or a medium that fails."""
 STATUS_PERIOD_S = 0.5
 INPUT_ERRORS = (RouteFileError, PlannerError, ServerError, AgentLoadError)
 SETUP_INPUT_ERRORS = ("CheckpointError", "ConfigError")
 """Errors of an agent's setup that mean bad input (missing or altered weights), told by name: the agent's modules are
 imported from its own folder, so their classes are not ours."""
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +83,16 @@ class Job:
     """The run's folder."""
     parent_pid: int
     server: str | None = None
-    """HOST:PORT of a running server; None: an embedded one of our own."""
+    """HOST:PORT of a running server; None: one of our own."""
+    carla_root: str = ""
+    """Folder of an installed CARLA to start; empty: an embedded server."""
+    carla_image: str = ""
+    """Container image of CARLA to start instead."""
+    gpu: int | None = None
+    """Graphics adapter of a CARLA that we start."""
+    start_timeout_s: float = 120.0
+    """How long a server of our own may take to become ready."""
+    repetition: int = 0
     town_dir: str | None = None
     threads: int = 2
     cameras: str = "normal"
@@ -97,17 +112,38 @@ class Job:
         """Read a job from a file."""
         return cls(**json.loads(path.read_text()))
 
+    @property
+    def embedded(self) -> bool:
+        """Whether the server is our own, not CARLA."""
+        return not (self.server or self.carla_root or self.carla_image)
+
+    @property
+    def server_name(self) -> str:
+        """What the record says about the server: an address, `carla` if we start one, or `embedded`."""
+        return self.server or ("embedded" if self.embedded else "carla")
+
+    @property
+    def artefacts(self) -> Path:
+        """Folder of what the drive leaves besides its record."""
+        return artefact_folder(Path(self.folder), self.repetition)
+
     def path(self, kind: str) -> Path:
-        """File of this route's job: job, status, outcome (json) or log."""
-        suffix = "log" if kind == "log" else f"{kind}.json"
-        return Path(self.folder) / "jobs" / f"route_{self.route_id}.{suffix}"
+        """File of this route's job: job, status, outcome, process (json), phase or log."""
+        suffix = kind if kind in ("log", "phase") else f"{kind}.json"
+        return self.artefacts / "jobs" / f"route_{self.route_id}.{suffix}"
+
+
+def artefact_folder(run: Path, repetition: int) -> Path:
+    """Where a run keeps logs, traces, films and pictures of a repetition; the first one's lie in the run's folder."""
+    return run if repetition == 0 else run / f"rep{repetition}"
 
 
 def main(argv: list[str]) -> int:
     """Run the job of the file named in argv."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     job = Job.load(Path(argv[0]))
-    _end_with_parent(job.parent_pid)
+    end_with_parent(job.parent_pid)
+    guard_group()
     signal.signal(signal.SIGTERM, _on_sigterm)
     faulthandler.register(signal.SIGUSR1)  # the runner asks for the stacks of a job that stalls
     try:
@@ -116,8 +152,15 @@ def main(argv: list[str]) -> int:
         outcome = {"bad_input": _one_line(error)}
     except ServerDiedError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_SERVER_DIED
+        outcome = {"server_died": _one_line(error)}
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"error: {error.filename or job.folder}: {error.strerror}", file=sys.stderr, flush=True)
+        return EXIT_DISK_FULL
     write_json_atomically(job.path("outcome"), outcome)
+    if "server_died" in outcome:
+        return EXIT_SERVER_DIED
     return EXIT_BAD_INPUT if "bad_input" in outcome else 0
 
 
@@ -138,7 +181,9 @@ def run_job(job: Job) -> RouteRecord:
         client = _connect(job, server.host, server.port, config.timeout_s)
         episodes: list[Episode] = []
         watchdog = Watchdog(
-            lambda message: _save_frozen(job, episodes[0], message) if episodes else None, server.exit_code
+            lambda message: _save_frozen(job, episodes[0], message) if episodes else None,
+            server.exit_code,
+            job.path("phase"),
         )
         stack.callback(watchdog.close)
         episode = Episode(
@@ -148,22 +193,24 @@ def run_job(job: Job) -> RouteRecord:
             config,
             address=(server.host, server.port),
             input_filter=_input_filter(job),
-            hooks=_hooks(job, server.pid, stack),
+            hooks=_hooks(job, route.town, server.pid, stack),
             watchdog=watchdog,
         )
         episodes.append(episode)
         record = _run(episode)
+        credit_percent = _credit_percent(episode, record)
         provenance = {
-            "server": job.server or "embedded",
+            "server": job.server_name,
+            "junction_credit_percent": credit_percent,
             "server_version": client.get_server_version(),
             "client_version": wheel_version(),
             "startup_s": round(time.monotonic() - started_s - record.duration_system_s, 3),
         }
-    return replace(record, provenance={**record.provenance, **provenance})
+    return replace(record, repetition=job.repetition, provenance={**record.provenance, **provenance})
 
 
 def _episode_config(job: Job) -> EpisodeConfig:
-    embedded = job.server is None
+    embedded = job.embedded
     return EpisodeConfig(
         scoring=Scoring(job.scoring),
         traffic=job.traffic,
@@ -172,7 +219,7 @@ def _episode_config(job: Job) -> EpisodeConfig:
         embedded=embedded,
         worker=job.worker,
         max_game_s=job.max_game_s,
-        reload=not embedded,
+        reload=job.server is not None,
         timeout_s=EMBEDDED_TIMEOUT_S if embedded else CARLA_TIMEOUT_S,
     )
 
@@ -182,19 +229,21 @@ def _connect(job: Job, host: str, port: int, timeout_s: float) -> carla.Client:
     try:
         return connect(host, port, timeout_s)
     except ServerError as error:
-        if job.server is None:
+        if job.embedded:
             raise ServerDiedError(str(error)) from error
         raise
 
 
-def _hooks(job: Job, server_pid: int | None, recorders: contextlib.ExitStack) -> list[TickHook]:
+def _hooks(job: Job, town: str, server_pid: int | None, recorders: contextlib.ExitStack) -> list[TickHook]:
     """What follows the drive; files are finished when `recorders` closes."""
-    folder = Path(job.folder)
+    folder = job.artefacts
     trace = TraceRecorder()
     recorders.callback(trace.save, folder / "traces" / f"route_{job.route_id}.npz")
     story = RouteRecorder(folder, job.route_id, film=job.film)
     recorders.callback(story.close)
-    hooks: list[TickHook] = [_StatusWriter(job, server_pid), trace, story]
+    motion = MotionRecorder(metrics_folder(folder) / save_name(job.route_id, town, job.seed))
+    recorders.callback(motion.close)
+    hooks: list[TickHook] = [_StatusWriter(job, server_pid), trace, story, motion]
     if job.record_cameras:
         cameras = CameraRecorder(recording_path(folder, job.route_id))
         recorders.callback(cameras.close)
@@ -227,6 +276,14 @@ def _run(episode: Episode) -> RouteRecord:
     return replace(episode.record(failure), failure_message=message)
 
 
+def _credit_percent(episode: Episode, record: RouteRecord) -> float | None:
+    """Completion to exceed for Bench2Drive's credit for traffic signs; None where it cannot matter."""
+    blocks = episode.route.scenarios
+    if not blocks or TRAFFIC_SIGNS not in abilities_of(blocks[0].type) or record.success or not record.ticks:
+        return None
+    return round(episode_credit_percent(episode.carla_map, episode.route), 6)
+
+
 class _StatusWriter:
     """A hook that tells the runner how far the route is."""
 
@@ -234,6 +291,7 @@ class _StatusWriter:
         self._path = job.path("status")
         self._server_pid = server_pid
         self._next_s = 0.0
+        self._started_s = time.monotonic()
 
     def __call__(self, episode: Episode, tick: Tick) -> None:
         now_s = time.monotonic()
@@ -246,19 +304,26 @@ class _StatusWriter:
             "game_s": tick.ego.time_s,
             "speed_mps": tick.ego.speed_mps,
             "server_pid": self._server_pid,
+            "wall_s": round(now_s - self._started_s, 3),
         }
         aside = self._path.with_suffix(".partial")
         aside.write_text(strict_json.dumps(status))
         aside.replace(self._path)
 
 
-def _start_server(job: Job, route: Route) -> EmbeddedServer | RunningServer:
-    """The server to drive on; an embedded one is started but not waited for."""
+def _start_server(job: Job, route: Route) -> EmbeddedServer | RunningServer | CarlaServer | ContainerServer:
+    """The server to drive on; one of our own is started but not waited for."""
     if job.server is not None:
         return RunningServer(job.server)
+    log = job.path("log").with_suffix(".server.log")
+    if not job.embedded:
+        config = CarlaConfig(job.carla_root, job.carla_image, job.gpu, job.start_timeout_s)
+        return CarlaServer(config, log) if job.carla_root else ContainerServer(config, log)
     town_dir = Path(job.town_dir) if job.town_dir else None
-    config = EmbeddedServerConfig(town=route.town, town_dir=town_dir, threads=job.threads)
-    return EmbeddedServer(config, log=job.path("log").with_suffix(".server.log"))
+    embedded = EmbeddedServerConfig(
+        town=route.town, town_dir=town_dir, threads=job.threads, startup_s=job.start_timeout_s
+    )
+    return EmbeddedServer(embedded, log=log, own_session=False)
 
 
 def _input_filter(job: Job) -> InputFilter | None:
@@ -277,7 +342,8 @@ def _viewer(job: Job) -> Any:
 def _save_frozen(job: Job, episode: Episode, message: str) -> None:
     """Keep what is known of a frozen route; called on the watchdog's thread just before the process ends."""
     agent = "agent" in message
-    record = replace(episode.record(FAILURE_AGENT if agent else FAILURE_SIMULATION), failure_message=message)
+    record = episode.record(FAILURE_AGENT if agent else FAILURE_SIMULATION)
+    record = replace(record, repetition=job.repetition, failure_message=message)
     write_json_atomically(job.path("outcome"), {"record": record.to_json()})
 
 
@@ -287,14 +353,6 @@ def _one_line(error: Exception) -> str:
 
 def _on_sigterm(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
-
-
-def _end_with_parent(parent_pid: int) -> None:
-    """Ask Linux to kill this process when the runner dies, however it dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        raise SystemExit(1)
 
 
 if __name__ == "__main__":

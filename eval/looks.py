@@ -137,17 +137,17 @@ def _run_config(config: LooksConfig, arm: str) -> RunConfig:
     return replace(base, agent=CONSTANT_THROTTLE)
 
 
-def summarise(records: Mapping[str, Sequence[RouteRecord]], seed: int) -> dict[str, dict[str, float | list[float]]]:
+def summarise(records: Mapping[str, Sequence[RouteRecord]], seed: int) -> dict[str, dict[str, Any]]:
     """Per arm: mean scores, route completion by route, and what it loses against the agent."""
     agent = {record.route_id: record.scores.score_route for record in records.get("agent", ())}
-    summary: dict[str, dict[str, float | list[float]]] = {}
+    summary: dict[str, dict[str, Any]] = {}
     for arm, rows in records.items():
-        entry: dict[str, float | list[float]] = {
+        entry: dict[str, Any] = {
             "routes": len(rows),
             "route_completion": mean_and_deviation([row.scores.score_route for row in rows])[0],
             "driving_score": mean_and_deviation([row.scores.score_composed for row in rows])[0],
             "successes": sum(row.success for row in rows),
-            "route_completions": [round(row.scores.score_route, 2) for row in sorted(rows, key=lambda r: r.route_id)],
+            "route_completions": {row.route_id: round(row.scores.score_route, 2) for row in rows},
         }
         paired = [(agent[row.route_id], row.scores.score_route) for row in rows if row.route_id in agent]
         if arm != "agent" and paired:
@@ -165,7 +165,7 @@ def paired_loss(pairs: np.ndarray, generator: np.random.Generator) -> Loss:
     return Loss(float(differences.mean()), float(low), float(high))
 
 
-def print_summary(summary: Mapping[str, Mapping[str, float | list[float]]]) -> None:
+def print_summary(summary: Mapping[str, Mapping[str, Any]]) -> None:
     table = Table(title="Embedded server; route completion in %, differences paired by route with 95 % intervals")
     for column in ("arm", "routes", "route completion", "driving score", "successes", "loses against the agent"):
         table.add_column(column, justify="left" if column == "arm" else "right")

@@ -24,6 +24,9 @@ MAX_SEGMENT_M = 20_000.0
 LANE_CHANGE_POINTS = 5
 """A lane change ends this many path points ahead of the closest point on the target lane."""
 
+MAX_OFF_ROAD_M = 10.0
+"""A keypoint farther from every lane belongs to another map."""
+
 LaneKey = tuple[int, int, int]
 Vector = tuple[float, float, float]
 
@@ -80,6 +83,10 @@ class _Graph:
         self.successors.setdefault(end, {})
 
 
+def _place(location: carla.Location) -> str:
+    return f"({location.x:.1f}, {location.y:.1f}, {location.z:.1f})"
+
+
 class RoutePlanner:
     """Plans on one map; build once per map (0.1 to 0.6 s for CARLA's towns)."""
 
@@ -97,14 +104,17 @@ class RoutePlanner:
 
         Raises: PlannerError if a keypoint is off the road network or the next one cannot be reached.
         """
+        return [(waypoint.transform, option) for waypoint, option in self.trace(keypoints)]
+
+    def trace(self, keypoints: Sequence[tuple[float, float, float]]) -> list[tuple[carla.Waypoint, RoadOption]]:
+        """As `plan`, with the map's waypoints."""
         if len(keypoints) < 2:
             raise PlannerError(f"a route needs at least 2 keypoints, got {len(keypoints)}")
         decisions = _Decisions(self._graph)
-        plan: DensePlan = []
+        points: list[tuple[carla.Waypoint, RoadOption]] = []
         for origin, destination in itertools.pairwise(keypoints):
-            points = self._trace(carla.Location(*origin), carla.Location(*destination), decisions)
-            plan.extend((waypoint.transform, option) for waypoint, option in points)
-        return plan
+            points.extend(self._trace(carla.Location(*origin), carla.Location(*destination), decisions))
+        return points
 
     def _read_topology(self) -> list[_Segment]:
         nodes: dict[Vector, int] = {}
@@ -230,13 +240,24 @@ class RoutePlanner:
         waypoint = self._map.get_waypoint(location)
         return None if waypoint is None else self._graph.lane_edges.get(_lane_key(waypoint))
 
+    def _check_near(self, keypoint: carla.Location) -> None:
+        lane = self._map.get_waypoint(keypoint).transform.location
+        off_m = math.hypot(lane.x - keypoint.x, lane.y - keypoint.y)
+        if off_m > MAX_OFF_ROAD_M:
+            raise PlannerError(
+                f"keypoint {_place(keypoint)} is {off_m:.0f} m from the nearest lane of this map "
+                f"(at most {MAX_OFF_ROAD_M:.0f} m); is the route made for another town?"
+            )
+
     def _trace(
         self, origin: carla.Location, destination: carla.Location, decisions: _Decisions
     ) -> list[tuple[carla.Waypoint, RoadOption]]:
         start, end = self._localize(origin), self._localize(destination)
-        if start is None or end is None:
-            lost = origin if start is None else destination
-            raise PlannerError(f"keypoint ({lost.x:.1f}, {lost.y:.1f}, {lost.z:.1f}) is not on the road network")
+        for keypoint, found in ((origin, start), (destination, end)):
+            if found is None:
+                raise PlannerError(f"keypoint {_place(keypoint)} is not on the road network of this map")
+            self._check_near(keypoint)
+        assert start is not None and end is not None
         nodes = _shortest_path(self._graph, start[0], end[0])
         if nodes is None:
             raise PlannerError(

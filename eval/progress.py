@@ -72,11 +72,11 @@ class Progress:
 
     def finished(self, record: RouteRecord) -> None:
         """Count and print a finished route."""
-        self._done.add(record.route_id)
-        self._running.pop(record.route_id, None)
+        self._done.add(record.label)
+        self._running.pop(record.label, None)
         scores = record.scores
         self._console.print(
-            f"route {record.route_id} {record.town}: {record.verdict}, completion {scores.score_route:.1f} %, "
+            f"route {record.label} {record.town}: {record.verdict}, completion {scores.score_route:.1f} %, "
             f"penalty {scores.score_penalty:.3f}, driving score {scores.score_composed:.1f} "
             f"({record.duration_game_s:.0f} s driven in {record.duration_system_s:.0f} s)",
             soft_wrap=True,
@@ -138,7 +138,7 @@ def print_table(records: Sequence[RouteRecord], console: Console | None = None) 
         outside_m = 1000.0 * infraction_count(record, Infraction.OUTSIDE_ROUTE_LANES)
         scores = record.scores
         table.add_row(
-            record.route_id,
+            record.label,
             record.town,
             record.status,
             f"{scores.score_route:.1f}",
@@ -152,7 +152,7 @@ def print_table(records: Sequence[RouteRecord], console: Console | None = None) 
     console.print(table)
     for record in records:
         if record.failure_message:
-            console.print(f"route {record.route_id}: {record.verdict}", soft_wrap=True)
+            console.print(f"route {record.label}: {record.verdict}", soft_wrap=True)
     composed, deviation = mean_and_deviation([r.scores.score_composed for r in records])
     completion, _ = mean_and_deviation([r.scores.score_route for r in records])
     successes = sum(record.success for record in records)
@@ -162,6 +162,19 @@ def print_table(records: Sequence[RouteRecord], console: Console | None = None) 
         soft_wrap=True,
     )
     console.print(_per_km(records), soft_wrap=True)
+    skipped = _skipped(records)
+    if skipped:
+        console.print(skipped, soft_wrap=True)
+
+
+def _skipped(records: Sequence[RouteRecord]) -> str:
+    """What could not be played, and why; empty if everything was."""
+    scenarios = [(record.route_id, item) for record in records for item in record.provenance.get("scenarios", ())]
+    skipped = [(route_id, item) for route_id, item in scenarios if item["state"] == "skipped"]
+    if not skipped:
+        return ""
+    lines = [f"  route {route_id}, {item['name']}: {item['reason']}" for route_id, item in skipped]
+    return "\n".join([f"{len(skipped)} of {counted(len(scenarios), 'scenario')} could not be played:", *lines])
 
 
 def counted(count: int, noun: str) -> str:

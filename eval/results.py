@@ -6,6 +6,8 @@ a finished route.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -42,6 +44,7 @@ _INFRACTION_LABELS = (
     ("Scenario timeouts", Infraction.SCENARIO_TIMEOUT),
     ("Min speed infractions", Infraction.MIN_SPEED),
 )
+_START_ANEW = "choose another --out or delete the folder"
 logger = logging.getLogger(__name__)
 
 
@@ -71,11 +74,33 @@ class RouteRecord:
     """Server, versions, hashes of route file, agent config and weights, timings, what became of the scenarios."""
     failure_message: str = ""
     """What went wrong in agent or simulation, in one line; empty if the criteria ended the route."""
+    repetition: int = 0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Route id and repetition: what a run has one verdict on."""
+        return self.route_id, self.repetition
+
+    @property
+    def label(self) -> str:
+        """What tables and messages call it."""
+        return self.route_id if self.repetition == 0 else f"{self.route_id} (repetition {self.repetition})"
+
+    @property
+    def decided(self) -> bool:
+        """Whether the agent was judged; a simulation that crashed decides nothing, and the route may be run again."""
+        return self.status != STATUS_SIMULATION_CRASHED
 
     @property
     def success(self) -> bool:
         """Bench2Drive's success."""
         return succeeded(self.status, self.infractions)
+
+    @property
+    def scenario_name(self) -> str:
+        """Name of the route's first scenario, such as `Accident_1`; empty if it has none."""
+        scenarios = self.provenance.get("scenarios") or [{}]
+        return str(scenarios[0].get("name", ""))
 
     @property
     def verdict(self) -> str:
@@ -101,7 +126,7 @@ class RouteRecord:
         """The record in the leaderboard's checkpoint layout."""
         return {
             "index": index,
-            "route_id": f"RouteScenario_{self.route_id}_rep0",
+            "route_id": f"RouteScenario_{self.route_id}_rep{self.repetition}",
             "status": self.status,
             "num_infractions": sum(len(messages) for messages in self.infractions.values()),
             "infractions": {kind: list(messages) for kind, messages in self.infractions.items()},
@@ -112,7 +137,14 @@ class RouteRecord:
                 "duration_system": round(self.duration_system_s, 3),
             },
             "town_name": self.town,
+            "scenario_name": self.scenario_name,
+            "save_name": save_name(self.route_id, self.town, self.seed),
         }
+
+
+def save_name(route_id: str, town: str, seed: int) -> str:
+    """Name of a drive's folder below the run's `metrics`, where Bench2Drive's tools look for metric_info.json."""
+    return f"RouteScenario_{route_id}_rep0_{town}_seed{seed}"
 
 
 def judge(completion_percent: float, events: Sequence[Event], scoring: Scoring, failure: str | None) -> dict[str, Any]:
@@ -205,57 +237,110 @@ def leaderboard_json(records: Sequence[RouteRecord], total_routes: int) -> dict[
 class ResultsFolder:
     """A run's folder: appends records, keeps `results.json` up to date, finds what is already done."""
 
-    def __init__(self, folder: Path, run_key: str) -> None:
-        """Open or create. Raises: ResultsError if the folder holds a run with another key, or cannot be written."""
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Open or create; `settings` is everything that must be equal for two results to stand in one file.
+
+        Raises: ResultsError if the folder holds a run with other settings, is at work, or cannot be written.
+        """
         self.folder = folder
         self._lines = folder / "results.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / "run.lock").open("a+")
         except OSError as error:
             raise ResultsError(f"{folder}: cannot be created ({error.strerror}); choose another --out") from error
-        self._check_key(run_key)
-        self.records: dict[str, RouteRecord] = {r.route_id: r for r in read_records(self._lines)}
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when we die
+        except OSError as error:
+            raise ResultsError(
+                f"{folder}: another runner is at work in it; wait for it or choose another --out"
+            ) from error
+        self._check_settings(settings)
+        self.records: dict[tuple[str, int], RouteRecord] = {r.key: r for r in read_records(self._lines)}
 
     def append(self, record: RouteRecord) -> None:
-        """Add one record durably."""
-        self.records[record.route_id] = record
-        with self._lines.open("a+b") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a crash cut the last line off
-                    file.write(b"\n")
-            file.write(strict_json.dumps(record.to_json()).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Add one record durably. Raises: OSError; the file then is as before."""
+        append_line(self._lines, record.to_json())
+        self.records[record.key] = record
 
-    def write_summary(self, route_order: Sequence[str]) -> dict[str, Any]:
-        """Replace `results.json` by the state of the records, in the order of the route file."""
-        records = [self.records[route_id] for route_id in route_order if route_id in self.records]
-        data = leaderboard_json(records, len(route_order))
+    def write_summary(self, order: Sequence[tuple[str, int]]) -> dict[str, Any]:
+        """Replace `results.json` by the state of the records, in the order of their keys."""
+        records = [self.records[key] for key in order if key in self.records]
+        data = leaderboard_json(records, len(order))
         write_json_atomically(self.folder / "results.json", data)
         return data
 
-    def _check_key(self, run_key: str) -> None:
-        key_file = self.folder / "run.key"
-        if self._lines.exists() and key_file.exists() and key_file.read_text() != run_key:
-            raise ResultsError(
-                f"{self.folder}: holds results of other settings (routes, agent, weights, scoring, seed or traffic); "
-                "choose another --out or delete the folder"
-            )
-        key_file.write_text(run_key)
+    def close(self) -> None:
+        """Let other runners in."""
+        self._lock.close()
+
+    def _check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Compare with the settings of the records that are there, or write them down."""
+        path = self.folder / "run.json"
+        wanted = json.loads(strict_json.dumps(dict(settings)))
+        if self._lines.exists() and self._lines.stat().st_size:
+            found = _read_settings(path)
+            other = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+            if other:
+                raise ResultsError(
+                    f"{self.folder}: holds results of other settings ({', '.join(other)}); {_START_ANEW}"
+                )
+            return
+        write_json_atomically(path, wanted)
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path}: cannot be read ({error}); {_START_ANEW}") from error
+    if not isinstance(found, dict):
+        raise ResultsError(f"{path}: not the settings of a run; {_START_ANEW}")
+    return found
+
+
+def append_line(path: Path, data: Mapping[str, Any]) -> None:
+    """Append one line of JSON durably; a line that a crash cut off before it is closed first.
+
+    Raises: OSError, for instance when the disk is full; the file then is as before.
+    """
+    with path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        line = strict_json.dumps(data).encode() + b"\n"
+        if end:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = b"\n" + line
+        try:
+            written = file.write(line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, "the disk is full", str(path))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def read_records(path: Path) -> list[RouteRecord]:
-    """Records of a `results.jsonl`; lines that are not whole records are reported and skipped."""
+    """Records of a `results.jsonl`, one per route and repetition; lines that are not whole are reported and skipped.
+
+    Where a route was run again after the simulation had crashed, the later record stands; a verdict is final.
+    """
     if not path.exists():
         return []
-    records = []
+    records: dict[tuple[str, int], RouteRecord] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        if not line.strip():
+            continue
         try:
-            records.append(RouteRecord.from_json(json.loads(line)))
+            record = RouteRecord.from_json(json.loads(line))
         except (json.JSONDecodeError, ResultsError) as error:
             logger.warning("%s line %d skipped: %s", path, number, error)
-    return records
+            continue
+        before = records.get(record.key)
+        if before is None or not before.decided:
+            records[record.key] = record
+    return list(records.values())
 
 
 def write_json_atomically(path: Path, data: Any) -> None:

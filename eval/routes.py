@@ -175,7 +175,8 @@ def weather_parameters(weather: Weather | None) -> carla.WeatherParameters:
 
 def _read_bytes(path: Path) -> bytes:
     if not path.is_file():
-        raise RouteFileError(f"{path}: no such route file")
+        what = "is a folder; give the route file in it" if path.is_dir() else "no such route file"
+        raise RouteFileError(f"{path}: {what}")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise RouteFileError(f"{path}: {size} bytes, at most {MAX_FILE_BYTES} are read")

@@ -1,48 +1,47 @@
-"""Many routes on several workers: one queue, one process per route, one durable line per result."""
+"""Many routes on several workers: one queue, one process group per route, one durable line per verdict.
+
+A fresh process and a fresh simulator per route: a verdict then depends on no route before it, and a crash or a leak
+costs the one route it happened on. The embedded server starts in a second, so nothing is gained by keeping one.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import errno
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
-import yaml
 
 from eval.agents import CONSTANT_THROTTLE
-from eval.job import EXIT_BAD_INPUT, Job, recording_path
+from eval.carla_server import STARTUP_S, docker_module, launcher
+from eval.cluster import Cluster, ClusterJob
+from eval.job import DISK_ERRORS, EXIT_BAD_INPUT, EXIT_DISK_FULL, Job, artefact_folder, recording_path
+from eval.memory import CARLA_BYTES, EMBEDDED_BYTES, MemoryBudget, gib, usable_cores
 from eval.progress import Progress, counted, print_table
-from eval.results import (
-    STATUS_AGENT_CRASHED,
-    STATUS_SIMULATION_CRASHED,
-    ResultsFolder,
-    RouteRecord,
-    judge,
-)
-from eval.routes import Route, file_sha256, read_routes, select_routes
+from eval.results import STATUS_SIMULATION_CRASHED, ResultsFolder, RouteRecord, append_line
+from eval.routes import Route, read_routes, select_routes
 from eval.scoring import Scoring
-from eval.server import connect, parse_address
+from eval.server import EMBEDDED_STARTUP_S, ServerDiedError, connect, parse_address
+from eval.supervised import ROUTE_S, STALL_S, JobEnd, JobState, Limits, LocalJob, end_orphans
+from eval.verdict import check_weights, make_record, reason, run_settings, server_kind
 from eval.view import how_to_watch
-from eval.watchdog import EXIT_AGENT_FROZEN
+from eval.work import Task, known_bad, longest_first, make_tasks
 
 MAX_TRIES = 3
-STALL_S = 600.0
-"""A job that has not shown progress for this long is ended, whatever holds it."""
-DEAD_SERVER_S = 3.0
-"""A job notices the death of its server by itself, unless a client call holds it up."""
+START_TRIES = 3
+"""So many servers in a row that do not start, and none before that did, end the run: it is not the routes' fault."""
 POLL_S = 0.1
-TERMINATE_S = 5.0
-EXIT_OK, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 0, 1, 130
+MEASURED_AFTER_S = 10.0
+"""A worker's memory is known once it has driven for so long: pictures, maps and networks are loaded then."""
+EXIT_OK, EXIT_INCOMPLETE, EXIT_DISK, EXIT_INTERRUPTED = 0, 1, 3, 130
 EXIT_UNEXPECTED = 1  # of a job: Python ended it with a traceback
 DEFAULT_AGENT = "agent/entry.py"
 DEFAULT_WEIGHTS = Path("weights/raw_clone/agent.yaml")
@@ -57,7 +56,11 @@ class JobError(RuntimeError):
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM."""
+    """Ctrl-C, SIGTERM or the terminal's end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,8 @@ class RunConfig:
     """Only routes of these towns, comma separated."""
     ids: str | None = None
     """Only routes with these ids, comma separated."""
+    skip: str | None = None
+    """Not the routes with these ids, comma separated."""
     town_dir: Path | None = None
     """Folder with .xodr files of CARLA's towns, for the embedded server."""
     agent: str = DEFAULT_AGENT
@@ -80,8 +85,18 @@ class RunConfig:
     """Whose rules: 2.0, 2.1 or bench2drive."""
     server: str | None = None
     """HOST:PORT of a running CARLA; by default every route gets an embedded server of its own."""
-    workers: int = 1
-    """Routes driven at the same time."""
+    carla_root: Path | None = None
+    """Folder of an installed CARLA: every route gets a CARLA of its own, started from there."""
+    carla_image: str | None = None
+    """Container image of CARLA: every route gets a container of its own."""
+    gpus: str | None = None
+    """Graphics adapters for the CARLAs that are started, comma separated; the workers share them."""
+    ray: str | None = None
+    """Address of a Ray cluster (or auto): the routes are driven on its nodes."""
+    ray_gpus: float = 0.0
+    """Share of a GPU that each worker on the cluster gets."""
+    workers: int | Literal["auto"] = 1
+    """Routes driven at the same time; auto: as many as cores and memory carry. Never more than memory carries."""
     threads: int = 2
     """Threads of each embedded server's renderer and of each agent's network."""
     out: Path | None = None
@@ -89,7 +104,9 @@ class RunConfig:
     traffic: int = 15
     """Background vehicles."""
     seed: int = 0
-    """Seed of the traffic."""
+    """Seed of the traffic in the first repetition; every further one counts it up."""
+    repetitions: int = 1
+    """How often each route is driven, each time with another seed."""
     cameras: Literal["normal", "black", "other-episode"] = "normal"
     """What the agent sees: its cameras, black ones, or those of another route (see --cameras-from)."""
     cameras_from: Path | None = None
@@ -102,82 +119,114 @@ class RunConfig:
     """Show the drive live."""
     max_game_s: float | None = None
     """End every route after this many seconds of game time."""
+    start_timeout_s: float | None = None
+    """How long a server may take to become ready (default: 120 s embedded, 300 s CARLA)."""
+    stall_s: float = STALL_S
+    """A route without progress for this long is ended."""
+    max_wall_s: float = ROUTE_S
+    """A route that takes longer than this is ended."""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether routes are driven on embedded servers."""
+        return server_kind(self) == "embedded"
+
+    @property
+    def gpu_list(self) -> list[int]:
+        """The graphics adapters. Raises: InputError."""
+        try:
+            return [int(gpu) for gpu in self.gpus.split(",")] if self.gpus else []
+        except ValueError:
+            raise InputError(f"--gpus {self.gpus}: expected numbers such as 0,1") from None
 
 
 @dataclass(slots=True)
 class _Running:
-    job: Job
-    process: subprocess.Popen[bytes]
+    task: Task
     tries: int
-    seen_s: float = field(default_factory=time.monotonic)
-    server_alive_s: float = field(default_factory=time.monotonic)
-    status: Mapping[str, float] = field(default_factory=dict)
-    cut_off: bool = False
-    """Ended by the runner, because it stalled or its server died."""
+    handle: LocalJob | ClusterJob
+    state: JobState = field(default_factory=JobState)
 
 
 def run(config: RunConfig) -> int:
     """Drive all chosen routes; returns the exit code.
 
-    Raises: InputError, RouteFileError, ResultsError, ServerError for input that cannot be run.
+    Raises: InputError, RouteFileError, ResultsError, ServerError for input that cannot be run, JobError,
+    ServerDiedError if servers do not start.
     """
     routes = _chosen_routes(config)
     _check(config)
     out = config.out or Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
-    results = ResultsFolder(out, run_key(config))
-    order = [route.id for route in routes]
-    pending = [route for route in routes if route.id not in results.records]
-    _announce(config, routes, pending, out)
-    if pending:
-        try:
-            _drive_all(config, out, routes, pending, results)
-        except Interrupted:
-            results.write_summary(order)
-            print(f"interrupted; finished routes are kept, the same command with --out {out} goes on", file=sys.stderr)
-            return EXIT_INTERRUPTED
-    results.write_summary(order)
-    records = [results.records[route_id] for route_id in order if route_id in results.records]
-    print_table(records)
-    print(f"written to {out / 'results.json'}")
-    crashed = any(record.status == STATUS_SIMULATION_CRASHED for record in records)
-    return EXIT_INCOMPLETE if crashed else EXIT_OK
-
-
-def run_key(config: RunConfig) -> str:
-    """Hash of everything that must be equal for two results to stand in one file."""
-    parts = {
-        "routes": file_sha256(config.routes),
-        "agent": config.agent,
-        "weights": None if config.agent == CONSTANT_THROTTLE else weights_sha256(config.weights),
-        "scoring": config.scoring.value,
-        "server": config.server or "embedded",
-        "traffic": config.traffic,
-        "seed": config.seed,
-        "cameras": config.cameras,
-        "max_game_s": config.max_game_s,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def weights_sha256(config_file: Path) -> str:
-    """Hash of an agent's configuration together with its checkpoint's manifest, which holds the weights' hashes."""
-    text = config_file.read_bytes()
-    digest = hashlib.sha256(text)
+    results = ResultsFolder(out, run_settings(config))
     try:
-        settings = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # an agent of someone else's may keep anything in its file
-        settings = None
-    checkpoint = settings.get("checkpoint", ".") if isinstance(settings, dict) else "."
-    manifest = config_file.parent / str(checkpoint) / "manifest.json"
-    if manifest.is_file():
-        digest.update(manifest.read_bytes())
-    return digest.hexdigest()
+        return _run_in(results, config, routes)
+    finally:
+        results.close()
+
+
+def _run_in(results: ResultsFolder, config: RunConfig, routes: Sequence[Route]) -> int:
+    out = results.folder
+    orphans = end_orphans(out)
+    if orphans:
+        print(f"ended {counted(orphans, 'process group')} that an earlier runner had left behind", file=sys.stderr)
+    tasks = make_tasks(routes, config.repetitions)
+    pending = [task for task in tasks if not _is_decided(results, task)]
+    _announce(config, tasks, pending, out)
+    order = [task.key for task in tasks]
+    campaign = _Campaign(config, routes, pending, results, order)
+    try:
+        if pending:
+            campaign.drive()
+        results.write_summary(order)
+    except Interrupted as interrupt:
+        _summarise(results, order)
+        print(f"interrupted; finished routes are kept, the same command with --out {out} goes on", file=sys.stderr)
+        return interrupt.exit_code
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(
+            f"error: {error.filename or out}: {error.strerror}; finished routes are kept, make room and "
+            f"the same command with --out {out} goes on",
+            file=sys.stderr,
+        )
+        return EXIT_DISK
+    records = [results.records[key] for key in order if key in results.records]
+    print_table(records)
+    _print_infrastructure(records, campaign)
+    print(f"written to {out / 'results.json'}")
+    return EXIT_OK if all(record.decided for record in records) else EXIT_INCOMPLETE
+
+
+def _is_decided(results: ResultsFolder, task: Task) -> bool:
+    record = results.records.get(task.key)
+    return record is not None and record.decided
+
+
+def _summarise(results: ResultsFolder, order: Sequence[tuple[str, int]]) -> None:
+    """The derived file, if the disk lets us; the journal has all that matters."""
+    try:
+        results.write_summary(order)
+    except OSError as error:
+        print(f"results.json could not be written ({error.strerror})", file=sys.stderr)
 
 
 def _chosen_routes(config: RunConfig) -> list[Route]:
     towns = config.towns.split(",") if config.towns else None
     ids = config.ids.split(",") if config.ids else None
-    return select_routes(read_routes(config.routes), towns=towns, ids=ids)
+    chosen = select_routes(read_routes(config.routes), towns=towns, ids=ids)
+    skipped = _skipped(config)
+    unknown = sorted(skipped - {route.id for route in chosen})
+    if unknown:
+        raise InputError(f"--skip {','.join(unknown)}: no such route among the chosen ones")
+    left = [route for route in chosen if route.id not in skipped]
+    if not left:
+        raise InputError("--skip leaves no route to drive")
+    return left
+
+
+def _skipped(config: RunConfig) -> set[str]:
+    return set(config.skip.split(",")) if config.skip else set()
 
 
 def _check(config: RunConfig) -> None:
@@ -187,224 +236,275 @@ def _check(config: RunConfig) -> None:
             raise InputError(f"--agent {config.agent}: no such file; give a Python file or {CONSTANT_THROTTLE}")
         if not config.weights.is_file():
             raise InputError(f"--weights {config.weights}: no such file; give the agent's configuration (agent.yaml)")
+        if config.agent == DEFAULT_AGENT:
+            check_weights(config.weights)
     if config.town_dir is not None and not config.town_dir.is_dir():
         raise InputError(f"--town-dir {config.town_dir}: no such folder")
-    if config.workers < 1 or config.traffic < 0 or config.threads < 1:
+    if config.max_game_s is not None and not config.max_game_s > 0.0:
+        raise InputError(f"--max-game-s {config.max_game_s}: must be more than 0 seconds")
+    if (config.workers != "auto" and config.workers < 1) or config.traffic < 0 or config.threads < 1:
         raise InputError("--workers and --threads must be at least 1, --traffic at least 0")
+    if config.repetitions < 1:
+        raise InputError("--repetitions must be at least 1")
     if (config.cameras == "other-episode") != (config.cameras_from is not None):
         raise InputError("--cameras other-episode and --cameras-from RUN go together")
+    _check_server(config)
+
+
+def _check_server(config: RunConfig) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in ("server", "carla_root", "carla_image") if getattr(config, name)]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)}: choose one")
+    if config.gpu_list and not (config.carla_root or config.carla_image):
+        raise InputError("--gpus is for the CARLAs that are started: give --carla-root or --carla-image")
+    if config.carla_root is not None and config.ray is None:
+        launcher(config.carla_root)
+    if config.carla_image is not None and config.ray is None:
+        docker_module()
     if config.server is not None:
-        if config.workers > 1:
+        if config.workers not in (1, "auto"):
             raise InputError("a running CARLA drives one route at a time: use --workers 1 with --server")
         connect(*parse_address(config.server), timeout_s=20.0)
 
 
-def _announce(config: RunConfig, routes: Sequence[Route], pending: Sequence[Route], out: Path) -> None:
+def _announce(config: RunConfig, tasks: Sequence[Task], pending: Sequence[Task], out: Path) -> None:
+    routes = [task.route for task in tasks if task.repetition == 0]
     towns = ", ".join(sorted({route.town for route in routes}))
+    times = f", {config.repetitions} times each" if config.repetitions > 1 else ""
     print(
-        f"{counted(len(routes), 'route')} in {towns}; agent {config.agent}; "
+        f"{counted(len(routes), 'route')} in {towns}{times}; agent {config.agent}; "
         f"{config.traffic} vehicles of traffic; results in {out}"
     )
     blocks = sum(len(route.scenarios) for route in routes)
     if blocks:
-        print(f"{blocks} scenarios to play")
-    if len(pending) < len(routes):
-        kept = len(routes) - len(pending)
+        print(f"{counted(blocks, 'scenario')} to play")
+    if config.skip:
+        print(f"skipped, and missing in every mean: {config.skip}")
+    if not config.embedded:
+        for line in known_bad(routes, _skipped(config)):
+            print(f"known for trouble: {line}")
+    if len(pending) < len(tasks):
+        kept = len(tasks) - len(pending)
         print(f"{counted(kept, 'route')} {'is' if kept == 1 else 'are'} already in {out}: kept")
     if config.view:
         print(how_to_watch(out))
     sys.stdout.flush()
 
 
-def _drive_all(
-    config: RunConfig, out: Path, routes: Sequence[Route], pending: Sequence[Route], results: ResultsFolder
-) -> None:
-    order = [route.id for route in routes]
-    queue = deque((route, 1) for route in pending)
-    running: dict[int, _Running] = {}
-    (out / "jobs").mkdir(exist_ok=True)
-    lengths_m = {route.id: route.keypoint_length_m for route in pending}
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with Progress(lengths_m, config.workers, max_game_s=config.max_game_s) as progress:
-            while queue or running:
-                for worker in range(config.workers):
-                    if worker not in running and queue:
-                        route, tries = queue.popleft()
-                        running[worker] = _start(_make_job(config, out, routes, route, worker), tries)
-                for worker, item in list(running.items()):
-                    if not _is_over(item):
-                        continue
-                    del running[worker]
-                    route = next(route for route in routes if route.id == item.job.route_id)
-                    record = _outcome(item, route, config)
-                    if record.status == STATUS_SIMULATION_CRASHED and item.tries < MAX_TRIES:
-                        progress.message(
-                            f"route {route.id}: the simulation crashed, try {item.tries + 1} of {MAX_TRIES}"
-                        )
-                        queue.append((route, item.tries + 1))
-                        continue
-                    results.append(record)
-                    results.write_summary(order)
-                    progress.finished(record)
-                progress.update({item.job.route_id: item.status for item in running.values()})
-                time.sleep(POLL_S)
-    finally:
-        _end_all(list(running.values()))
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _make_job(config: RunConfig, out: Path, routes: Sequence[Route], route: Route, worker: int) -> Job:
-    replay = None
-    if config.cameras_from is not None:
-        index = next(i for i, other in enumerate(routes) if other.id == route.id)
-        replay = str(recording_path(config.cameras_from, routes[index - 1].id))
-    return Job(
-        routes=str(config.routes),
-        route_id=route.id,
-        agent=config.agent,
-        agent_config=str(config.weights),
-        scoring=config.scoring.value,
-        traffic=config.traffic,
-        seed=config.seed,
-        worker=worker,
-        folder=str(out),
-        parent_pid=os.getpid(),
-        server=config.server,
-        town_dir=str(config.town_dir) if config.town_dir else None,
-        threads=config.threads,
-        cameras=config.cameras,
-        replay=replay,
-        record_cameras=config.record_cameras,
-        film=config.film,
-        view=config.view,
-        max_game_s=config.max_game_s,
+def _print_infrastructure(records: Sequence[RouteRecord], campaign: _Campaign) -> None:
+    """What was the simulation's fault, apart from the verdicts on the agent."""
+    if campaign.crashes:
+        print(f"the simulation crashed {counted(campaign.crashes, 'time')}; those routes were driven again")
+    if campaign.budget.peak_bytes:
+        print(f"memory: at most {gib(campaign.budget.peak_bytes)} per worker, {campaign.most_at_once} at the same time")
+    undecided = [record for record in records if not record.decided]
+    if not undecided:
+        return
+    decided = [record.scores.score_composed for record in records if record.decided]
+    without = f"{sum(decided) / len(decided):.2f}" if decided else "unknown"
+    print(
+        f"without a verdict, because the simulation crashed {MAX_TRIES} times: "
+        f"{', '.join(record.label for record in undecided)}; they count 0 above, without them the driving score is "
+        f"{without}; the same command drives them again"
     )
 
 
-def _start(job: Job, tries: int) -> _Running:
-    for kind in ("status", "outcome"):
-        job.path(kind).unlink(missing_ok=True)
-    job.save(job.path("job"))
-    with job.path("log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "eval.job", str(job.path("job"))],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches the runner alone, which ends its jobs in order
-            # More spinning threads of the network than cores slow everything down, several workers most of all.
-            env={**os.environ, "OMP_NUM_THREADS": str(job.threads)},
-        )
-    return _Running(job, process, tries)
+class _Campaign:
+    """The queue, the workers, and what becomes of each job."""
 
+    def __init__(
+        self,
+        config: RunConfig,
+        routes: Sequence[Route],
+        pending: Sequence[Task],
+        results: ResultsFolder,
+        order: Sequence[tuple[str, int]],
+    ) -> None:
+        self.config = config
+        self.crashes = 0
+        self.most_at_once = 0
+        self.budget = MemoryBudget(EMBEDDED_BYTES if config.embedded else CARLA_BYTES)
+        self._measured = False
+        self._routes = routes
+        self._pending = pending
+        self._results = results
+        self._order = order
+        self._queue = deque((task, 1) for task in longest_first(pending))
+        self._running: dict[int, _Running] = {}
+        self._drove = False
+        self._failed_starts = 0
+        self._cluster: Cluster | None = None
+        self._workers = 1
+        self._waits_for_memory = False
 
-def _is_over(item: _Running) -> bool:
-    """Whether the job's process has ended; one that stalls is ended."""
-    if item.process.poll() is not None:
-        return True
-    now_s = time.monotonic()
-    status = _read_status(item.job.path("status"))
-    if status != item.status:
-        item.status, item.seen_s = status, now_s
-    if not _server_is_dead(status.get("server_pid")):
-        item.server_alive_s = now_s
-    stalled = now_s - item.seen_s > STALL_S
-    if not stalled and now_s - item.server_alive_s < DEAD_SERVER_S:
-        return False
-    item.cut_off = True  # a client call to a dead server can hold the interpreter until its time-out
-    if stalled:
-        item.process.send_signal(signal.SIGUSR1)  # it writes its stacks to the log
-        time.sleep(1.0)
-    _end_all([item])
-    return True
-
-
-def _read_status(path: Path) -> Mapping[str, float]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-
-
-def _server_is_dead(pid: float | None) -> bool:
-    """Whether the process is gone, or dead and not yet collected by its parent."""
-    if pid is None:
-        return False
-    try:
-        state = Path(f"/proc/{int(pid)}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return True
-    return state == "Z"
-
-
-def _outcome(item: _Running, route: Route, config: RunConfig) -> RouteRecord:
-    """The record of an ended job. Raises: InputError if the job found its input to be bad."""
-    path = item.job.path("outcome")
-    outcome = json.loads(path.read_text()) if path.exists() else {}
-    code = item.process.returncode
-    if not item.cut_off and ("bad_input" in outcome or code == EXIT_BAD_INPUT):
-        raise InputError(outcome.get("bad_input") or _last_line(item.job.path("log")))
-    if code == EXIT_UNEXPECTED and not item.cut_off:  # an error of the evaluation itself must not pass for a verdict
-        log = item.job.path("log")
-        raise JobError(f"route {route.id}: the evaluation failed: {_last_line(log)} (see {log})")
-    if "record" in outcome:
-        return _with_provenance(RouteRecord.from_json(outcome["record"]), item, config)
-    # The kernel kills what eats the memory: the agent's fault, not tried again.
-    agent_died = not item.cut_off and code in (EXIT_AGENT_FROZEN, -signal.SIGKILL)
-    failure = STATUS_AGENT_CRASHED if agent_died else STATUS_SIMULATION_CRASHED
-    verdict = judge(0.0, (), config.scoring, failure.removeprefix("Failed - "))
-    record = RouteRecord(
-        route_id=route.id,
-        town=route.town,
-        scoring=config.scoring,
-        **verdict,
-        route_length_m=route.keypoint_length_m,
-        duration_game_s=float(item.status.get("game_s", 0.0)),
-        duration_system_s=0.0,
-        ticks=0,
-        seed=config.seed,
-        traffic=config.traffic,
-        provenance={"exit_code": code},
-        failure_message=f"exit code {code}; last words: {_last_line(item.job.path('log'))}",
-    )
-    return _with_provenance(record, item, config)
-
-
-def _with_provenance(record: RouteRecord, item: _Running, config: RunConfig) -> RouteRecord:
-    data = record.to_json()
-    data["provenance"] = {
-        **record.provenance,
-        "tries": item.tries,
-        "route_file": config.routes.name,
-        "route_file_sha256": file_sha256(config.routes),
-        "agent": config.agent,
-        "cameras": config.cameras,
-        "agent_config_sha256": None if config.agent == CONSTANT_THROTTLE else file_sha256(config.weights),
-        "weights_sha256": None if config.agent == CONSTANT_THROTTLE else weights_sha256(config.weights),
-    }
-    return RouteRecord.from_json(data)
-
-
-def _end_all(items: Sequence[_Running]) -> None:
-    """End the jobs' processes, which end their servers."""
-    for item in items:
-        if item.process.poll() is None:
-            item.process.terminate()
-    deadline_s = time.monotonic() + TERMINATE_S
-    for item in items:
+    def drive(self) -> None:
+        """Work the queue off. Raises: Interrupted, InputError, JobError, ServerDiedError, OSError."""
+        if self.config.ray is not None:
+            self._cluster = Cluster(self.config.ray, self.config.threads, self.config.ray_gpus)
+        self._workers = self._worker_count()
+        lengths_m = {task.label: task.route.keypoint_length_m for task in self._pending}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup sets
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, _interrupt) for number in numbers}
         try:
-            item.process.wait(max(deadline_s - time.monotonic(), 0.1))
-        except subprocess.TimeoutExpired:
-            item.process.kill()  # its server notices and ends by itself
-            item.process.wait()
+            with Progress(lengths_m, self._workers, max_game_s=self.config.max_game_s) as progress:
+                while self._queue or self._running:
+                    self._start_workers(progress)
+                    self._collect(progress)
+                    progress.update({item.task.label: item.state.status for item in self._running.values()})
+                    time.sleep(POLL_S)
+        finally:
+            for number in before:
+                signal.signal(number, signal.SIG_IGN)  # impatience must not leave processes behind
+            self._end_all()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _worker_count(self) -> int:
+        if self.config.workers != "auto":
+            return self.config.workers
+        if self.config.server is not None:
+            return 1
+        if self._cluster is not None:
+            return max(1, self._cluster.slots())
+        by_cores = max(1, usable_cores() // self.config.threads)
+        return max(by_cores, len(self.config.gpu_list))
+
+    def _start_workers(self, progress: Progress) -> None:
+        for worker in range(self._workers):
+            if not self._queue:
+                return
+            if worker in self._running:
+                continue
+            if self._cluster is None and not self._fits(progress):
+                return
+            task, tries = self._queue.popleft()
+            job = self._make_job(task, worker)
+            limits = Limits(stall_s=self.config.stall_s, route_s=self.config.max_wall_s)
+            handle = self._cluster.start(job, limits) if self._cluster else LocalJob(job, limits)
+            self._running[worker] = _Running(task, tries, handle)
+            self.most_at_once = max(self.most_at_once, len(self._running))
+
+    def _fits(self, progress: Progress) -> bool:
+        used = {worker: item.state.memory_bytes for worker, item in self._running.items()}
+        fits = self.budget.admits(used, measured=self._measured)
+        if not fits and not self._waits_for_memory:
+            need = self.budget.worker_bytes(measured=self._measured)
+            progress.message(
+                f"{counted(len(used), 'worker')} of {self._workers} at work: another may need {gib(need)}, "
+                f"{gib(self.budget.available_bytes())} are free now"
+            )
+        self._waits_for_memory = not fits
+        return fits
+
+    def _collect(self, progress: Progress) -> None:
+        for worker, item in list(self._running.items()):
+            item.state = item.handle.poll()
+            self.budget.observe(item.state.memory_bytes)
+            self._drove = self._drove or bool(item.state.status)
+            self._measured = self._measured or item.state.status.get("wall_s", 0.0) >= MEASURED_AFTER_S
+            if not item.state.over:
+                continue
+            end = item.handle.finish()
+            del self._running[worker]
+            self._settle(item, end, progress)
+
+    def _settle(self, item: _Running, end: JobEnd, progress: Progress) -> None:
+        """Record the verdict of an ended job, or queue its route again."""
+        task, config = item.task, self.config
+        self.budget.observe(end.peak_memory_bytes)
+        self._measured = self._measured or "record" in end.outcome
+        _raise_if_pointless(end, task, item.handle.job)
+        record = make_record(end, task, item.tries, config)
+        if record.status == STATUS_SIMULATION_CRASHED:
+            self._note_crash(task, item.tries, end, record)
+            if item.tries < MAX_TRIES:
+                progress.message(
+                    f"route {task.label}: the simulation crashed, try {item.tries + 1} of {MAX_TRIES} follows: "
+                    f"{record.failure_message}"
+                )
+                self._queue.append((task, item.tries + 1))
+                return
+        self._results.append(record)
+        self._results.write_summary(self._order)
+        progress.finished(record)
+
+    def _note_crash(self, task: Task, tries: int, end: JobEnd, record: RouteRecord) -> None:
+        """Keep infrastructure crashes apart from verdicts. Raises: ServerDiedError if no server ever starts."""
+        self.crashes += 1
+        crash = {
+            "format": 1,
+            "route_id": task.route.id,
+            "repetition": task.repetition,
+            "try": tries,
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "exit_code": end.exit_code,
+            "cut_off": end.cut_off,
+            "reason": record.failure_message or reason(end),
+        }
+        append_line(self._results.folder / "crashes.jsonl", crash)
+        self._failed_starts = self._failed_starts + 1 if "server_died" in end.outcome else 0
+        if not self._drove and self._failed_starts >= START_TRIES:
+            raise ServerDiedError(f"{START_TRIES} servers in a row did not start: {end.outcome['server_died']}")
+
+    def _make_job(self, task: Task, worker: int) -> Job:
+        config, out = self.config, self._results.folder
+        replay = None
+        if config.cameras_from is not None:
+            index = next(i for i, other in enumerate(self._routes) if other.id == task.route.id)
+            shown = artefact_folder(config.cameras_from, task.repetition)
+            replay = str(recording_path(shown, self._routes[index - 1].id))
+        gpus = config.gpu_list
+        default_s = EMBEDDED_STARTUP_S if config.embedded else STARTUP_S
+        return Job(
+            routes=str(config.routes),
+            route_id=task.route.id,
+            agent=config.agent,
+            agent_config=str(config.weights),
+            scoring=config.scoring.value,
+            traffic=config.traffic,
+            seed=config.seed + task.repetition,
+            worker=worker,
+            folder=str(out),
+            parent_pid=os.getpid(),
+            server=config.server,
+            carla_root=str(config.carla_root or ""),
+            carla_image=config.carla_image or "",
+            gpu=gpus[worker % len(gpus)] if gpus else None,
+            start_timeout_s=config.start_timeout_s or default_s,
+            repetition=task.repetition,
+            town_dir=str(config.town_dir) if config.town_dir else None,
+            threads=config.threads,
+            cameras=config.cameras,
+            replay=replay,
+            record_cameras=config.record_cameras,
+            film=config.film,
+            view=config.view,
+            max_game_s=config.max_game_s,
+        )
+
+    def _end_all(self) -> None:
+        handles = [item.handle for item in self._running.values()]
+        for handle in handles:
+            handle.ask_to_end()
+        for handle in handles:
+            handle.end()
+        if self._cluster is not None:
+            self._cluster.close()
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted
+def _raise_if_pointless(end: JobEnd, task: Task, job: Job) -> None:
+    """Stop the run for what no retry mends. Raises: InputError, JobError, OSError (disk full)."""
+    if end.cut_off:
+        return
+    if "bad_input" in end.outcome or end.exit_code == EXIT_BAD_INPUT:
+        raise InputError(end.outcome.get("bad_input") or end.last_words)
+    if end.exit_code == EXIT_DISK_FULL:
+        raise OSError(errno.ENOSPC, end.last_words, job.folder)
+    if end.exit_code == EXIT_UNEXPECTED:  # an error of the evaluation itself must not pass for a verdict
+        raise JobError(f"route {task.label}: the evaluation failed: {end.last_words} (see {job.path('log')})")
 
 
-def _last_line(path: Path) -> str:
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()] if path.exists() else []
-    return lines[-1] if lines else "no output"
+def _interrupt(number: int, frame: Any) -> None:
+    raise Interrupted(number)

@@ -89,9 +89,9 @@ def penalty(offences: Iterable[Offence], scoring: Scoring) -> float:
         if offence.kind in FACTORS_20:
             factor *= FACTORS_20[offence.kind]
         elif offence.kind is Infraction.OUTSIDE_ROUTE_LANES:
-            factor *= 1.0 - offence.percentage / 100.0
+            factor *= _shortfall(offence)
         elif offence.kind is Infraction.MIN_SPEED and scoring is Scoring.LEADERBOARD_20:
-            factor *= 1.0 - (1.0 - MIN_SPEED_FACTOR_20) * (1.0 - offence.percentage / 100.0)
+            factor *= 1.0 - (1.0 - MIN_SPEED_FACTOR_20) * _shortfall(offence)
     return factor
 
 
@@ -127,7 +127,12 @@ def _penalty_21(offences: Iterable[Offence]) -> float:
         if offence.kind in COEFFICIENTS_21:
             weight += COEFFICIENTS_21[offence.kind]
         elif offence.kind is Infraction.MIN_SPEED:
-            weight += MIN_SPEED_COEFFICIENT_21 * (1.0 - offence.percentage / 100.0)
+            weight += MIN_SPEED_COEFFICIENT_21 * _shortfall(offence)
         elif offence.kind is Infraction.OUTSIDE_ROUTE_LANES:
-            factor *= 1.0 - offence.percentage / 100.0
+            factor *= _shortfall(offence)
     return factor / (1.0 + weight)
+
+
+def _shortfall(offence: Offence) -> float:
+    """What is left to the full percentage; faster than the traffic, as Bench2Drive's files have it, earns nothing."""
+    return min(max(1.0 - offence.percentage / 100.0, 0.0), 1.0)

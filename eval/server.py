@@ -17,6 +17,7 @@ import carla
 WORKER_THREADS = 16
 """Client threads: with too few of them waiting sensor callbacks can starve the state message (time-outs)."""
 CONNECT_S = 5.0
+EMBEDDED_STARTUP_S = 120.0
 _LISTENING = "listening on "
 _BAD_INPUT = 2
 
@@ -39,21 +40,29 @@ class EmbeddedServerConfig:
     """CARLA version to speak; empty: that of the installed wheel."""
     render: bool = True
     threads: int = 2
-    startup_s: float = 120.0
+    startup_s: float = EMBEDDED_STARTUP_S
 
 
 class EmbeddedServer:
     """An embedded server process of our own; a context manager that ends exactly that process."""
 
-    def __init__(self, config: EmbeddedServerConfig, log: Path | None = None) -> None:
-        """Start the process without waiting for it. `log` keeps its output (default: a temporary file)."""
+    def __init__(self, config: EmbeddedServerConfig, log: Path | None = None, *, own_session: bool = True) -> None:
+        """Start the process without waiting for it. `log` keeps its output (default: a temporary file).
+
+        In a session of its own Ctrl-C reaches its owner alone, which ends it in order; without one it belongs to the
+        owner's process group and ends with that.
+        """
         self.host = "127.0.0.1"
         self.port = 0
         self._config = config
         self._stopped = False
         self._log_file = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         self._process = subprocess.Popen(
-            _command(config), stdout=self._log_file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            _command(config),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log_file,
+            stderr=subprocess.STDOUT,
+            start_new_session=own_session,
         )
 
     def __enter__(self) -> EmbeddedServer:
@@ -153,13 +162,18 @@ def connect(host: str, port: int, timeout_s: float) -> carla.Client:
         server_version = client.get_server_version()
     except RuntimeError as error:
         raise ServerError(f"no CARLA server answers at {host}:{port} ({error}); is it running?") from error
+    check_version(server_version, host, port)
+    return client
+
+
+def check_version(server_version: str, host: str, port: int) -> None:
+    """A client of another release misreads the stream of sensor data. Raises: ServerError."""
     client_version = wheel_version()
-    if _release(server_version) != _release(client_version):
+    if release(server_version) != release(client_version):
         raise ServerError(
             f"the server at {host}:{port} speaks CARLA {server_version}, the installed carla wheel {client_version}; "
-            f"install carla=={'.'.join(_release(server_version))} or use a matching server"
+            f"install carla=={'.'.join(release(server_version))} or use a matching server"
         )
-    return client
 
 
 def wheel_version() -> str:
@@ -185,5 +199,6 @@ def _command(config: EmbeddedServerConfig) -> list[str]:
     return command
 
 
-def _release(version: str) -> list[str]:
+def release(version: str) -> list[str]:
+    """The three numbers of a version, without what a build appends to them."""
     return version.split("-")[0].split(".")[:3]

@@ -103,8 +103,14 @@ class Traffic:
             self._manager.set_synchronous_mode(True)
 
     def speeds_mps(self) -> list[float]:
-        """Speed of every background vehicle."""
-        return [math.hypot(v.x, v.y, v.z) for v in (vehicle.get_velocity() for vehicle in self.vehicles)]
+        """Speed of every background vehicle.
+
+        Those that are gone are forgotten: a Traffic Manager takes vehicles that have been stuck for long off the road.
+        """
+        snapshot = self._world.get_snapshot()
+        found = [(vehicle, snapshot.find(vehicle.id)) for vehicle in self.vehicles if vehicle.is_alive]
+        self.vehicles = [vehicle for vehicle, now in found if now is not None]
+        return [math.hypot(v.x, v.y, v.z) for v in (now.get_velocity() for _, now in found if now is not None)]
 
     def remove(self, vehicles: Sequence[carla.Vehicle]) -> None:
         """Take some vehicles out of the traffic; with the last one the Traffic Manager ends."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import faulthandler
 import math
+import mmap
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 EXIT_SIMULATION_FROZEN = 70
 EXIT_AGENT_FROZEN = 71
@@ -20,6 +22,7 @@ EXIT_SERVER_DIED = 72
 RESCUE_AFTER_S = 3.0
 """A phase that takes this long is given its rescue, and again after as long."""
 _POLL_S = 0.25
+_NAME_BYTES = 64
 
 
 class Watchdog:
@@ -29,8 +32,14 @@ class Watchdog:
         self,
         on_freeze: Callable[[str], None] | None = None,
         server_exit_code: Callable[[], int | None] = lambda: None,
+        phase_file: Path | None = None,
     ) -> None:
-        """`on_freeze` gets the message before the end; `server_exit_code` is not None once our own server is gone."""
+        """`on_freeze` gets the message before the end; `server_exit_code` is not None once our own server is gone.
+
+        `phase_file` always names the current phase: who watches from outside can tell who is to blame when this whole
+        process hangs, the watchdog's thread with it.
+        """
+        self._shown = None if phase_file is None else _shared_text(phase_file)
         self._on_freeze = on_freeze
         self._server_exit_code = server_exit_code
         self._phase: tuple[str, float, int] | None = None
@@ -55,15 +64,21 @@ class Watchdog:
         """
         self._rescue, self._rescue_at_s = rescue, time.monotonic() + RESCUE_AFTER_S
         self._phase = (name, time.monotonic() + limit_s, exit_code)
+        self._show(name)
         try:
             yield
         finally:
             self._phase = None
             self._rescue = None
+            self._show("")
 
     def close(self) -> None:
         """Stop watching."""
         self._closed.set()
+
+    def _show(self, name: str) -> None:
+        if self._shown is not None:
+            self._shown[:] = name.encode()[:_NAME_BYTES].ljust(_NAME_BYTES)
 
     def _watch(self) -> None:
         while not self._closed.wait(_POLL_S):
@@ -88,3 +103,10 @@ class Watchdog:
                 self._on_freeze(message)
         finally:
             os._exit(exit_code)
+
+
+def _shared_text(path: Path) -> mmap.mmap:
+    """A small file kept in memory: writing to it costs no system call."""
+    path.write_bytes(b" " * _NAME_BYTES)
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), _NAME_BYTES)

@@ -10,7 +10,8 @@ import asyncio
 import enum
 import logging
 import socket
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -79,7 +80,7 @@ class Registry:
             value = method.function(*arguments)
         except CallError as error:
             return None, _wrap_failure(method.reply, str(error))
-        except (TypeError, ValueError, IndexError, KeyError, OverflowError, AttributeError) as error:
+        except (TypeError, ValueError, IndexError, KeyError, OverflowError, AttributeError, struct.error) as error:
             log.warning("call %s with unusable arguments: %s", name, error)
             return None, _wrap_failure(method.reply, f"{name}: unusable arguments ({error})")
         if method.reply is Reply.RAW:
@@ -110,23 +111,25 @@ class RpcConnection(asyncio.Protocol):
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
+        for message_id, name, arguments in self._requests(data):
+            error, result = self._registry.call(name, arguments)
+            reply = packed([RESPONSE, message_id, error, result])
+            if not self._transport.is_closing():
+                self._transport.write(reply)
+            # Cameras are drawn only now: the client computes its traffic while this process draws.
+            self._after_reply()
+
+    def _requests(self, data: bytes) -> Iterator[tuple[int, str, list]]:
+        """(id, method, arguments) of the requests completed by `data`; the connection ends at a malformed one."""
         try:
             self._unpacker.feed(data)
             for message in self._unpacker:
-                self._serve(message)
+                if not (isinstance(message, list) and len(message) == 4 and message[0] == REQUEST):
+                    raise ValueError("a request is [0, id, method, [meta, ...]]")
+                _, message_id, name, arguments = message
+                if not (isinstance(message_id, int) and isinstance(name, str) and isinstance(arguments, list)):
+                    raise ValueError("a request is [0, id, method, [meta, ...]]")
+                yield message_id, name, arguments[1:]
         except (ValueError, TypeError, msgpack.UnpackException, msgpack.BufferFull) as error:
             log.warning("connection closed: not a MessagePack-RPC request (%s)", error)
             self._transport.abort()
-
-    def _serve(self, message: Any) -> None:
-        if not (isinstance(message, list) and len(message) == 4 and message[0] == REQUEST):
-            raise ValueError("a request is [0, id, method, [meta, ...]]")
-        _, message_id, name, arguments = message
-        if not (isinstance(message_id, int) and isinstance(name, str) and isinstance(arguments, list)):
-            raise ValueError("a request is [0, id, method, [meta, ...]]")
-        error, result = self._registry.call(name, arguments[1:])
-        reply = packed([RESPONSE, message_id, error, result])
-        if not self._transport.is_closing():
-            self._transport.write(reply)
-        # Cameras are drawn only now: the client computes its traffic while this process draws.
-        self._after_reply()

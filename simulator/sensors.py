@@ -81,7 +81,7 @@ class SensorSuite:
 
     def measure(self, frame: int, elapsed_s: float, weather: list[float], *, draw: bool) -> None:
         """Send this step's measurements of every sensor that is due and listened to."""
-        due = [s for s in self._sensors if s.is_due(elapsed_s) and self._hub.has_listener(s.actor.stream_id)]
+        due = [s for s in self._sensors if s.is_due(elapsed_s) and self._hub.is_wanted(s.actor.stream_id)]
         for sensor in due:
             if isinstance(sensor, _Camera):
                 continue

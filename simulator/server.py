@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -69,10 +69,20 @@ class ServerConfig:
             raise ServerError(f"version {self.version!r}: this server speaks {', '.join(wire.VERSIONS)}")
         if not 0 <= self.port <= 65534:
             raise ServerError(f"port {self.port}: choose one from 1024 to 65534, or 0 for any free pair")
+        if self.town_dir is not None and not self.town_dir.is_dir():
+            raise ServerError(f"--town-dir {self.town_dir}: no such folder; give the one with the .xodr files")
         if self.threads < 1:
             raise ServerError(f"threads {self.threads}: at least 1 is needed")
         if self.look_seed < 0:
             raise ServerError(f"look_seed {self.look_seed}: choose 0 or a positive number")
+
+
+def resolved(host: str) -> str:
+    """IPv4 address of a host name. Raises: ServerError for a name nobody knows."""
+    try:
+        return socket.gethostbyname(host)
+    except (OSError, UnicodeError) as error:
+        raise ServerError(f"--host {host}: no such address ({error}); give 127.0.0.1, or 0.0.0.0 for all") from error
 
 
 def bind_pair(host: str, port: int) -> tuple[socket.socket, socket.socket]:
@@ -90,9 +100,9 @@ def bind_pair(host: str, port: int) -> tuple[socket.socket, socket.socket]:
             for opened in (first, second):
                 if opened is not None:
                     opened.close()
-            if port == 0:
-                continue
             if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                if port == 0:
+                    continue
                 raise ServerError(
                     f"port {port} or {port + 1} is in use on {host}; choose another with --port, or 0 for a free pair"
                 ) from error
@@ -125,6 +135,7 @@ async def serve(config: ServerConfig, ready: Callable[[str, int, str], None]) ->
             check_backend(config.renderer)
         except OpenGlError as error:
             raise ServerError(f"renderer {config.renderer}: {error}") from error
+    config = replace(config, host=resolved(config.host))
     rpc_socket, stream_socket = bind_pair(config.host, config.port)
     port = rpc_socket.getsockname()[1]
     loop = asyncio.get_running_loop()

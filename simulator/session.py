@@ -160,7 +160,7 @@ class Session:
         except TownError as error:
             raise CallError(str(error)) from error
         self._pending_load = (world, reset_settings)
-        self._schedule_switch(LOAD_PATIENCE_S)
+        self._schedule_switch(LOAD_PATIENCE_S if self.version in wire.RESUBSCRIBING else RESUBSCRIBE_GRACE_S)
 
     @property
     def coming_world(self) -> World:
@@ -185,6 +185,7 @@ class Session:
         for actor in self.world.actors.of_kind(Kind.SENSOR):
             self.hub.close(actor.stream_id)
         self.sensors.close()
+        self.hub.map_changed()
         self._enter(world)
         gc.collect()  # a world refers to itself; without this several towns pile up until the collector's turn
         self.sensors.prepare()
@@ -199,11 +200,12 @@ class Session:
     def new_stream(self) -> tuple[int, bytes]:
         stream_id = self._next_stream_id
         self._next_stream_id += 1
+        self.hub.expect(stream_id)
         return stream_id, self.token(stream_id)
 
 
 def _ipv4(host: str) -> tuple[int, int, int, int]:
     """The address that clients are told to connect to; listening on all addresses is announced as loopback."""
-    parts = "127.0.0.1" if host in ("localhost", "0.0.0.0") else host
+    parts = "127.0.0.1" if host == "0.0.0.0" else host
     a, b, c, d = (int(part) for part in parts.split("."))
     return a, b, c, d

@@ -16,6 +16,8 @@ WORLD_STREAM: Final = 1
 """Stream id of the world state; sensors get the ids after it."""
 
 VERSIONS: Final = ("0.9.15", "0.9.16")
+RESUBSCRIBING: Final = ("0.9.16",)
+"""Clients that subscribe to the world anew after `load_new_episode`; the older one stays on its stream and polls."""
 
 MAP_CHANGED: Final = 1
 """Bit of `simulation_state` that makes a client fetch the map again."""

@@ -13,7 +13,7 @@ import tyro
 from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
 from eval.generate import RouteGenerationError
-from eval.scenarios.registry import SCENARIOS
+from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
 from training import clone, collect, scenario_study
 from training.replay import SegmentError
@@ -104,9 +104,9 @@ class Scenarios:
     towns: str
     """Towns, separated by commas."""
     out: Path
-    """Folder for scenarios.json and scenarios.md."""
+    """Folder for the counts, the table, the drives and the routes."""
     types: str = ""
-    """Scenario types, separated by commas; all if empty."""
+    """Scenario types, separated by commas; Bench2Drive's 44 if empty."""
     seeds: int = 5
     """Routes per type."""
     seed: int = 0
@@ -116,7 +116,7 @@ class Scenarios:
 
     def run(self) -> int:
         """Exit code."""
-        types = tuple(kind for kind in self.types.split(",") if kind) or tuple(sorted(SCENARIOS))
+        types = tuple(kind for kind in self.types.split(",") if kind) or BENCH2DRIVE_TYPES
         unknown = sorted(set(types) - set(SCENARIOS))
         if unknown:
             raise ValueError(f"--types {', '.join(unknown)} is not known; known are {', '.join(sorted(SCENARIOS))}")

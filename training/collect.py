@@ -11,6 +11,7 @@ import queue
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,13 @@ from agent.model.driving_model import DrivingModel
 from agent.model.policy import pedal_first
 from eval.criteria import TICK_S
 from eval.episode import Episode, EpisodeConfig, EpisodeError
-from eval.generate import generate_routes
+from eval.generate import RouteGenerationError, generate_routes
 from eval.plan import BENCH2DRIVE_SPACING_M, LEADERBOARD_SPACING_M, sparse_indices
 from eval.planner import RoutePlanner
 from eval.routes import Route, Weather
 from eval.scoring import Infraction
-from eval.sensors import SensorRig, sensor_attributes, sensor_transform
-from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
+from eval.sensors import SensorRig, SensorTimeout, sensor_attributes, sensor_transform
+from eval.server import EmbeddedServer, EmbeddedServerConfig, ServerError, connect
 from training.expert import Decision, ExpertConfig, ExpertDriver, lateral_error
 from training.replay import SegmentWriter, Step
 from training.scene import PrivilegedView
@@ -273,7 +274,7 @@ class Recording:
             [episode.plan.gps[index] for index in indices], [episode.plan.world[index] for index in indices]
         )
         self._inputs = InputBuilder(InputConfig(), plan, carla_io.default_dialect())
-        self._view = PrivilegedView(episode.world, episode.ego, episode.plan.world)
+        self._view = PrivilegedView(episode.world, episode.ego, episode.plan.world, episode.director.stage.size)
         self._images: dict[str, tuple[int, np.ndarray]] = {}
         self._first = True
 
@@ -432,7 +433,7 @@ def _one(  # noqa: PLR0913 - one call site, all of it the episode's context
         _shorten_lights(episode.world)
         recording = Recording(episode, config, generator, model, spacing_m)
         recorded = recording.drive(writer, most, config.segment_steps)
-    except EpisodeError as error:
+    except (EpisodeError, SensorTimeout) as error:  # what was recorded until then is good
         logger.error("%s: %s", name, error)
     finally:
         if recording is not None:
@@ -462,7 +463,7 @@ def _shorten_lights(world: carla.World) -> None:
         light.set_red_time(red_s)
 
 
-def _work(config: CollectConfig, worker: int, out: Path, weights: Path | None, budget: Any) -> None:
+def _work(config: CollectConfig, worker: int, out: Path, weights: Path | None, budget: Any, refusals: Any) -> None:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s worker {worker} %(message)s")
     torch.set_num_threads(1)
     model = load_model(weights, "cpu") if weights else None
@@ -472,26 +473,37 @@ def _work(config: CollectConfig, worker: int, out: Path, weights: Path | None, b
             town = config.towns[(worker + round_ * config.workers) % len(config.towns)]
             _episodes(town, config, worker, round_, out, model, budget)
             round_ += 1
+    except (ServerError, RouteGenerationError) as error:
+        refusals.put(error)
     except KeyboardInterrupt:
         logger.warning("interrupted")
 
 
 def run(config: CollectConfig, out: Path, weights: Path | None = None) -> int:
-    """Collect with several workers, each with a server of its own; gives the number of failed workers."""
+    """Collect with several workers, each with a server of its own; gives the number of failed workers.
+
+    Raises: CheckpointError or ConfigError for weights that cannot be used, ServerError for an unknown town,
+    RouteGenerationError for one without room for routes.
+    """
+    if weights is not None:  # told once, not by every worker
+        load_model(weights, "cpu")
     context = multiprocessing.get_context("spawn")
     budget = context.Value("q", config.frames)
+    refusals = context.SimpleQueue()
     workers = [
-        context.Process(target=_work, args=(config, index, out, weights, budget), name=f"collect-{index}")
+        context.Process(target=_work, args=(config, index, out, weights, budget, refusals), name=f"collect-{index}")
         for index in range(config.workers)
     ]
     for process in workers:
         process.start()
     try:
+        while any(process.is_alive() for process in workers):
+            connection.wait([process.sentinel for process in workers if process.is_alive()])
+            if not refusals.empty():
+                raise refusals.get()
+    except BaseException as error:
         for process in workers:
-            process.join()
-    except KeyboardInterrupt:
-        for process in workers:
-            process.join(15.0)
+            process.join(15.0 if isinstance(error, KeyboardInterrupt) else 0.0)
             if process.is_alive():
                 process.terminate()
         raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -341,7 +341,7 @@ class StateCache:
 
 def stream(
     dataset: WindowDataset, batch: int, noise: NoiseConfig | None, generator: np.random.Generator, *, ahead: int = 2
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Endless random batches, prepared in the background."""
     ready: queue.Queue[Batch | BaseException] = queue.Queue(ahead)
     stop = threading.Event()

@@ -29,10 +29,10 @@ def drive(episode: Episode, config: ExpertConfig, *, blind: bool = False) -> Rou
     failure = None
     try:
         episode.start()
-        view = PrivilegedView(episode.world, episode.ego, episode.plan.world)
+        stage = episode.director.stage
+        view = PrivilegedView(episode.world, episode.ego, episode.plan.world, stage.size)
         driver = ExpertDriver(config)
         control = carla.VehicleControl()
-        stage = episode.director.stage
         seen = known = stage.cast_version
         while episode.step(control):
             if known != seen:  # actors put on stage in one tick are in the world after the next

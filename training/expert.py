@@ -15,7 +15,8 @@ from jaxtyping import Float32, Float64
 from agent.actions import ACTIONS, BRAKE, COAST, FULL_BRAKE, REVERSE, STEER, THROTTLE
 from agent.model.driving_model import AUXILIARY, PATH_DISTANCES_M
 from training.bev import Corridor
-from training.forecast import Kind, Others, Path, go_arcs_m, meeting, poses_ahead, presence, wrap
+from training.forecast import DECISION_S, Kind, Others, Path, go_arcs_m, meeting, poses_ahead, presence, wrap
+from training.lane_changes import LaneChanges
 from training.sidestep import PASSING_MPS, Ego, LaneTable, Sidestep
 
 REAR_AXLE_M = 1.4178275
@@ -26,7 +27,6 @@ STEER_GAIN_RAD = 0.36848336
 """Wheel angle at steer = 1 of the same fit."""
 FAR_M = 40.0
 """Distance reported where nothing is ahead."""
-DECISION_S = 0.1
 WAY_M = 90.0
 MEETING_MARGIN_M = 1.5
 """Room kept to others whose way crosses the ego's."""
@@ -34,10 +34,11 @@ WALKER_MARGIN_M = 2.0
 BESIDE_LANE_M = 2.2
 """Farther from its line than this the ego is not in its lane."""
 ENTERING_MPS = 2.0
-SLIPPERY_MPS = 4.0
-"""Speed over dirt, on which the tyres hardly hold; from so far before it until so far past it."""
-SLIPPERY_BEFORE_M = 10.0
-SLIPPERY_BEHIND_M = 12.0
+STARTING_MPS = 1.0
+CROSSING_M = 15.0
+"""Who starts from standing waits for everybody who will cross its way up to here."""
+WAITING_MPS = 1.5
+"""Who is slower than this may be waiting for the ego."""
 YIELDING_MPS = 4.0
 """Speed while an emergency vehicle passes."""
 
@@ -62,7 +63,7 @@ class ExpertConfig:
     side_margin_m: float = 0.45
     """Others closer to the ego's path than this (edge to edge) are in the way."""
     patience_s: float = 8.0
-    """After standing this long for somebody who is not on the path yet, the ego goes."""
+    """After standing this long for somebody who is not on the path yet and may be waiting, too, the ego goes."""
     speed_gain_per_s: float = 3.0
     """Wanted acceleration per speed error."""
     brake_below_mps2: float = -2.5
@@ -94,8 +95,6 @@ class Scene:
     speed_limit_mps: float
     lanes: LaneTable | None = None
     """Lanes beside the route; without them the driver never leaves its line."""
-    slippery_m: tuple[float, ...] = ()
-    """Arc lengths of dirt on the road."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +189,12 @@ def stopping_speed_mps(config: ExpertConfig, distance_m: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Obstruction:
-    """Somebody in the way: free gap [m], its speed along the route, and whether it is there already."""
+    """Somebody in the way: free gap [m], its speed along the route, whether it is there already, and its own speed."""
 
     gap_m: float
     speed_mps: float
     present: bool
+    own_mps: float
 
 
 def obstructions(config: ExpertConfig, scene: Scene, wanted_mps: float) -> list[Obstruction]:
@@ -213,7 +213,7 @@ def obstructions(config: ExpertConfig, scene: Scene, wanted_mps: float) -> list[
         if inside[0]:
             gap_m = float(present.low_m[0]) - start_m - scene.half_length_m
             if gap_m > -scene.half_length_m:
-                found.append(Obstruction(gap_m, speed * float(present.along[0]), True))
+                found.append(Obstruction(gap_m, speed * float(present.along[0]), True, speed))
             continue
         margin_m = WALKER_MARGIN_M if others.kind[i] == Kind.WALKER else MEETING_MARGIN_M
         moment = meeting(present, ego_m, scene.half_length_m, half_width_m, margin_m)
@@ -225,8 +225,13 @@ def obstructions(config: ExpertConfig, scene: Scene, wanted_mps: float) -> list[
             continue  # too late to stop before it: the ego clears the place
         along = speed * float(present.along[enters])
         ahead_of_ego = float(present.low_m[enters]) > ego_m[enters] + scene.half_length_m
-        found.append(Obstruction(gap_m, along if ahead_of_ego and along > 0.0 else 0.0, False))
+        along = along if ahead_of_ego and along > 0.0 else 0.0
+        found.append(Obstruction(gap_m, along, False, speed))
     return found
+
+
+def _crosses(item: Obstruction) -> bool:
+    return not item.present and item.own_mps > WAITING_MPS and item.gap_m < CROSSING_M
 
 
 def _way_ahead(scene: Scene) -> Path:
@@ -264,12 +269,13 @@ class ExpertDriver:
         self._stood_s = 0.0
         self._waited_s = 0.0
         self._insist_s = 0.0
+        self._changes: LaneChanges | None = None
         self._sidestep: Sidestep | None = None
 
     def decide(self, scene: Scene) -> Decision:
         """Action for the next tenth of a second."""
         config = self.config
-        wait_m = self._step_aside(scene)
+        wait_m, below_mps = self._plan_way(scene)
         scene = self._on_its_way(scene)
         start = arc_position(scene)
         front = start + scene.half_length_m
@@ -279,20 +285,19 @@ class ExpertDriver:
         limit = scene.speed_limit_mps
         if self._sidestep is not None and self._sidestep.hurried:
             limit = max(limit, PASSING_MPS)
-        wanted = min(config.max_speed_mps, limit, bend_speed_mps(config, scene))
+        wanted = min(config.max_speed_mps, limit, below_mps, bend_speed_mps(config, scene))
         ahead = obstructions(config, scene, wanted)
         self._be_patient(scene, ahead)
         if self._insist_s > 0.0:
-            ahead = [item for item in ahead if item.present]
+            ahead = [item for item in ahead if item.present or item.own_mps > WAITING_MPS]
         if self._sidestep is not None and self._sidestep.yielding:
             wanted = min(wanted, YIELDING_MPS)
-        dirt = [arc - front for arc in scene.slippery_m if arc > start - SLIPPERY_BEHIND_M]
-        if dirt:
-            wanted = min(wanted, math.hypot(SLIPPERY_MPS, stopping_speed_mps(config, min(dirt) - SLIPPERY_BEFORE_M)))
         if self._must_let_pass(scene):
             wanted = 0.0
         target = min(wanted, stopping_speed_mps(config, stop_line_m - config.stop_margin_m))
         target = min([target, *(self._following_speed(scene, item) for item in ahead)])
+        if scene.speed_mps < STARTING_MPS and any(_crosses(item) for item in ahead):
+            target = 0.0  # it waits for a gap in all streams rather than between them
         accel = config.speed_gain_per_s * (target - scene.speed_mps)
         if target < 0.3:
             accel = min(accel, 2.0 * config.brake_below_mps2)  # hold the car where it should stand
@@ -308,17 +313,26 @@ class ExpertDriver:
             auxiliary=self._auxiliary(scene, stop_line_m, lead_gap, target),
         )
 
-    def _step_aside(self, scene: Scene) -> float | None:
-        """Plan a sidestep if there is reason and room; gives the place to wait at for room, as an arc length."""
+    def _plan_way(self, scene: Scene) -> tuple[float | None, float]:
+        """Plan lane changes and sidesteps.
+
+        Gives the arc length at which to wait for room, if need be, and the speed to keep below for it.
+        """
         if scene.lanes is None:
-            return None
-        if self._sidestep is None:
-            self._sidestep = Sidestep(Path(scene.corridor.points, scene.arc_m), scene.lanes)
+            return None, math.inf
+        if self._changes is None:
+            self._changes = LaneChanges(Path(scene.corridor.points, scene.arc_m), scene.lanes)
+            self._sidestep = Sidestep(self._changes.path, self._changes.lanes)
+        assert self._sidestep is not None
         ego = Ego(arc_position(scene), scene.speed_mps, scene.half_length_m, scene.half_width_m)
         wanted = min(self.config.max_speed_mps, scene.speed_limit_mps)
+        change_m, below_mps = self._changes.update(ego, scene.others, wanted)
+        self._sidestep.follow(self._changes.path, self._changes.lanes)
         stops = (*scene.red_stop_m, *(arc for arc in scene.sign_stop_m if arc not in self._honoured))
-        wait_m = self._sidestep.update(ego, scene.others, wanted, tuple(arc for arc in stops if arc > ego.arc_m))
-        return None if wait_m is None else max(wait_m, ego.front_m - 1.0)
+        pass_m = self._sidestep.update(ego, scene.others, wanted, tuple(arc for arc in stops if arc > ego.arc_m))
+        pass_m = None if pass_m is None else max(pass_m, ego.front_m - 1.0)
+        waits_m = [arc_m for arc_m in (change_m, pass_m) if arc_m is not None]
+        return min(waits_m, default=None), below_mps
 
     def _must_let_pass(self, scene: Scene) -> bool:
         """Whether the ego stands beside its lane and somebody comes along that."""
@@ -331,7 +345,7 @@ class ExpertDriver:
         return not self._sidestep.may_enter(ego, scene.others)
 
     def _on_its_way(self, scene: Scene) -> Scene:
-        if self._sidestep is None or not self._sidestep.active:
+        if self._sidestep is None:
             return scene
         points = self._sidestep.shifted().points
         return replace(scene, corridor=replace(scene.corridor, points=points))

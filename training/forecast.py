@@ -9,6 +9,8 @@ from enum import IntEnum
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+DECISION_S = 0.1
+"""The driver decides this often."""
 HORIZON_S = 5.0
 STEP_S = 0.25
 TURN_DECAY_S = 1.5

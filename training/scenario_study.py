@@ -1,25 +1,33 @@
 """How often is each scenario type triggered, passed by the expert, and passed by a driver that ignores everybody?
 
-Routes with one scenario each are generated in own towns; every route is driven once by each driver. The outcome is a
-JSON file with one entry per drive and a Markdown table with one row per type.
+Routes with one scenario each are generated in own towns; every route is driven once by each driver. The outcome: the
+routes of every town, `drives.json` with one entry per drive, `scenarios.json` with the counts per type and where they
+come from, and `scenarios.md` with a table of one row per type.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import multiprocessing
-from collections import defaultdict
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import carla
 
-from eval.episode import Episode, EpisodeConfig
+from eval.episode import FAILURE_SIMULATION, Episode, EpisodeConfig
+from eval.report import machine
 from eval.results import write_json_atomically
-from eval.routes import Route
+from eval.routes import Route, write_routes
 from eval.scenarios.generate import Town, scenario_routes
-from eval.scenarios.registry import SCENARIOS
+from eval.scenarios.registry import BENCH2DRIVE_TYPES
 from eval.scoring import Infraction, Scoring, succeeded
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
 from training.drive import drive
@@ -28,6 +36,12 @@ from training.expert import ExpertConfig
 MAX_GAME_S = 120.0
 MAX_SPEED_MPS = 14.0
 """Both drivers keep to the speed limit below this."""
+DRIVERS = ("expert", "blind")
+SILENCE_S = 240.0
+"""A worker that has finished no route for so long hangs: CARLA's client can, inside a tick."""
+POLL_S = 0.5
+ATTEMPTS = 3
+"""So often a route is tried."""
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +50,7 @@ class StudyConfig:
     """What is studied."""
 
     towns: tuple[str, ...]
-    types: tuple[str, ...] = tuple(sorted(SCENARIOS))
+    types: tuple[str, ...] = BENCH2DRIVE_TYPES
     seeds: int = 5
     """Routes per type."""
     seed: int = 0
@@ -44,6 +58,11 @@ class StudyConfig:
     """Background vehicles."""
     workers: int = 2
     town_dir: Path | None = None
+
+    def arguments(self) -> str:
+        """As given to the command."""
+        types = "" if self.types == BENCH2DRIVE_TYPES else f" --types {','.join(self.types)}"
+        return f"--towns {','.join(self.towns)}{types} --seeds {self.seeds} --seed {self.seed} --traffic {self.traffic}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,85 +83,186 @@ class Drive:
     """Why the scenario was skipped, if it was."""
 
 
-def study(config: StudyConfig, out: Path) -> list[Drive]:
-    """Drive everything and write `scenarios.json` and `scenarios.md` into the folder `out`."""
-    tasks = [(config, config.towns[k :: config.workers], k) for k in range(config.workers)]
-    if config.workers == 1:
-        parts = [_study_towns(*tasks[0])]
-    else:
-        with multiprocessing.get_context("spawn").Pool(config.workers) as pool:
-            parts = pool.starmap(_study_towns, tasks)
-    drives = [drive for part in parts for drive in part]
+def study(config: StudyConfig, out: Path) -> dict[str, Any]:
+    """Drive everything, write the files into the folder `out`; gives the content of `scenarios.json`."""
     out.mkdir(parents=True, exist_ok=True)
-    write_json_atomically(out / "scenarios.json", {"drives": [asdict(drive) for drive in drives]})
-    (out / "scenarios.md").write_text(table(drives), encoding="utf-8")
-    return drives
+    started_s = time.monotonic()
+    routes = plan(config)
+    for town, planned in routes.items():
+        write_routes(planned, out / f"{town}.xml")
+    total = 2 * sum(len(planned) for planned in routes.values())
+    logger.info("%d drives to make, planned in %.0f s", total, time.monotonic() - started_s)
+    drives = _drive_all(config, routes, total)
+    drives.sort(key=lambda drive: (drive.type, drive.town, drive.route, drive.driver))
+    summary = summarised(drives, config)
+    write_json_atomically(out / "drives.json", {"drives": [asdict(drive) for drive in drives]})
+    write_json_atomically(out / "scenarios.json", summary)
+    (out / "scenarios.md").write_text(table(summary), encoding="utf-8")
+    return summary
 
 
-def table(drives: list[Drive]) -> str:
+def summarised(drives: list[Drive], config: StudyConfig) -> dict[str, Any]:
+    """Counts per type and in all, with where they come from."""
+    kinds = sorted({drive.type for drive in drives})
+    return {
+        "server": "embedded",
+        "command": f"python -m training scenarios {config.arguments()}",
+        "commit": _commit(),
+        "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+        "types": {kind: _counts([drive for drive in drives if drive.type == kind]) for kind in kinds},
+        "total": _counts(drives),
+    }
+
+
+def _counts(drives: list[Drive]) -> dict[str, Any]:
+    expert = [drive for drive in drives if drive.driver == "expert"]
+    blind = [drive for drive in drives if drive.driver == "blind"]
+    skipped = {drive.route for drive in drives if not drive.triggered}
+    return {
+        "routes": len(expert),
+        "triggered": len(expert) - len(skipped),
+        "expert": sum(drive.passed for drive in expert),
+        "blind": sum(drive.passed for drive in blind),
+        "stops_expert": dict(Counter(kind for drive in expert for kind in drive.infractions)),
+        "stops_blind": dict(Counter(kind for drive in blind for kind in drive.infractions)),
+    }
+
+
+def table(summary: Mapping[str, Any]) -> str:
     """Markdown table with a row per type and the totals."""
-    by_type: dict[str, list[Drive]] = defaultdict(list)
-    for item in drives:
-        by_type[item.type].append(item)
-    lines = [
-        "| scenario | routes | triggered | expert passes | blind driver passes | what stops the blind driver |",
-        "|---|---|---|---|---|---|",
-    ]
-    for kind in sorted(by_type):
-        lines.append(_row(kind, by_type[kind]))
-    lines.append(_row("**all**", drives))
+    lines = ["| type | triggered | expert succeeds | blind driver succeeds | what stops the blind driver |"]
+    lines.append("|---|---|---|---|---|")
+    lines += [_row(kind, counts) for kind, counts in summary["types"].items()]
+    lines.append(_row("**all**", summary["total"]))
     return "\n".join(lines) + "\n"
 
 
-def _row(name: str, drives: list[Drive]) -> str:
-    expert = [d for d in drives if d.driver == "expert"]
-    blind = [d for d in drives if d.driver == "blind"]
-    causes: dict[str, int] = defaultdict(int)
-    for item in blind:
-        for kind in item.infractions:
-            causes[kind] += 1
-    worst = ", ".join(f"{kind} {count}" for kind, count in sorted(causes.items(), key=lambda pair: -pair[1])[:3])
-    triggered = sum(d.triggered for d in drives)
-    cells = [name, len(expert), f"{triggered} of {len(drives)}", _share(expert), _share(blind), worst or "-"]
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+def _row(name: str, counts: Mapping[str, Any]) -> str:
+    stops = sorted(counts["stops_blind"].items(), key=lambda pair: (-pair[1], pair[0]))[:3]
+    worst = ", ".join(f"{kind} {count}" for kind, count in stops) or "-"
+    shares = [f"{counts[key]}/{counts['routes']}" for key in ("triggered", "expert", "blind")]
+    return f"| {name} | {' | '.join(shares)} | {worst} |"
 
 
-def _share(drives: list[Drive]) -> str:
-    passed = sum(d.passed for d in drives)
-    return f"{passed} of {len(drives)} ({100.0 * passed / max(len(drives), 1):.0f} %)"
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
 
 
-def _study_towns(config: StudyConfig, towns: tuple[str, ...], worker: int) -> list[Drive]:
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s worker {worker} %(message)s")
-    share = -(-config.seeds // config.workers) if worker == 0 else config.seeds // config.workers
-    missing = dict.fromkeys(config.types, share)
-    drives: list[Drive] = []
-    for position, town in enumerate(towns):
-        left = len(towns) - position
-        wanted = {kind: -(-count // left) if left > 1 else count for kind, count in missing.items() if count > 0}
+def plan(config: StudyConfig) -> dict[str, list[Route]]:
+    """Routes by town, those of a type in as many towns as it fits in."""
+    missing = dict.fromkeys(config.types, config.seeds)
+    routes: dict[str, list[Route]] = {}
+    for position, name in enumerate(config.towns):
+        left = len(config.towns) - position
+        wanted = {kind: -(-count // left) for kind, count in missing.items() if count > 0}
         if not wanted:
             break
-        server_config = EmbeddedServerConfig(town=town, town_dir=config.town_dir, threads=1, render=False)
-        with EmbeddedServer(server_config) as server:
-            client = connect(server.host, server.port, 60.0)
-            place = Town.of(town, client.get_world().get_map())
-            routes, _ = scenario_routes(place, wanted, seed=config.seed, prefix=f"{town}_")
-            for route in routes:
-                missing[route.scenarios[0].type] -= 1
-                drives += _both(client, (server.host, server.port), place, route, config, worker)
-        done = sum(share - count for count in missing.values())
-        logger.info("%s: %d routes driven, %d of %d done", town, len(routes), done, share * len(config.types))
+        with _server(config, name) as server:
+            town = Town.of(name, connect(server.host, server.port, 60.0).get_world().get_map())
+            routes[name], _ = scenario_routes(town, wanted, seed=config.seed, prefix=f"{name}_")
+        for route in routes[name]:
+            missing[route.scenarios[0].type] -= 1
+        logger.info("%s: %d routes", name, len(routes[name]))
     for kind, count in missing.items():
         if count:
-            logger.warning("%s: %d routes could not be placed in %s", kind, count, ", ".join(towns))
+            logger.warning("%s: %d routes could not be placed in %s", kind, count, ", ".join(config.towns))
+    return {name: planned for name, planned in routes.items() if planned}
+
+
+class _Worker:
+    """A process that drives routes of one town; it is given up when it ends early or is silent for long."""
+
+    def __init__(self, config: StudyConfig, routes: list[Route], index: int) -> None:
+        self.routes = routes
+        self.index = index
+        context = multiprocessing.get_context("spawn")
+        self._receiver, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=_drive_routes, args=(sender, config, routes, index), daemon=True)
+        self._process.start()
+        sender.close()
+        self._heard_s = time.monotonic()
+
+    def read(self) -> list[Drive] | None:
+        """The drives of the next finished route, if there are any yet; raises EOFError when it will send no more."""
+        if self._receiver.poll():
+            self._heard_s = time.monotonic()
+            driven = self._receiver.recv()
+            self.routes = self.routes[1:]
+            return driven
+        if time.monotonic() - self._heard_s > SILENCE_S:
+            raise EOFError
+        return None
+
+    def close(self) -> None:
+        """End the process and, with it, its server."""
+        self._process.kill()
+        self._process.join()
+        self._receiver.close()
+
+
+def _drive_all(config: StudyConfig, routes: Mapping[str, list[Route]], total: int) -> list[Drive]:
+    """Drive all routes with some workers at a time; routes of a worker that was given up are driven by a new one."""
+    waiting = sorted(routes.values(), key=len)
+    workers: list[_Worker] = []
+    drives: list[Drive] = []
+    attempts: Counter[str] = Counter()
+    started_s = time.monotonic()
+    while waiting or workers:
+        while waiting and len(workers) < config.workers:
+            free = next(k for k in range(config.workers) if k not in [worker.index for worker in workers])
+            workers.append(_Worker(config, waiting.pop(), free))
+        for worker in list(workers):
+            try:
+                driven = worker.read()
+            except EOFError:
+                worker.close()
+                workers.remove(worker)
+                if worker.routes:
+                    route = worker.routes[0]
+                    attempts[route.id] += 1
+                    logger.warning("worker given up on route %s, attempt %d", route.id, attempts[route.id])
+                    if attempts[route.id] == ATTEMPTS:
+                        drives += [_not_driven(route, driver) for driver in DRIVERS]
+                    again = worker.routes[1:] if attempts[route.id] == ATTEMPTS else worker.routes
+                    waiting += [again] if again else []
+                continue
+            if driven is not None:
+                drives += driven
+                left_s = (time.monotonic() - started_s) / len(drives) * (total - len(drives))
+                passed = [sum(drive.passed for drive in drives if drive.driver == name) for name in DRIVERS]
+                shares = f"{passed[0]} and {passed[1]} of {len(drives) // 2} passed by the expert and the blind driver"
+                logger.info("%d of %d drives, %s; about %.0f min left", len(drives), total, shares, left_s / 60.0)
+        time.sleep(POLL_S)
     return drives
+
+
+def _not_driven(route: Route, driver: str) -> Drive:
+    """The simulator failed on the route, every time."""
+    kind = route.scenarios[0].type
+    return Drive(kind, route.town, route.id, driver, False, False, FAILURE_SIMULATION, {FAILURE_SIMULATION: 1}, 0.0, "")
+
+
+def _server(config: StudyConfig, town: str) -> EmbeddedServer:
+    return EmbeddedServer(EmbeddedServerConfig(town=town, town_dir=config.town_dir, threads=1, render=False))
+
+
+def _drive_routes(sender: Connection, config: StudyConfig, routes: list[Route], worker: int) -> None:
+    """Drive routes of a town with both drivers; sends a list of two drives for each."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    with _server(config, routes[0].town) as server:
+        client = connect(server.host, server.port, 60.0)
+        town = Town.of(routes[0].town, client.get_world().get_map())
+        for route in routes:
+            sender.send(_both(client, (server.host, server.port), town, route, config, worker))
 
 
 def _both(
     client: carla.Client, address: tuple[str, int], town: Town, route: Route, config: StudyConfig, worker: int
 ) -> list[Drive]:
     drives = []
-    for driver in ("expert", "blind"):
+    for driver in DRIVERS:
         episode_config = EpisodeConfig(
             scoring=Scoring.BENCH2DRIVE,
             traffic=config.traffic,

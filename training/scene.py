@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import carla
@@ -28,6 +28,7 @@ DRIVABLE = ("dirtdebris", "trigger")
 STANDING_MPS = 0.2
 STOP_LINE_LATERAL_M = 1.5
 """A stop line belongs to the route if the route passes its middle closer than this."""
+SizeOf = Callable[[carla.Actor], tuple[float, float]]
 EMERGENCY = ("ambulance", "firetruck", "police")
 TWO_WHEELED = ("bicycle", "motorcycle")
 KINDS = {
@@ -61,6 +62,12 @@ class _Signal:
     """Where the ego's route crosses it; None for other lanes."""
 
 
+def actor_size_m(actor: carla.Actor) -> tuple[float, float]:
+    """Half length and half width of an actor's box."""
+    extent = actor.bounding_box.extent
+    return max(extent.x, 0.2), max(extent.y, 0.2)
+
+
 def world_pose(transform: carla.Transform) -> tuple[float, float, float]:
     """x_m, y_m, yaw_rad in the right-handed world frame."""
     location = transform.location
@@ -70,8 +77,10 @@ def world_pose(transform: carla.Transform) -> tuple[float, float, float]:
 class PrivilegedView:
     """Follows one episode tick by tick; gives the expert's scene and the BEV words at any tick."""
 
-    def __init__(self, world: carla.World, ego: carla.Vehicle, plan: DensePlan) -> None:
+    def __init__(self, world: carla.World, ego: carla.Vehicle, plan: DensePlan, size: SizeOf = actor_size_m) -> None:
+        """`size`: half length and half width of an actor, such as a stage knows them, open doors included."""
         self._world = world
+        self._size = size
         self._ego = ego
         carla_map = world.get_map()
         self._static = bev.load_static_map(carla_map)
@@ -81,7 +90,6 @@ class PrivilegedView:
         steps = np.hypot(*np.diff(self.corridor.points[:, :2], axis=0).T)
         self.arc_m = np.concatenate([[0.0], np.cumsum(steps)])
         self.index = 0
-        self._slippery_m: tuple[float, ...] = ()
         self._bodies = self._read_bodies()
         self._signals = self._read_signals(carla_map)
         self._history: deque[np.ndarray] = deque(maxlen=(len(bev.HISTORY_S) - 1) * TICKS_PER_SLICE + 1)
@@ -101,13 +109,17 @@ class PrivilegedView:
         """Take in the tick that has just been made."""
         pose = world_pose(self._ego.get_transform())
         self.index = nearest_index(self.corridor.points, pose[:2], self.index)
+        snapshot = self._world.get_snapshot()
+        if any(not snapshot.has_actor(body.actor.id) for body in self._bodies):
+            self.refresh_actors()  # somebody was taken off the road
         rows = np.empty((len(self._bodies), 6))
         for row, body in zip(rows, self._bodies, strict=True):
-            velocity = body.actor.get_velocity()
-            row[:3] = world_pose(body.actor.get_transform())
+            now = snapshot.find(body.actor.id)
+            velocity = now.get_velocity()
+            row[:3] = world_pose(now.get_transform())
             row[3] = velocity.x
             row[4] = -velocity.y
-            row[5] = -math.radians(body.actor.get_angular_velocity().z)
+            row[5] = -math.radians(now.get_angular_velocity().z)
             standing = math.hypot(row[3], row[4]) < STANDING_MPS
             self._stood_since[body.actor.id] = (
                 self._stood_since.get(body.actor.id, self._ticks) if standing else self._ticks
@@ -153,7 +165,6 @@ class PrivilegedView:
             sign_stop_m=tuple(arc for arc in signs if arc is not None),
             speed_limit_mps=max(self._ego.get_speed_limit() / 3.6, 1.0),
             lanes=self.lanes,
-            slippery_m=self._slippery_m,
         )
 
     def words(self) -> np.ndarray:
@@ -175,25 +186,14 @@ class PrivilegedView:
 
     def _read_bodies(self) -> list[_Body]:
         bodies = []
-        slippery = []
         for actor in self._world.get_actors():
             if actor.id == self._ego.id or not actor.type_id.startswith(("vehicle.", "walker.", "static.prop")):
                 continue
             if any(word in actor.type_id for word in DRIVABLE):
-                slippery.append(self._arc_of_place(world_pose(actor.get_transform())))
                 continue
-            extent = actor.bounding_box.extent
             channel = _channel(actor)
-            bodies.append(_Body(actor, channel, max(extent.x, 0.2), max(extent.y, 0.2), KINDS[channel]))
-        self._slippery_m = tuple(arc for arc in slippery if arc is not None)
+            bodies.append(_Body(actor, channel, *self._size(actor), KINDS[channel]))
         return bodies
-
-    def _arc_of_place(self, pose: tuple[float, float, float]) -> float | None:
-        """Arc length of the route beside a thing that lies on it."""
-        points = self.corridor.points
-        distance = np.hypot(points[:, 0] - pose[0], points[:, 1] - pose[1])
-        k = int(np.argmin(distance))
-        return float(self.arc_m[k]) if distance[k] < STOP_LINE_LATERAL_M else None
 
     def _read_signals(self, carla_map: carla.Map) -> list[_Signal]:
         signals = []
@@ -251,7 +251,8 @@ def read_lanes(waypoints: Sequence[carla.Waypoint]) -> LaneTable:
 def _is_parked(body: _Body) -> bool:
     if body.kind is Kind.THING:
         return True
-    return isinstance(body.actor, carla.Vehicle) and bool(body.actor.get_control().hand_brake)
+    actor = body.actor
+    return isinstance(actor, carla.Vehicle) and actor.is_alive and bool(actor.get_control().hand_brake)
 
 
 def _channel(actor: carla.Actor) -> int:

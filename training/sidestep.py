@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from training.forecast import Kind, Others, Path, Presence, presence
+from training.forecast import DECISION_S, Kind, Others, Path, Presence, presence
 
 SIGHT_M = 45.0
 GROUP_M = 18.0
@@ -32,20 +32,34 @@ LEAD_OUT_M = 14.0
 STANDING_MPS = 0.4
 SLOW_SHARE = 0.55
 """A bicycle slower than this share of the ego's wanted speed is passed."""
-PATIENCE_S = 12.0
-"""Somebody who has stood in the way this long, without a light or sign as the reason, is passed too."""
+PATIENCE_S = 14.0
+"""Somebody behind whom the ego has stood this long, without a light or sign as the reason, is passed too."""
 PASSING_MPS = 12.0
 PASSING_ACCEL_MPS2 = 2.8
 UNSEEN_M = 130.0
 ONCOMING_MPS = 10.0
 """Beyond this distance somebody may be coming at this speed."""
+INSIST_S = 8.0
+"""An ego that has waited this long for a gap takes one in which who comes must slow down, in their time and way:"""
+REACTION_S = 1.0
+YIELD_MPS2 = 3.0
 POINT_OF_NO_RETURN_M = 4.0
 ENTER_S = 4.5
 """Time in which somebody from behind must not arrive where the ego pulls in."""
 HOLD_M = 9.0
 """The ego waits this far before what it wants to pass: nearer it could not steer around it."""
 QUEUE_M = 30.0
+LIGHT_M = 60.0
+"""Who stands this far before a light waits for that."""
+QUEUE_GAP_M = 12.0
+"""The ego stands because of somebody who is no further ahead than this."""
 EMERGENCY_BEHIND_M = 60.0
+INVADER_SIGHT_M = 70.0
+INVADER_CLEARANCE_M = 0.45
+"""Side distance to oncoming vehicles that reach into the ego's lane, which then keeps to its outer side."""
+INVADER_PAST_M = 8.0
+INVADER_ALONG = -0.9
+"""They drive along the road: cosine between the headings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +116,11 @@ class Sidestep:
         self.offset_m: Float64[np.ndarray, " n"] = np.zeros(len(path.arc_m))
         self._until_m = -math.inf
         self._yielding = False
+        self._evading = False
+        """Whether the sidestep makes room for oncoming vehicles."""
+        self._stood_s = 0.0
+        """How long the ego has been standing, with no light or sign as the reason."""
+        self._insists = False
         self._daring: tuple[float, _Group] | None = None
         """Offset and obstacles of a sidestep into the opposite lane that may still be called off."""
 
@@ -114,23 +133,24 @@ class Sidestep:
         """The ego's way with the sidestep."""
         if not self.active:
             return self._path
-        x, y, yaw = self._path.points.T
-        slope = np.gradient(self.offset_m, self._path.arc_m)
-        points = np.stack(
-            [x - self.offset_m * np.sin(yaw), y + self.offset_m * np.cos(yaw), yaw + np.arctan(slope)], axis=1
-        )
-        return Path(points, self._path.arc_m)
+        return Path(shifted(self._path, self.offset_m), self._path.arc_m)
+
+    def follow(self, path: Path, lanes: LaneTable) -> None:
+        """The ego's own way is another one now, of the same points."""
+        self._path, self._lanes = path, lanes
 
     def update(self, ego: Ego, others: Others, wanted_mps: float, stops_m: tuple[float, ...]) -> float | None:
         """Plan; gives the arc length before which the ego must wait for room to pass, None if it need not wait.
 
         `stops_m`: arc lengths of red lights and signs ahead, behind which a queue is no obstacle.
         """
+        queues = any(stop_m < ego.front_m + LIGHT_M for stop_m in stops_m)
+        self._stood_s = self._stood_s + DECISION_S if ego.speed_mps < STANDING_MPS and not queues else 0.0
         ahead = self._path.arc_m > ego.arc_m - ego.half_length_m
         if self.active and not np.abs(self.offset_m[ahead]).max(initial=0.0) > ON_LINE_M:
             self.offset_m = np.zeros_like(self.offset_m)
             self._until_m = -math.inf
-            self._yielding = False
+            self._yielding = self._evading = False
             self._daring = None
         everyone = [
             presence(self._path, others.pose[i : i + 1], float(others.half_length_m[i]), float(others.half_width_m[i]))
@@ -142,15 +162,20 @@ class Sidestep:
                 return low_m - HOLD_M
         if not self.active and self._give_way(ego, others, everyone):
             return None
+        self._keep_clear(ego, others, everyone)
+        if self._daring is None:
+            self._insists = self._stood_s > INSIST_S
         group = self._to_pass(ego, others, everyone, wanted_mps, stops_m)
-        if group is None or (self.active and group.high_m <= self._until_m - LEAD_OUT_M):
+        passing = self.active and not self._evading
+        if group is None or (passing and group.high_m <= self._until_m - LEAD_OUT_M):
             return None
         for target_m, opposite in self._choices(group, ego):
             if self._is_free(target_m, opposite, group, ego, others, everyone):
+                self._evading = False
                 self._plan(target_m, group, ego)
                 self._daring = (target_m, group) if opposite else None
                 return None
-        return group.low_m - HOLD_M if not self.active else None
+        return None if passing else group.low_m - HOLD_M
 
     def _to_pass(
         self,
@@ -168,7 +193,9 @@ class Sidestep:
             if not in_way or any(low - 3.0 < stop < low + QUEUE_M for stop in stops_m):
                 continue
             slow = others.kind[i] == Kind.BICYCLE and 0.0 < speed < SLOW_SHARE * wanted_mps and present.along[0] > 0.8
-            if others.parked[i] or slow or (others.stood_s[i] > PATIENCE_S and others.kind[i] != Kind.WALKER):
+            stuck = min(others.stood_s[i], self._stood_s) > PATIENCE_S and low < ego.front_m + QUEUE_GAP_M
+            stuck = stuck and others.kind[i] != Kind.WALKER
+            if others.parked[i] or slow or stuck:
                 found.append((low, i, present, max(speed, 0.0)))
         if not found:
             return None
@@ -227,7 +254,7 @@ class Sidestep:
         length_m = group.high_m + ego.half_length_m + 2.0 + 0.4 * LEAD_OUT_M - ego.arc_m
         pass_s = _time_to(length_m, ego.speed_mps, PASSING_MPS - group.speed_mps)
         end_m = ego.arc_m + length_m + group.speed_mps * pass_s
-        if opposite and ego.arc_m + UNSEEN_M - ONCOMING_MPS * pass_s < end_m:
+        if opposite and ego.arc_m + UNSEEN_M - self._approach_m(ONCOMING_MPS, pass_s) < end_m:
             return False
         for i, present in enumerate(everyone):
             clear_m = abs(float(present.offset_m[0]) - target_m) - float(present.reach_m[0]) - ego.half_width_m
@@ -239,11 +266,12 @@ class Sidestep:
                 if ego.arc_m < high and low < end_m:
                     return False
             elif along < -0.5:  # oncoming
-                if high > ego.arc_m and low + along * pass_s < end_m + 3.0:
+                if high > ego.arc_m and low - self._approach_m(-along, pass_s) < end_m + 3.0:
                     return False
             elif high < ego.arc_m - ego.half_length_m:  # behind
                 closing_mps = max(along - ego.speed_mps, 0.0)
-                if high + 3.5 * closing_mps > ego.arc_m - ego.half_length_m - 4.0:
+                room_m = 4.0 if along > STANDING_MPS else 0.0
+                if high + 3.5 * closing_mps > ego.arc_m - ego.half_length_m - room_m:
                     return False
             elif abs(target_m) > IN_LANE_M:
                 beside = low < ego.front_m + 4.0
@@ -251,6 +279,12 @@ class Sidestep:
                 if beside or in_the_way:
                     return False
         return True
+
+    def _approach_m(self, speed_mps: float, seconds: float) -> float:
+        """Way of who comes along the lane that the ego borrows, until the ego is back."""
+        steady_m = speed_mps * seconds
+        stopping_m = speed_mps * REACTION_S + speed_mps**2 / (2.0 * YIELD_MPS2)
+        return min(steady_m, stopping_m) if self._insists else steady_m
 
     def _plan(self, target_m: float, group: _Group, ego: Ego) -> None:
         lead_in_m = min(max(group.low_m - 1.5 - ego.front_m, LEAD_IN_M[0]), LEAD_IN_M[1])
@@ -273,8 +307,8 @@ class Sidestep:
     def _lay(self, target_m: float, start_m: float, full_m: float, hold_m: float, end_m: float) -> None:
         """Offset profile: up from `start_m` to `full_m`, held to `hold_m`, back at `end_m`; joins the present one."""
         arc = self._path.arc_m
-        rise = _smooth((arc - start_m) / max(full_m - start_m, 1.0))
-        fall = _smooth((arc - hold_m) / max(end_m - hold_m, 1.0))
+        rise = smooth((arc - start_m) / max(full_m - start_m, 1.0))
+        fall = smooth((arc - hold_m) / max(end_m - hold_m, 1.0))
         before = self.offset_m
         self.offset_m = np.where(arc < hold_m, before + (target_m - before) * rise, target_m * (1.0 - fall))
         self._until_m = end_m
@@ -307,6 +341,38 @@ class Sidestep:
                     return True
         return False
 
+    def _keep_clear(self, ego: Ego, others: Others, everyone: list[Presence]) -> None:
+        """Drive at the lane's outer side while oncoming vehicles reach into it."""
+        targets, last_m = [], -math.inf
+        two_way = ~np.isnan(self._lanes.left_m) & ~self._lanes.left_same
+        for i, present in enumerate(everyone):
+            low_m = float(present.low_m[0])
+            ahead = present.beside[0] and ego.arc_m < low_m < ego.front_m + INVADER_SIGHT_M
+            if not ahead or others.speed_mps[i] < STANDING_MPS or present.along[0] > INVADER_ALONG:
+                continue
+            if not two_way[min(int(np.searchsorted(self._path.arc_m, low_m)), len(two_way) - 1)]:
+                continue  # a turning car in a junction
+            inner_m = float(present.offset_m[0] - present.reach_m[0])
+            target_m = inner_m - ego.half_width_m - INVADER_CLEARANCE_M
+            if -IN_LANE_M <= target_m < 0.0:
+                targets.append(target_m)
+                last_m = max(last_m, low_m)
+        if not targets or (self.active and not self._evading):
+            return
+        target_m = min(targets)
+        here_m = float(np.interp(ego.arc_m + LEAD_IN_M[0], self._path.arc_m, self.offset_m))
+        if self.active and here_m < target_m + 0.1 and last_m < self._until_m - LEAD_OUT_M:
+            return
+        for i, present in enumerate(everyone):
+            gap_m = abs(float(present.offset_m[0]) - target_m) - float(present.reach_m[0]) - ego.half_width_m
+            ahead = present.beside[0] and ego.arc_m < present.low_m[0] < last_m
+            if ahead and abs(others.speed_mps[i]) < STANDING_MPS and gap_m < 0.2:
+                return  # something stands there
+        self._evading = True
+        self._lay(
+            target_m, ego.arc_m, ego.arc_m + LEAD_IN_M[0], last_m + INVADER_PAST_M, last_m + INVADER_PAST_M + LEAD_OUT_M
+        )
+
     def may_enter(self, ego: Ego, others: Others) -> bool:
         """Whether an ego beside its lane, as after parking, may pull into it: nobody comes from behind or is there."""
         for i in range(len(others)):
@@ -332,7 +398,15 @@ class Sidestep:
         return self._yielding
 
 
-def _smooth(share: np.ndarray) -> np.ndarray:
+def shifted(path: Path, offset_m: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, "n 3"]:
+    """The path's points moved to the left."""
+    x, y, yaw = path.points.T
+    slope = np.gradient(offset_m, path.arc_m)
+    return np.stack([x - offset_m * np.sin(yaw), y + offset_m * np.cos(yaw), yaw + np.arctan(slope)], axis=1)
+
+
+def smooth(share: np.ndarray) -> np.ndarray:
+    """From 0 to 1 without corners; shares beyond are cut off."""
     share = np.clip(share, 0.0, 1.0)
     return share * share * (3.0 - 2.0 * share)
 

@@ -172,10 +172,13 @@ class Director:
         self.events.append(make_event(ego, kind, MESSAGES[kind]))
 
     def _guarded(self, act: Act, step: Callable[[Act], None]) -> None:
-        """Run a step; a scenario that cannot go on is skipped with its reason, the route goes on."""
+        """Run a step; a scenario that cannot go on is skipped with its reason, the route goes on.
+
+        A `ValueError` comes from geometry that does not fit, such as a path without length.
+        """
         try:
             step(act)
-        except ScenarioError as error:
+        except ValueError as error:
             act.state = State.SKIPPED
             act.reason = str(error)
             logger.warning("scenario %s (%s) is skipped: %s", act.block.name, act.block.type, error)

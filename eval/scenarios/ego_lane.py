@@ -1,8 +1,9 @@
-"""Trouble in the ego's own lane: a braking leader, a slippery road, a blocked exit, oncoming cars that cut a bend."""
+"""Trouble in the ego's own lane: a braking leader, dirt on the road, a blocked exit, oncoming cars that cut a bend."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from random import Random
 
 import carla
@@ -75,7 +76,9 @@ class OnRoute(Scenario):
             index += 1
         beyond = lane_path(carla_map.get_waypoint(route.transforms[last].location), BEYOND_ROUTE_M)
         line = Line([*route.transforms[index : last + 1], *beyond[1:]])
-        return PathDriver(self.stage, self.vehicle(line.transforms[0]), line, 0.0)
+        vehicle = self.vehicle(line.transforms[0], parked=False)
+        vehicle.apply_control(carla.VehicleControl(brake=1.0))
+        return PathDriver(self.stage, vehicle, line, 0.0)
 
     def drive_off(self, driver: PathDriver) -> Script:
         """Let it drive away along the route, obeying lights, until it is out of sight."""
@@ -136,54 +139,61 @@ class HardBreakRoute(OnRoute):
 
 
 class ControlLoss(Scenario):
-    """Dirt on the lane takes the tyres' grip. Source: scenario_runner `ControlLoss`: places and end."""
+    """Dirt on the lane disturbs the ego's steering and throttle. Source: scenario_runner `ControlLoss`, all figures."""
 
     PLACES_M = (14.0, 48.0, 74.0)
     END_M = 110.0
-    FRICTION = 0.05
-    """Of tyres on the dirt; on a dry road CARLA's cars have 3.5."""
-    LENGTH_M = 4.0
-    """Of a slippery place, unless <length> says more. The original disturbs the steering over this length instead."""
-    LONG_M = 18.0
-    HALF_WIDTH_CM, HALF_HEIGHT_CM = 200, 100
-    DIRT_SPACING_M = 6.0
-    BEND_M = 20.0
-    BEND_DEG = 28.0
-    """In generated routes one of the places lies in a bend, so sharp over this length, where grip matters."""
+    NEAR_M = 2.0
+    """The ego is disturbed while its middle is this near to the middle of the dirt."""
+    STEER, STEER_DEVIATION = 0.055, 0.015
+    THROTTLE, THROTTLE_DEVIATION = 0.03, 0.01
+    """Mean and standard deviation of what is added to a control; each place draws the means' signs."""
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
-        """Bends to the right: who slides ends up in another lane."""
+        """Any free road."""
         for index in way.stretches(before_m=10.0, after_m=cls.PLACES_M[-1] + 10.0):
-            arcs_m = [float(way.line.arc_m[index]) + place_m for place_m in cls.PLACES_M]
-            if max(way.bend_deg(arc_m - 0.5 * cls.BEND_M, cls.BEND_M) for arc_m in arcs_m) > cls.BEND_DEG:
-                yield way.block("ControlLoss", index, length=cls.LONG_M)
+            yield way.block("ControlLoss", index)
 
     def prepare(self) -> None:
         """Spill the dirt."""
-        length_m = self.parameters.number("length", self.LENGTH_M, 1.0, 30.0)
-        for distance_m in self.PLACES_M:
-            middle = ahead(self.trigger, distance_m, stop_at_junction=False)
-            piles = max(round(length_m / self.DIRT_SPACING_M), 1)
-            for pile in range(piles):
-                along_m = distance_m + ((pile + 0.5) / piles - 0.5) * length_m
-                dirt = ahead(self.trigger, along_m, stop_at_junction=False)
-                self.prop(dirt.transform, "static.prop.dirtdebris01")
-            self._take_grip(middle.transform, length_m)
+        self.spots = [ahead(self.trigger, place_m, stop_at_junction=False).transform for place_m in self.PLACES_M]
+        for spot in self.spots:
+            self.prop(spot, "static.prop.dirtdebris01").set_collisions(  # pyright: ignore[reportAttributeAccessIssue] - the stub lacks it
+                False  # on slopes, too, one drives over it
+            )
 
     def script(self) -> Script:
-        """Until the ego has passed."""
-        yield from self.until(lambda: self.ego_passed(self.trigger_arc_m + self.END_M))
+        """Disturb the ego at every place until it has passed."""
+        end_m = self.trigger_arc_m + self.END_M
+        signs = [(self._sign(), self._sign()) for _ in self.spots]
+        while not self.ego_passed(end_m):
+            near = [sign for sign, spot in zip(signs, self.spots, strict=True) if self._is_at(spot)]
+            self.stage.disturb = partial(self._disturbed, *near[0]) if near else None
+            yield
 
-    def _take_grip(self, place: carla.Transform, length_m: float) -> None:
-        """CARLA's attributes are half sizes in centimetres."""
-        attributes = {
-            "friction": str(self.FRICTION),
-            "extent_x": str(round(50.0 * length_m)),
-            "extent_y": str(self.HALF_WIDTH_CM),
-            "extent_z": str(self.HALF_HEIGHT_CM),
-        }
-        self.prop(place, "static.trigger.friction", attributes=attributes)
+    def finish(self) -> None:
+        """The ego has its controls back."""
+        self.stage.disturb = None
+
+    def _sign(self) -> float:
+        return self.stage.random.choice((-1.0, 1.0))
+
+    def _is_at(self, spot: carla.Transform) -> bool:
+        return self.ego_within(self.NEAR_M, spot.location)
+
+    def _disturbed(
+        self, throttle_sign: float, steer_sign: float, control: carla.VehicleControl
+    ) -> carla.VehicleControl:
+        throttle = control.throttle + self.stage.random.gauss(throttle_sign * self.THROTTLE, self.THROTTLE_DEVIATION)
+        steer = control.steer + self.stage.random.gauss(steer_sign * self.STEER, self.STEER_DEVIATION)
+        return carla.VehicleControl(
+            throttle=min(max(throttle, 0.0), 1.0),
+            steer=min(max(steer, -1.0), 1.0),
+            brake=control.brake,
+            hand_brake=control.hand_brake,
+            reverse=control.reverse,
+        )
 
 
 class BlockedIntersection(OnRoute):

@@ -33,6 +33,10 @@ KEYPOINT_M = 25.0
 MAX_DETOUR_M = 2.5
 """The route planned from the keypoints must pass the trigger this close."""
 DRIVES_PER_TOWN = 400
+PATIENCE_DRIVES = 250
+"""After so many drives without any place for what is still wanted, the town is taken to have none."""
+TYPES_PER_DRIVE = 6
+"""No more routes than this begin at the same place."""
 LONG_SPACING_M = 140.0
 """Triggers of a long route lie at least this far apart."""
 
@@ -65,17 +69,21 @@ def scenario_routes(
     generator = random.Random(f"{town.name}/{seed}")
     missing = Counter({kind: count for kind, count in wanted.items() if count > 0})
     routes: list[Route] = []
-    for _ in range(DRIVES_PER_TOWN):
-        if not missing:
+    last = 0
+    for drive in range(DRIVES_PER_TOWN):
+        if not missing or drive - last > PATIENCE_DRIVES:
             break
         way = _random_way(town, generator, DRIVE_M)
         if way is None:
             continue
-        for kind in sorted(missing):
-            route = _short_route(town, way, kind, generator)
+        placed = 0
+        for kind in generator.sample(sorted(missing), len(missing)):
+            route = _short_route(town, way, kind, generator) if placed < TYPES_PER_DRIVE else None
             if route is not None:
+                placed += 1
                 routes.append(replace(route, id=f"{prefix}{first_id + len(routes)}"))
                 missing -= Counter({kind: 1})
+                last = drive
     return routes, missing
 
 

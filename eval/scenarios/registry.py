@@ -100,3 +100,6 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "MergerIntoSlowTraffic": MergerIntoSlowTraffic,
     "MergerIntoSlowTrafficV2": MergerIntoSlowTrafficV2,
 }
+
+BENCH2DRIVE_TYPES = tuple(sorted(set(SCENARIOS) - {"EnterActorFlowV2", "PriorityAtJunction"}))
+"""The 44 types of bench2drive220; the other two occur in the leaderboard's routes only."""

@@ -89,8 +89,10 @@ class Stage:
         """The ego's, after the last tick."""
         self.ego_top_mps = 0.0
         """The highest speed the ego has driven."""
+        self.disturb: Callable[[carla.VehicleControl], carla.VehicleControl] | None = None
+        """What the road makes of the ego's controls, set while it does."""
         self.cast_version = 0
-        """Grows with every actor that appears or goes."""
+        """Grows with every actor that appears, goes or changes its size."""
         self._client = client
         self._planner = planner
         self._library = world.get_blueprint_library()
@@ -111,6 +113,10 @@ class Stage:
         return self._planner
 
     # The ego
+
+    def apply_control(self, control: carla.VehicleControl) -> None:
+        """Steer the ego, as far as nothing disturbs it."""
+        self.ego.apply_control(self.disturb(control) if self.disturb is not None else control)
 
     def observe(self, ego: EgoState) -> None:
         """Take in the tick that has just been made."""
@@ -161,6 +167,7 @@ class Stage:
         half_length_m, half_width_m = self.size(actor)
         self._sizes_m[actor.id] = (half_length_m, half_width_m + by_m)
         self._bodies = None
+        self.cast_version += 1
 
     def bodies(self, *, ego: bool = True) -> list[Body]:
         """The scenario's actors, the background traffic and, unless told otherwise, the ego."""

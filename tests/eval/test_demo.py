@@ -33,6 +33,20 @@ def test_missing_weights_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_altered_weights_are_found_before_an_earlier_demo_is_cleared(tmp_path: Path) -> None:
+    weights = save_agent(tmp_path / "weights", action=SLOW_AHEAD)
+    with (weights.parent / "model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\xff\xff\xff\x7e")
+    earlier = tmp_path / "out" / "results.json"
+    earlier.parent.mkdir()
+    earlier.write_text("{}")
+    outcome = demo("--weights", str(weights), "--out", str(earlier.parent))
+    assert outcome.returncode == 2
+    assert outcome.stderr.count("\n") == 1 and "model.safetensors" in outcome.stderr
+    assert earlier.read_text() == "{}"
+
+
 @pytest.mark.parametrize("server", ["nonsense", "127.0.0.1:1"])
 def test_a_server_that_is_not_there_is_one_line_and_exit_code_2(tmp_path: Path, server: str) -> None:
     outcome = demo("--agent", "constant-throttle", "--server", server, "--out", str(tmp_path / "out"))

@@ -13,7 +13,8 @@ from agent.entry import LeaderboardAgent
 from eval.agents import black_cameras
 from eval.looks import ROUTES, LooksConfig, looks, paired_loss, unchecked_cameras
 from eval.routes import read_routes
-from eval.runner import InputError, weights_sha256
+from eval.runner import InputError
+from eval.verdict import weights_sha256
 from tests.agent.synthetic import FULL_THROTTLE, SyntheticDrive, save_agent
 
 MANY_ROUTES = 200

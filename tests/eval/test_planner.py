@@ -80,6 +80,13 @@ def test_unreachable_keypoints_are_named(straight_map: carla.Map) -> None:
         planner.plan([(10.0, 1.75, 0.0)])
 
 
+def test_a_keypoint_far_from_every_lane_is_named_with_its_distance(straight_map: carla.Map) -> None:
+    planner = RoutePlanner(straight_map)
+    assert planner.plan([(10.0, 10.0, 0.0), (110.0, 1.75, 0.0)])
+    with pytest.raises(PlannerError, match=r"keypoint \(110\.0, 52\.0, 0\.0\) is 50 m from the nearest lane"):
+        planner.plan([(10.0, 1.75, 0.0), (110.0, 52.0, 0.0)])
+
+
 def test_a_straight_road_is_followed(straight_map: carla.Map) -> None:
     plan = RoutePlanner(straight_map).plan([(10.0, 1.75, 0.0), (110.0, 1.75, 0.0)])
     assert {option for _, option in plan} == {RoadOption.LANEFOLLOW}

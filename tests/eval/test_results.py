@@ -116,25 +116,26 @@ def test_metres_outside_are_read_from_the_message() -> None:
 
 
 def test_records_survive_the_disk_and_bad_lines_are_skipped(tmp_path: Path) -> None:
-    folder = ResultsFolder(tmp_path / "run", "key")
+    folder = ResultsFolder(tmp_path / "run", {"seed": 0})
     folder.append(PERFECT)
     folder.append(RED)
     lines = tmp_path / "run" / "results.jsonl"
     with lines.open("a") as file:
         file.write('{"format": 1, "route_id": "4"}\nnot json\n{"format": 99}\n{"cut')
-    folder = ResultsFolder(tmp_path / "run", "key")
+    folder.close()
+    folder = ResultsFolder(tmp_path / "run", {"seed": 0})
     folder.append(OUT)  # after a line that was cut off
     assert [as_on_disk(r) for r in read_records(lines)] == [as_on_disk(r) for r in (PERFECT, RED, OUT)]
-    folder.write_summary(["2", "1"])
+    folder.write_summary([("2", 0), ("1", 0)])
     data = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [r["route_id"] for r in data["_checkpoint"]["records"]] == ["RouteScenario_2_rep0", "RouteScenario_1_rep0"]
 
 
 def test_what_is_written_is_strict_json(tmp_path: Path) -> None:
     never_ticked = replace(PERFECT, provenance={"timings_ms": {"world": math.nan, "agent": math.inf}})
-    folder = ResultsFolder(tmp_path, "key")
+    folder = ResultsFolder(tmp_path, {})
     folder.append(never_ticked)
-    folder.write_summary(["1"])
+    folder.write_summary([("1", 0)])
     for text in (tmp_path / "results.jsonl").read_text(), (tmp_path / "results.json").read_text():
         assert '"world": null' in text and '"agent": null' in text
         json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -146,9 +147,38 @@ def as_on_disk(route_record: RouteRecord) -> dict:
 
 
 def test_other_settings_do_not_mix(tmp_path: Path) -> None:
-    ResultsFolder(tmp_path, "one").append(PERFECT)
-    with pytest.raises(ResultsError, match="other settings"):
-        ResultsFolder(tmp_path, "two")
+    folder = ResultsFolder(tmp_path, {"seed": 1, "agent": "a"})
+    folder.append(PERFECT)
+    folder.close()
+    with pytest.raises(ResultsError, match=r"other settings \(seed\)"):
+        ResultsFolder(tmp_path, {"seed": 2, "agent": "a"})
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(ResultsError, match="not the settings of a run"):
+        ResultsFolder(tmp_path, {"seed": 1})
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultsError, match="cannot be created"):
-        ResultsFolder(tmp_path / "file" / "below", "one")
+        ResultsFolder(tmp_path / "file" / "below", {})
+
+
+def test_a_folder_has_one_runner_at_a_time(tmp_path: Path) -> None:
+    first = ResultsFolder(tmp_path, {})
+    with pytest.raises(ResultsError, match="another runner"):
+        ResultsFolder(tmp_path, {})
+    first.close()
+    ResultsFolder(tmp_path, {}).close()
+
+
+def test_only_a_crashed_simulation_is_superseded(tmp_path: Path) -> None:
+    crashed = replace(PERFECT, status="Failed - Simulation crashed")
+    agent_crashed = replace(RED, status="Failed - Agent crashed")
+    other = replace(PERFECT, repetition=1)
+    folder = ResultsFolder(tmp_path, {})
+    for line in (crashed, agent_crashed, other, PERFECT, RED, crashed):
+        folder.append(line)
+    kept = {record.key: record.status for record in read_records(tmp_path / "results.jsonl")}
+    assert kept == {
+        PERFECT.key: PERFECT.status,
+        RED.key: "Failed - Agent crashed",
+        (PERFECT.route_id, 1): PERFECT.status,
+    }
+    assert other.to_leaderboard(0)["route_id"] == f"RouteScenario_{PERFECT.route_id}_rep1"

@@ -176,6 +176,7 @@ def test_A05_values_that_are_not_finite_are_rejected(driving_agent: Path, sensor
     route.run(60, put(sensor, broken[sensor]))
     assert set(route.modes) == {Mode.NOMINAL}
     assert any(name == sensor for name, _ in route.faults())
+    assert {sum(n for (name, _), n in route.driver.fault_ticks.items() if name == sensor)} <= {60, 120, 180}
     assert max(route.position_errors_m) < 2.0
     assert route.run(40).position_errors_m[-1] < 0.5
 
@@ -426,6 +427,13 @@ def test_A18_setup_names_what_is_wrong_with_the_weights(tmp_path: Path) -> None:
     assert "no such file; give the path" in setup_error(tmp_path / "agent.yaml")
     config = save_agent(tmp_path / "w", yaml_text="device: cpu\ncheckpoint: other\n")
     assert "other: no such checkpoint folder" in setup_error(config)
+    config = save_agent(tmp_path / "gpu", yaml_text="device: cuda\n")
+    if not torch.cuda.is_available():
+        assert "set device: cpu, or cpu_fallback: true" in setup_error(config)
+    config = save_agent(tmp_path / "newer")
+    manifest = config.parent / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99'))
+    assert "format 99 is newer than this program's format 1; install" in setup_error(config)
     config = save_agent(tmp_path / "w")
     model = config.parent / "model.safetensors"
     data = model.read_bytes()

@@ -15,8 +15,10 @@ import carla
 import pytest
 
 from eval.generate import generate_routes
+from eval.processes import descendants
 from eval.routes import write_routes
 from simulator.towns.generate import generate
+from tests.faults.runs import command_line
 
 TOWN = "Gen03"
 PATIENCE_S = 100.0
@@ -67,7 +69,7 @@ def run_and_kill(route_file: Path, out: Path, is_victim: Callable[[str], bool]) 
     deadline_s = time.monotonic() + PATIENCE_S
     while not status.exists() and time.monotonic() < deadline_s and runner.poll() is None:
         time.sleep(0.01)
-    victims = [pid for pid in _descendants(runner.pid) if is_victim(_command_line(pid))]
+    victims = [pid for pid in descendants(runner.pid) if is_victim(command_line(pid))]
     assert victims
     os.kill(victims[0], signal.SIGKILL)
     code = runner.wait(PATIENCE_S)
@@ -100,23 +102,3 @@ def test_a_failed_setup_is_recorded_with_its_reason(route_file: Path, tmp_path: 
     exceptions = results["_checkpoint"]["global_record"]["meta"]["exceptions"]
     assert exceptions == [["RouteScenario_1_rep0", 0, told]]
     assert results["evaluation"]["routes"][0]["timings_ms"]["agent"] is None
-
-
-def _descendants(pid: int) -> list[int]:
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(status.read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:
-            continue
-        if parent == pid:
-            child = int(status.parent.name)
-            found += [child, *_descendants(child)]
-    return found
-
-
-def _command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return ""

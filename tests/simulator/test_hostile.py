@@ -93,6 +93,7 @@ def test_unusable_arguments_get_an_error_each(server):
             "set_weather_parameters": [[1.0]],
             "set_episode_settings": [[True]],
             "get_actors_by_id": [7],
+            "get_sensor_token": [-1],
             "spawn_actor_with_parent": [[1, "sensor.other.imu", []], [[0, 0, 0], [0, 0, 0]], 4040404],
         }.items():
             answer = call(endpoint, method, *arguments)
@@ -153,6 +154,8 @@ def run_serve(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--town", "Gen01", "--port", "0", "--version", "0.9.99"], ["0.9.99", "0.9.16"]),
         (["--town", "Gen01", "--port", "70000"], ["70000"]),
         (["--town", "Gen01", "--host", "192.0.2.1", "--port", "0"], ["192.0.2.1"]),
+        (["--town", "Gen01", "--host", "no.such.invalid", "--port", "0"], ["no.such.invalid", "127.0.0.1"]),
+        (["--town", "Gen01", "--town-dir", "/absent", "--port", "0"], ["/absent", ".xodr"]),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, words):

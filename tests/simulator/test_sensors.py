@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import queue
+import time
 
 import carla
 import numpy as np
@@ -166,3 +167,18 @@ def test_lane_invasion_comes_from_the_client(world, spawn):
     for _ in range(60):
         world.tick()
     assert events.get(timeout=PATIENCE_S).crossed_lane_markings
+
+
+def test_a_listener_that_comes_late_in_a_step_gets_that_steps_data(world, spawn):
+    vehicle = spawn()
+    blueprint = world.get_blueprint_library().find("sensor.other.imu")
+    for late_steps, comes in ((1, True), (5, False)):
+        sensor = world.spawn_actor(blueprint, carla.Transform(), attach_to=vehicle)
+        for _ in range(late_steps):
+            frame = world.tick()
+        frames = queue.SimpleQueue()
+        sensor.listen(lambda data, frames=frames: frames.put(data.frame))
+        time.sleep(0.3)
+        assert [frames.get() for _ in range(frames.qsize())] == ([frame] if comes else [])
+        assert world.tick() == frames.get(timeout=5.0)
+        sensor.destroy()

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from agent.actions import ACTIONS
+from agent.checkpoint import CheckpointError
 from agent.model.driving_model import AUXILIARY, DrivingModel
+from eval.server import ServerError
 from training import bev, collect
 from training.clone import CloneConfig
 from training.collect import CollectConfig, Disturbance, DisturbanceConfig, Shift, random_weather
@@ -77,6 +79,13 @@ def test_agent_drives_and_expert_labels(tmp_path: Path) -> None:
     assert any(not step.scalars["expert_drives"] for step in steps)
     for step in steps:
         assert int(np.argmax(step.arrays["label"])) == step.scalars["expert_action"]
+
+
+def test_bad_input_ends_at_once_with_one_error(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="no town 'Nowhere9'"):
+        collect.run(replace(CONFIG, towns=("Nowhere9",)), tmp_path)
+    with pytest.raises(CheckpointError, match="no such checkpoint folder"):
+        collect.run(CONFIG, tmp_path, tmp_path / "absent")
 
 
 def test_rescue_lasts_until_the_car_is_back_in_its_lane() -> None:

@@ -71,7 +71,13 @@ class Playground:
         return routes[0]
 
     def play(
-        self, route: Route, make_driver: MakeDriver, *, max_game_s: float = 60.0, to_first_infraction: bool = False
+        self,
+        route: Route,
+        make_driver: MakeDriver,
+        *,
+        max_game_s: float = 60.0,
+        to_first_infraction: bool = False,
+        counted: frozenset[Infraction] = COUNTED,
     ) -> Outcome:
         """Drive until the scenario is over (or the ego did something wrong)."""
         config = EpisodeConfig(traffic=0, max_game_s=max_game_s)
@@ -83,12 +89,12 @@ class Playground:
             act = episode.director.acts[0]
             driver = make_driver(episode.director.stage)
             while episode.step(driver.control()) and act.state not in (State.OVER, State.SKIPPED):
-                if to_first_infraction and _counted(episode):
+                if to_first_infraction and _counted(episode, counted):
                     break
             end_arc_m = episode.director.stage.ego_arc_m
         finally:
             episode.close()
-        return Outcome(act.state, act.reason, _counted(episode), episode.ticks * 0.05, end_arc_m)
+        return Outcome(act.state, act.reason, _counted(episode, counted), episode.ticks * 0.05, end_arc_m)
 
 
 class Blind:
@@ -145,6 +151,6 @@ class Careful(Blind):
         return 0.0 < ahead_m < stop_m and (coming or leaving)
 
 
-def _counted(episode: Episode) -> list[Infraction]:
+def _counted(episode: Episode, counted: frozenset[Infraction]) -> list[Infraction]:
     events = [*episode.criteria.events(), *episode.director.events]
-    return [event.kind for event in events if event.kind in COUNTED]
+    return [event.kind for event in events if event.kind in counted]

@@ -16,17 +16,34 @@ from eval.scenarios.way import Way
 from eval.scoring import Infraction
 from tests.eval.scenarios.playground import Blind, Careful, Playground
 
-CRAWL_MPS = 3.5
 ASIDE_M = 0.7
 
 
-class Crawling(Blind):
-    """Takes the grip that is there."""
+class HandsOff(Blind):
+    """Holds the wheel still from the first dirt on, and takes its foot off nothing."""
+
+    held: float | None = None
 
     def control(self) -> carla.VehicleControl:
         control = super().control()
-        if self.stage.ego_pose.speed_mps > CRAWL_MPS:
-            control.throttle = 0.0
+        if self.held is None and self.stage.disturb is not None:
+            self.held = 0.0
+        control.steer = control.steer if self.held is None else self.held
+        return control
+
+
+class Feeling(Blind):
+    """Notes by how much the wheel turns of its own accord."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.felt: list[float] = []
+        self.meant = 0.0
+
+    def control(self) -> carla.VehicleControl:
+        self.felt.append(abs(self.stage.ego.get_control().steer - self.meant))
+        control = super().control()
+        self.meant = control.steer
         return control
 
 
@@ -39,7 +56,6 @@ class Aside(Blind):
 
 CASES = {
     "HardBreakRoute": (Careful, Infraction.COLLISION_VEHICLE),
-    "ControlLoss": (Crawling, Infraction.OUTSIDE_ROUTE_LANES),
     "BlockedIntersection": (Careful, Infraction.COLLISION_VEHICLE),
     "InvadingTurn": (Aside, Infraction.COLLISION_VEHICLE),
 }
@@ -67,3 +83,19 @@ def test_the_blocked_exit_may_be_the_routes_end(playground: Playground) -> None:
     ending = replace(route, keypoints=(*before, (end.x, end.y, end.z)))
     outcome = playground.play(ending, Blind)
     assert Infraction.COLLISION_VEHICLE in outcome.infractions, outcome
+
+
+def test_dirt_turns_the_wheel(playground: Playground) -> None:
+    """Who steers against it stays in the lane, who holds the wheel still does not."""
+    route = playground.route("ControlLoss")
+    drivers: list[Feeling] = []
+
+    def feeling(stage: Stage) -> Feeling:
+        drivers.append(Feeling(stage))
+        return drivers[0]
+
+    outcome = playground.play(route, feeling)
+    assert outcome.state is State.OVER and outcome.infractions == [], outcome
+    turned = [turn for turn in drivers[0].felt[1:] if turn > 0.01]
+    assert 10 < len(turned) < 60 and 0.03 < sum(turned) / len(turned) < 0.08
+    assert Infraction.OUTSIDE_ROUTE_LANES in playground.play(route, HandsOff).infractions

@@ -6,16 +6,26 @@ import carla
 import pytest
 
 from eval.scenarios.director import State
+from eval.scenarios.lanes import shifted
+from eval.scenarios.line import Line
 from eval.scenarios.stage import Stage
 from eval.scoring import Infraction
 from tests.eval.scenarios.flow_drivers import GapSeeker, Obedient
 from tests.eval.scenarios.playground import Blind, MakeDriver, Playground
 
 RED, GREEN = carla.TrafficLightState.Red, carla.TrafficLightState.Green
+OPPOSITE_M = 3.6
+RACE_MPS = 11.0
+GREEN_LIGHTS = ("PriorityAtJunction", "VanillaSignalizedTurnEncounterGreenLight")
+IGNORED = {
+    "VanillaNonSignalizedTurnEncounterStopsign": Infraction.STOP_SIGN,
+    "VanillaSignalizedTurnEncounterRedLight": Infraction.RED_LIGHT,
+}
+TAKEN = ("OppositeVehicleRunningRedLight", "OppositeVehicleTakingPriority")
 QUIET = ("T_Junction", "VanillaNonSignalizedTurn", "VanillaNonSignalizedTurnEncounterStopsign")
 
 
-@pytest.mark.parametrize("kind", ["OppositeVehicleRunningRedLight", "OppositeVehicleTakingPriority"])
+@pytest.mark.parametrize("kind", TAKEN)
 def test_only_who_looks_gets_past_who_takes_priority(playground: Playground, kind: str) -> None:
     route = playground.route(kind)
     blind = playground.play(route, Blind, to_first_infraction=True)
@@ -32,7 +42,7 @@ def test_nothing_happens(playground: Playground, kind: str) -> None:
     assert outcome.infractions == [], outcome
 
 
-@pytest.mark.parametrize("kind", ["PriorityAtJunction", "VanillaSignalizedTurnEncounterGreenLight"])
+@pytest.mark.parametrize("kind", GREEN_LIGHTS)
 def test_the_light_is_green(playground: Playground, kind: str) -> None:
     seen: list[carla.TrafficLightState] = []
     outcome = playground.play(playground.route(kind), noting(Blind, seen))
@@ -49,6 +59,33 @@ def test_the_light_is_red_first_and_given_back(playground: Playground) -> None:
     world.tick()
     lights = world.get_actors().filter("traffic.traffic_light*")
     assert {light.get_green_time() for light in lights} == {10.0}
+
+
+@pytest.mark.parametrize("kind", [*QUIET, *GREEN_LIGHTS])
+def test_only_who_keeps_to_the_lanes_passes(playground: Playground, kind: str) -> None:
+    outcome = playground.play(playground.route(kind), WrongSide, to_first_infraction=True)
+    assert {Infraction.OUTSIDE_ROUTE_LANES, Infraction.COLLISION_STATIC} & set(outcome.infractions), outcome
+
+
+@pytest.mark.parametrize("kind", sorted(IGNORED))
+def test_who_ignores_lights_and_signs_fails(playground: Playground, kind: str) -> None:
+    outcome = playground.play(playground.route(kind), Racing, counted=frozenset({IGNORED[kind]}))
+    assert outcome.infractions == [IGNORED[kind]], outcome
+
+
+class Racing(Blind):
+    """Is at the junction before its light gets green."""
+
+    def control(self) -> carla.VehicleControl:
+        self.path.speed_mps = RACE_MPS
+        return self.path.control()
+
+
+class WrongSide(Blind):
+    """Drives in the opposite lane."""
+
+    def line(self, stage: Stage) -> Line:
+        return Line([shifted(transform, right_m=-OPPOSITE_M) for transform in stage.route.transforms])
 
 
 def noting(driver: type[Blind], seen: list[carla.TrafficLightState]) -> MakeDriver:
