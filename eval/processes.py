@@ -99,17 +99,20 @@ def exited(pid: int) -> bool:
 
 def end_with_parent(parent_pid: int) -> None:
     """Ask Linux to kill this process when its parent dies, however that dies."""
-    die_with_parent(signal.SIGKILL)()
-    if os.getppid() != parent_pid:
-        raise SystemExit(1)
+    die_with_parent(signal.SIGKILL, parent_pid)()
 
 
-def die_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """A function that asks Linux for a signal on the parent's death; kept by `exec`, so it serves as `preexec_fn`."""
+def die_with_parent(number: signal.Signals, parent_pid: int) -> Callable[[], None]:
+    """A function that asks Linux for a signal on the parent's death, and ends the process if that has died already.
+
+    The wish is kept by `exec`, so the function serves as `preexec_fn`.
+    """
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up here: after a fork as little as possible
 
     def ask() -> None:
         prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != parent_pid:  # it died before we could ask
+            os._exit(1)
 
     return ask
 
@@ -129,7 +132,7 @@ def guard_group() -> subprocess.Popen[bytes]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=(open_end,),
-            preexec_fn=die_with_parent(signal.SIGTERM),
+            preexec_fn=die_with_parent(signal.SIGTERM, os.getpid()),
         )
     finally:
         os.close(silence)
