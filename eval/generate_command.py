@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eval.generate import generate_routes
+from eval.progress import counted
 from eval.routes import Route, write_routes
 from eval.runner import EXIT_INCOMPLETE, InputError
-from eval.scenarios.generate import Town, long_route, scenario_routes, spread
+from eval.scenarios.generate import PATIENCE_DRIVES, QUICK_DRIVES, Town, long_route, scenario_routes, spread
 from eval.scenarios.registry import SCENARIOS
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
 
@@ -62,7 +63,15 @@ def generate(config: GenerateConfig) -> int:
     else:
         routes = _plain(config, towns)
     write_routes(routes, config.out)
-    print(f"{len(routes)} routes in {config.town} written to {config.out}")
+    print(f"{counted(len(routes), 'route')} in {config.town} written to {config.out}")
+    for route in routes if config.long else ():
+        kinds_there = Counter(block.type for block in route.scenarios)
+        shown = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds_there.items()))
+        print(f"route {route.id} in {route.town}: {route.keypoint_length_m:.0f} m, {len(route.scenarios)} scenarios")
+        print(f"{len(kinds_there)} types: {shown}")
+    if kinds:
+        there = Counter(route.scenarios[0].type for route in routes)
+        print(f"{len(there)} of {len(kinds)} types: {', '.join(f'{kind} {n}' for kind, n in sorted(there.items()))}")
     for kind, count in sorted(missing.items()):
         print(f"{kind}: {count} more could not be placed; add towns that have room for it")
     return EXIT_INCOMPLETE if missing else 0
@@ -79,11 +88,12 @@ def _with_scenarios(
 ) -> tuple[list[Route], Counter[str]]:
     """Routes evenly over the towns; what some towns have no room for is asked of all towns again."""
     routes: list[Route] = []
-    for again in range(2):
+    for again, patience in enumerate((QUICK_DRIVES, PATIENCE_DRIVES)):
         for position, town in enumerate(towns):
             left = 1 if again else len(towns) - position
             wanted = {kind: -(-count // left) for kind, count in missing.items()}
-            found, _ = scenario_routes(town, wanted, seed=config.seed + again, first_id=len(routes) + 1)
+            seed, first_id = config.seed + again, len(routes) + 1
+            found, _ = scenario_routes(town, wanted, seed=seed, first_id=first_id, patience=patience)
             missing -= Counter(route.scenarios[0].type for route in found)
             routes += found
     return routes, missing

@@ -35,7 +35,7 @@ BESIDE_LANE_M = 2.2
 """Farther from its line than this the ego is not in its lane."""
 ENTERING_MPS = 2.0
 STARTING_MPS = 1.0
-CROSSING_M = 15.0
+CROSSING_M = 20.0
 """Who starts from standing waits for everybody who will cross its way up to here."""
 WAITING_MPS = 1.5
 """Who is slower than this may be waiting for the ego."""

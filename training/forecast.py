@@ -11,10 +11,11 @@ from jaxtyping import Bool, Float64, Int64
 
 DECISION_S = 0.1
 """The driver decides this often."""
-HORIZON_S = 5.0
+HORIZON_S = 6.5
 STEP_S = 0.25
-TURN_DECAY_S = 1.5
-"""A turn ends after about this time: the turn rate is taken to fade."""
+TURN_DECAY_S = (1.5, 8.0)
+TURN_DECAY_MPS = (6.0, 10.0)
+"""The turn rate is taken to fade after about this time: who is slow turns at a junction, who is fast in a long bend."""
 GO_ACCEL_MPS2 = 1.8
 SLACK_STEPS = 2
 """Ego and other must miss each other by half a second."""
@@ -106,7 +107,8 @@ class Presence:
 def poses_ahead(others: Others, i: int, times_s: np.ndarray = TIMES_S) -> Float64[np.ndarray, "t 3"]:
     """Poses of other i: constant speed, a turn that fades."""
     x, y, yaw = others.pose[i]
-    turned = others.yaw_rate_radps[i] * TURN_DECAY_S * (1.0 - np.exp(-times_s / TURN_DECAY_S))
+    decay_s = float(np.interp(others.speed_mps[i], TURN_DECAY_MPS, TURN_DECAY_S))
+    turned = others.yaw_rate_radps[i] * decay_s * (1.0 - np.exp(-times_s / decay_s))
     headings = yaw + turned
     steps = np.diff(times_s, prepend=times_s[0])
     distance = others.speed_mps[i] * steps

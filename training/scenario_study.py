@@ -26,7 +26,7 @@ from eval.episode import FAILURE_SIMULATION, Episode, EpisodeConfig
 from eval.report import machine
 from eval.results import write_json_atomically
 from eval.routes import Route, write_routes
-from eval.scenarios.generate import Town, scenario_routes
+from eval.scenarios.generate import PATIENCE_DRIVES, QUICK_DRIVES, Town, scenario_routes
 from eval.scenarios.registry import BENCH2DRIVE_TYPES
 from eval.scoring import Infraction, Scoring, succeeded
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
@@ -151,23 +151,25 @@ def _commit() -> str:
 
 
 def plan(config: StudyConfig) -> dict[str, list[Route]]:
-    """Routes by town, those of a type in as many towns as it fits in."""
-    missing = dict.fromkeys(config.types, config.seeds)
-    routes: dict[str, list[Route]] = {}
-    for position, name in enumerate(config.towns):
-        left = len(config.towns) - position
-        wanted = {kind: -(-count // left) for kind, count in missing.items() if count > 0}
-        if not wanted:
-            break
-        with _server(config, name) as server:
-            town = Town.of(name, connect(server.host, server.port, 60.0).get_world().get_map())
-            routes[name], _ = scenario_routes(town, wanted, seed=config.seed, prefix=f"{name}_")
-        for route in routes[name]:
-            missing[route.scenarios[0].type] -= 1
-        logger.info("%s: %d routes", name, len(routes[name]))
+    """Routes by town, those of a type in as many towns as it fits in; rare places are searched for at the end."""
+    missing = Counter(dict.fromkeys(config.types, config.seeds))
+    routes: dict[str, list[Route]] = {name: [] for name in config.towns}
+    for towns, patience in ((config.towns, QUICK_DRIVES), (config.towns[::-1], PATIENCE_DRIVES)):
+        for position, name in enumerate(towns):
+            left = len(towns) - position if patience == QUICK_DRIVES else 1
+            wanted = {kind: -(-count // left) for kind, count in missing.items() if count > 0}
+            if not wanted:
+                break
+            with _server(config, name) as server:
+                town = Town.of(name, connect(server.host, server.port, 60.0).get_world().get_map())
+                first_id = len(routes[name]) + 1
+                seed, prefix = config.seed + first_id, f"{name}_"
+                found, _ = scenario_routes(town, wanted, seed=seed, first_id=first_id, prefix=prefix, patience=patience)
+            missing -= Counter(route.scenarios[0].type for route in found)
+            routes[name] += found
+            logger.info("%s: %d routes", name, len(found))
     for kind, count in missing.items():
-        if count:
-            logger.warning("%s: %d routes could not be placed in %s", kind, count, ", ".join(config.towns))
+        logger.warning("%s: %d routes could not be placed in %s", kind, count, ", ".join(config.towns))
     return {name: planned for name, planned in routes.items() if planned}
 
 

@@ -32,6 +32,8 @@ LEAD_OUT_M = 14.0
 STANDING_MPS = 0.4
 SLOW_SHARE = 0.55
 """A bicycle slower than this share of the ego's wanted speed is passed."""
+DISMOUNTED_S = 2.0
+"""So does one that has stopped for this long."""
 PATIENCE_S = 14.0
 """Somebody behind whom the ego has stood this long, without a light or sign as the reason, is passed too."""
 PASSING_MPS = 12.0
@@ -49,7 +51,7 @@ ENTER_S = 4.5
 HOLD_M = 9.0
 """The ego waits this far before what it wants to pass: nearer it could not steer around it."""
 QUEUE_M = 30.0
-LIGHT_M = 60.0
+LIGHT_M = 40.0
 """Who stands this far before a light waits for that."""
 QUEUE_GAP_M = 12.0
 """The ego stands because of somebody who is no further ahead than this."""
@@ -192,7 +194,8 @@ class Sidestep:
             in_way = present.within(ego.half_width_m + 0.4)[0] and ego.arc_m - 2.0 < low < ego.front_m + SIGHT_M
             if not in_way or any(low - 3.0 < stop < low + QUEUE_M for stop in stops_m):
                 continue
-            slow = others.kind[i] == Kind.BICYCLE and 0.0 < speed < SLOW_SHARE * wanted_mps and present.along[0] > 0.8
+            rides = STANDING_MPS < speed < SLOW_SHARE * wanted_mps or others.stood_s[i] > DISMOUNTED_S
+            slow = others.kind[i] == Kind.BICYCLE and rides and present.along[0] > 0.8
             stuck = min(others.stood_s[i], self._stood_s) > PATIENCE_S and low < ego.front_m + QUEUE_GAP_M
             stuck = stuck and others.kind[i] != Kind.WALKER
             if others.parked[i] or slow or stuck:

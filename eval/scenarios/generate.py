@@ -33,8 +33,10 @@ KEYPOINT_M = 25.0
 MAX_DETOUR_M = 2.5
 """The route planned from the keypoints must pass the trigger this close."""
 DRIVES_PER_TOWN = 400
+QUICK_DRIVES = 40
 PATIENCE_DRIVES = 250
-"""After so many drives without any place for what is still wanted, the town is taken to have none."""
+"""After so many random drives without any place for what is still wanted, a town is taken to have none: where other
+towns may do, and where none is left."""
 TYPES_PER_DRIVE = 6
 """No more routes than this begin at the same place."""
 LONG_SPACING_M = 140.0
@@ -60,18 +62,25 @@ class Town:
 
 
 def scenario_routes(
-    town: Town, wanted: Mapping[str, int], *, seed: int, first_id: int = 1, prefix: str = ""
+    town: Town,
+    wanted: Mapping[str, int],
+    *,
+    seed: int,
+    first_id: int = 1,
+    prefix: str = "",
+    patience: int = PATIENCE_DRIVES,
 ) -> tuple[list[Route], Counter[str]]:
     """Short routes with one scenario each, as many of each type as wanted, and how many of each could not be placed.
 
-    A type that the town offers no place for (a motorway's in a village) is only counted.
+    A type that the town offers no place for (a motorway's in a village) is only counted; `patience`: random drives
+    without any new place after which the search ends.
     """
     generator = random.Random(f"{town.name}/{seed}")
     missing = Counter({kind: count for kind, count in wanted.items() if count > 0})
     routes: list[Route] = []
     last = 0
     for drive in range(DRIVES_PER_TOWN):
-        if not missing or drive - last > PATIENCE_DRIVES:
+        if not missing or drive - last > patience:
             break
         way = _random_way(town, generator, DRIVE_M)
         if way is None:

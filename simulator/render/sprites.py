@@ -13,9 +13,10 @@ from simulator.render.raster import HOT, SHADOW_BIT
 LAMP_COLUMNS = 12
 """x y z, normal, radius m, r g b 0..1, owner (an actor's index or NO_ACTOR), height above the ground."""
 
-BLOOM_RAD_PER_M, LARGEST_BLOOM_RAD = 0.045, 0.0108
+NEAR_BLOOM_RAD_PER_M, FAR_BLOOM_RAD_PER_M, GLARE = 0.045, 0.025, 2.0
 """A lamp shows at least this large per metre of its radius, as in a camera whose lens blooms, so that the colour of a
-traffic light survives in a small image."""
+traffic light survives in a small image: as large as the first where that is not more than `GLARE` times its own size,
+and never smaller than the second."""
 
 LAMP_MINIMUM_PX = 0.55
 LAMP_REACH_M = 200.0
@@ -62,8 +63,8 @@ def lamp_discs(lamps, weather, lens, discs):
                 continue
             x = 0.5 * width + focal * (axis[1, 0] * dx + axis[1, 1] * dy + axis[1, 2] * dz) / depth
             y = 0.5 * height - focal * (axis[2, 0] * dx + axis[2, 1] * dy + axis[2, 2] * dz) / depth
-            bloom = min(BLOOM_RAD_PER_M * lamps[n, 6], LARGEST_BLOOM_RAD)
-            radius = max(focal * max(lamps[n, 6] / depth, bloom), LAMP_MINIMUM_PX)
+            bloom = max(FAR_BLOOM_RAD_PER_M, min(NEAR_BLOOM_RAD_PER_M, GLARE / depth))
+            radius = max(focal * lamps[n, 6] * max(1.0 / depth, bloom), LAMP_MINIMUM_PX)
             strength = math.exp(-0.6 * haze * distance) * min(1.0, 4.0 * facing)
             reach_x, reach_y = radius * 2.6 + 0.5, radius * 2.6 + 0.5
             if image_of:
