@@ -22,12 +22,15 @@ from agent import strict_json
 from eval.agents import CONSTANT_THROTTLE
 from eval.results import RouteRecord, read_records
 from eval.routes import read_routes
-from eval.runner import DEFAULT_AGENT, DEFAULT_WEIGHTS, EXIT_INTERRUPTED, EXIT_OK, InputError, RunConfig, run
+from eval.runner import DEFAULT_AGENT, DEFAULT_WEIGHTS, EXIT_OK, InputError, RunConfig, run
 from eval.scoring import Scoring, mean_and_deviation
 
 ROUTES: Final = Path(__file__).parent / "looks_gen21.xml"
 """20 routes of at least 400 m with at least two turns in Gen21, a town no data is collected in. Made once by
 `python -m eval routes generate --town Gen21 --count 20 --seed 0`."""
+SIGNALLED: Final = 128
+"""Exit codes from here on: ended by a signal."""
+
 RESAMPLES: Final = 10_000
 INTERVAL_PERCENT: Final = (2.5, 97.5)
 ARMS: Final = {
@@ -86,8 +89,8 @@ def looks(config: LooksConfig) -> int:
     code = EXIT_OK
     for arm in (arm for arm in ARMS if arm in chosen):
         arm_code = run(_run_config(config, arm))
-        if arm_code == EXIT_INTERRUPTED:
-            return EXIT_INTERRUPTED
+        if arm_code >= SIGNALLED:
+            return arm_code
         code = max(code, arm_code)
         records = {arm: read_records(config.out / arm / "results.jsonl") for arm in ARMS}
         summary = summarise({arm: rows for arm, rows in records.items() if rows}, config.seed)

@@ -86,7 +86,10 @@ def scenario_routes(
         if way is None:
             continue
         placed = 0
-        for kind in generator.sample(sorted(missing), len(missing)):
+        kinds = sorted(missing)
+        if len(kinds) > TYPES_PER_DRIVE:  # else all of them get their chance
+            generator.shuffle(kinds)
+        for kind in kinds:
             route = _short_route(town, way, kind, generator) if placed < TYPES_PER_DRIVE else None
             if route is not None:
                 placed += 1
