@@ -41,5 +41,5 @@ def test_every_type_is_played_in_a_test() -> None:
 
 
 def test_the_types_are_bench2drives(shared_dir: Path) -> None:
-    routes = read_routes(shared_dir / "data/routes/bench2drive/bench2drive220.xml")
+    routes = read_routes(shared_dir / "routes/bench2drive/bench2drive220.xml")
     assert {block.type for route in routes for block in route.scenarios} == set(BENCH2DRIVE_TYPES)
