@@ -90,7 +90,7 @@ def test_E02_a_simulator_that_does_not_start_ends_the_run_with_its_words(
     assert error.startswith("error: 3 servers in a row did not start") and told in error and said in error
     assert len(lines(tmp_path / "run" / "crashes.jsonl")) == 3
     assert not (tmp_path / "run" / "results.jsonl").exists()  # nothing was decided about the agent
-    assert len(seen) >= 9  # three jobs, each with a sentinel and a launcher
+    assert len(seen) >= 6  # three jobs, each with a sentinel; a launcher may be gone before it is seen
     assert survivors(list(seen)) == []
 
 

@@ -77,9 +77,9 @@ def test_there_are_towns_of_all_families_for_training() -> None:
 
 
 def test_all_training_towns_differ_and_take_little_time() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     texts = {name: text_of(name) for name in training_towns()}
-    assert time.perf_counter() - start < 1.0 * len(texts)
+    assert time.process_time() - start < 1.0 * len(texts)
     assert len(set(texts.values())) == len(texts)
     assert generate_town("Tee02") == texts["Tee02"]
 
