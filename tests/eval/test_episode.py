@@ -270,7 +270,7 @@ def test_a_route_of_bench2drive_reaches_its_verdict(shared_dir: Path, tmp_path: 
         "--out", str(tmp_path / "run"),
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    assert "1 scenarios to play" in ended.stdout
+    assert "1 scenario to play" in ended.stdout
     record = json.loads((tmp_path / "run" / "results.json").read_text())["_checkpoint"]["records"][0]
     assert record["town_name"] == "Town01"
     assert record["status"] == "Completed" or record["status"].startswith("Failed - Agent")
