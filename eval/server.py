@@ -17,7 +17,8 @@ import carla
 WORKER_THREADS = 16
 """Client threads: with too few of them waiting sensor callbacks can starve the state message (time-outs)."""
 CONNECT_S = 5.0
-EMBEDDED_STARTUP_S = 120.0
+EMBEDDED_STARTUP_S = 240.0
+"""The first start on a machine compiles: half a minute there, minutes where others keep the machine busy."""
 _LISTENING = "listening on "
 _BAD_INPUT = 2
 

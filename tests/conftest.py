@@ -3,8 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# The same examples everywhere, and a busy machine is not a failure.
+settings.register_profile("raw2drive", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("raw2drive")
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
 
 from tests.agent.synthetic import FULL_THROTTLE, save_agent
 
 torch.set_num_threads(1)  # the networks here are tiny: a second thread only waits
-settings.register_profile("raw2drive", deadline=None)  # a busy machine is not a failure
-settings.load_profile("raw2drive")
 
 
 @pytest.fixture(scope="session")
