@@ -15,17 +15,19 @@ from agent.checkpoint import check_state, load_checkpoint
 from agent.config import ConfigError, parse, read_yaml
 from agent.geodesy import Dialect
 from agent.guard import Control, GuardConfig, Proposal, Request
-from agent.inputs import InputBuilder, InputConfig, Situation, model_input
+from agent.inputs import NOMINAL_TICK_S, InputBuilder, InputConfig, Situation, model_input
 from agent.localization import Estimate
 from agent.model.backbone import fold_batch_norms
 from agent.model.driving_model import DrivingModel, DrivingModelConfig, ModelInput, ModelState
-from agent.model.policy import pedal_first
+from agent.model.policy import pedal_first, setting_off
 from agent.observation import IMAGE_HEIGHT_PX, IMAGE_WIDTH_PX, Observation, SensorFault
+from agent.patience import Patience, PatienceConfig
 from agent.route import Plan, RouteView
 
 logger = logging.getLogger(__name__)
 
 TICKS_PER_DECISION = 2
+DECISION_S = TICKS_PER_DECISION * NOMINAL_TICK_S
 """20 Hz of the simulation, 10 Hz of the paper's decisions."""
 
 
@@ -37,6 +39,8 @@ class ActionConfig:
     """greedy: the likeliest action; pedal_first: the likeliest pedal, then the mean steering with it."""
     seed: int = 0
     """Of the sampled choice."""
+    patience: PatienceConfig | None = None
+    """How a stand without an end is broken; None: never."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +101,7 @@ class Driver:
         self._control: Control | None = None
         self._tick = 0
         self._generator = torch.Generator().manual_seed(config.action.seed)
+        self._patience = Patience(config.action.patience) if config.action.patience else None
         self._known_problems: frozenset[tuple[str, str]] = frozenset()
         self._error_name = ""
         self.fault_ticks: Counter[tuple[str, str]] = Counter()
@@ -178,7 +183,7 @@ class Driver:
         logits, state = self._model.act(inputs, self._state, self._previous_one_hot())
         logits = logits[0].float().cpu()
         usable = logits.shape == (len(ACTIONS),) and bool(torch.isfinite(logits).all())
-        action = self._choose(logits) if usable else None
+        action = self._choose(logits, situation.estimate.speed_mps) if usable else None
         self.last_decision = Decision(
             situation.now_s, inputs, logits, action, situation.estimate, situation.route, state
         )
@@ -189,7 +194,11 @@ class Driver:
         self._state, self._first, self._previous_action = state, False, action
         return action_control(action)
 
-    def _choose(self, logits: torch.Tensor) -> int:
+    def _choose(self, logits: torch.Tensor, speed_mps: float) -> int:
+        if self._patience is not None:
+            share, action = setting_off(logits)
+            if self._patience.is_over(speed_mps, share, DECISION_S):
+                return action
         if self.config.action.choice == "greedy":
             return int(logits.argmax())
         if self.config.action.choice == "pedal_first":

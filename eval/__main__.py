@@ -1,17 +1,23 @@
-"""`python -m eval run | demo | report | routes | score | compare | looks | soak`."""
+"""`python -m eval run | demo | report | routes | score | compare | looks | soak | doctor`."""
 
 from __future__ import annotations
 
-import logging
 import sys
+
+if __name__ == "__main__" and sys.argv[1:2] == ["doctor"]:  # before the imports that it is there to check
+    from eval.doctor import main as doctor_main
+
+    sys.exit(doctor_main(sys.argv[2:]))
+
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
+from eval import doctor as doctor_command
 from eval.agents import AgentLoadError
 from eval.demo import DemoConfig, demo
 from eval.generate import RouteGenerationError
@@ -35,7 +41,6 @@ INPUT_ERRORS = (
     ServerError,
     PlannerError,
     AgentLoadError,
-    CheckpointError,
     ConfigError,
     FileNotFoundError,
 )
@@ -95,6 +100,11 @@ def _soak(config: Annotated[SoakConfig, tyro.conf.arg(name="")]) -> int:
     return soak(config)
 
 
+def _doctor(config: Annotated[doctor_command.DoctorConfig, tyro.conf.arg(name="")]) -> int:
+    """Is this machine ready for an evaluation? Every line says what to do."""
+    return doctor_command.run(config)
+
+
 def main() -> int:
     """Run the command line; bad input is one line and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
@@ -108,11 +118,18 @@ def main() -> int:
             "compare": _compare,
             "looks": _looks,
             "soak": _soak,
+            "doctor": _doctor,
         }
         if sys.argv[1:3] == ["routes", "generate"]:  # tyro's command dictionaries do not nest
             return tyro.cli(_generate, args=sys.argv[3:], prog="python -m eval routes generate")
         return tyro.extras.subcommand_cli_from_dict(commands, prog="python -m eval")
     except INPUT_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except ValueError as error:
+        checkpoint = sys.modules.get("agent.checkpoint")  # not imported here: it loads torch, which takes seconds
+        if checkpoint is None or not isinstance(error, checkpoint.CheckpointError):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except (JobError, ServerDiedError) as error:

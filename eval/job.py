@@ -241,7 +241,7 @@ def _hooks(job: Job, town: str, server_pid: int | None, recorders: contextlib.Ex
     recorders.callback(trace.save, folder / "traces" / f"route_{job.route_id}.npz")
     story = RouteRecorder(folder, job.route_id, film=job.film)
     recorders.callback(story.close)
-    motion = MotionRecorder(metrics_folder(folder) / save_name(job.route_id, town, job.seed))
+    motion = MotionRecorder(metrics_folder(Path(job.folder)) / save_name(job.route_id, town, job.seed))
     recorders.callback(motion.close)
     hooks: list[TickHook] = [_StatusWriter(job, server_pid), trace, story, motion]
     if job.record_cameras:

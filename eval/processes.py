@@ -21,8 +21,9 @@ GROUP_END_S: Final = 5.0
 """How long a group may take to vanish after SIGKILL: memory of a large process is not freed at once."""
 _POLL_S: Final = 0.02
 _PR_SET_PDEATHSIG: Final = 1
-_SENTINEL: Final = "trap 'kill -KILL 0' TERM; sleep infinity & wait"
-"""Killed with its group by itself: `kill 0` addresses the caller's own group, whoever is left in it."""
+_SENTINEL: Final = "trap 'kill -KILL 0' TERM; while :; do read -r nothing; done"
+"""Kills its own group, which `kill 0` addresses, whoever is left in it. It reads from a pipe that it holds open itself,
+because a shell that waits for a child such as `sleep` would leave that behind when it is killed alone."""
 _STATE, _PARENT, _GROUP, _START = 0, 1, 2, 19
 """Fields of /proc/PID/stat behind the command's name."""
 
@@ -98,17 +99,20 @@ def exited(pid: int) -> bool:
 
 def end_with_parent(parent_pid: int) -> None:
     """Ask Linux to kill this process when its parent dies, however that dies."""
-    die_with_parent(signal.SIGKILL)()
-    if os.getppid() != parent_pid:
-        raise SystemExit(1)
+    die_with_parent(signal.SIGKILL, parent_pid)()
 
 
-def die_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """A function that asks Linux for a signal on the parent's death; kept by `exec`, so it serves as `preexec_fn`."""
+def die_with_parent(number: signal.Signals, parent_pid: int) -> Callable[[], None]:
+    """A function that asks Linux for a signal on the parent's death, and ends the process if that has died already.
+
+    The wish is kept by `exec`, so the function serves as `preexec_fn`.
+    """
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up here: after a fork as little as possible
 
     def ask() -> None:
         prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != parent_pid:  # it died before we could ask
+            os._exit(1)
 
     return ask
 
@@ -120,13 +124,19 @@ def guard_group() -> subprocess.Popen[bytes]:
     """
     if os.getpgrp() != os.getpid():
         raise RuntimeError(f"process {os.getpid()} does not lead its group {os.getpgrp()}; start it in a session")
-    return subprocess.Popen(
-        ["/bin/sh", "-c", _SENTINEL],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=die_with_parent(signal.SIGTERM),
-    )
+    silence, open_end = os.pipe()
+    try:
+        return subprocess.Popen(
+            ["/bin/sh", "-c", _SENTINEL],
+            stdin=silence,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(open_end,),
+            preexec_fn=die_with_parent(signal.SIGTERM, os.getpid()),
+        )
+    finally:
+        os.close(silence)
+        os.close(open_end)
 
 
 def _memory_bytes(pid: int) -> int:

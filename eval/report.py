@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.draw import incident_text
+from eval.job import artefact_folder
 from eval.moments import Step, Trace, TraceError, read_trace, trace_path
 from eval.plots import MPS_TO_KMH, control_svg, route_svg, speed_svg
 from eval.progress import counted
@@ -52,7 +53,7 @@ def write_report(run: Path, *, title: str = "Driving report") -> Path:
 
     Raises: ResultsError for a folder without records.
     """
-    records = sorted(read_records(run / "results.jsonl"), key=lambda record: _natural(record.route_id))
+    records = sorted(read_records(run / "results.jsonl"), key=_order)
     if not records:
         raise ResultsError(f"{run}: holds no route records; give the folder of a run")
     film = FILM if (run / FILM).is_file() else ""
@@ -64,8 +65,8 @@ def write_report(run: Path, *, title: str = "Driving report") -> Path:
 
 
 def report_html(records: Sequence[RouteRecord], traces: Mapping[str, Trace], *, title: str, film: str = "") -> str:
-    """The whole page. `traces`: by route id; a route without one gets no drawings."""
-    sections = "".join(_route_section(record, traces.get(record.route_id)) for record in records)
+    """The whole page. `traces`: by the records' labels; a route without one gets no drawings."""
+    sections = "".join(_route_section(record, traces.get(record.label)) for record in records)
     return (
         "<!DOCTYPE html>\n"
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -87,11 +88,11 @@ def machine() -> str:
 def _traces(run: Path, records: Sequence[RouteRecord]) -> dict[str, Trace]:
     traces = {}
     for record in records:
-        path = trace_path(moments_folder(run), record.route_id)
+        path = trace_path(moments_folder(artefact_folder(run, record.repetition)), record.route_id)
         if not path.exists():
             continue
         try:
-            traces[record.route_id] = read_trace(path)
+            traces[record.label] = read_trace(path)
         except TraceError as error:
             logger.warning("%s", error)
     return traces
@@ -141,7 +142,7 @@ def _summary_row(record: RouteRecord) -> str:
     counts.append(1000.0 * infraction_count(record, Infraction.OUTSIDE_ROUTE_LANES))
     cells = "".join(f'<td class="{"some" if count else "none"}">{count:.0f}</td>' for count in counts)
     return (
-        f'<tr><td><a href="#{_anchor(record)}">{escape(record.route_id)}</a></td>'
+        f'<tr><td><a href="#{_anchor(record)}">{escape(record.label)}</a></td>'
         f'<td class="words">{escape(record.town)}</td><td class="words">{_status(record)}</td>'
         f"<td>{_bar(scores.score_composed)}{scores.score_composed:.1f}</td><td>{scores.score_route:.1f}</td>"
         f"<td>{scores.score_penalty:.3f}</td><td>{record.route_length_m:.0f}</td>{cells}</tr>"
@@ -177,7 +178,7 @@ def _route_section(record: RouteRecord, trace: Trace | None) -> str:
             f"{_gallery(trace, marks)}"
         )
     return (
-        f'<section class="card route" id="{_anchor(record)}"><header><h2>Route {escape(record.route_id)}, '
+        f'<section class="card route" id="{_anchor(record)}"><header><h2>Route {escape(record.label)}, '
         f"{escape(record.town)}</h2>{_status(record)}</header><p>{_story(record, steps)}</p>{drawings}</section>"
     )
 
@@ -297,7 +298,11 @@ def _value(value: Any) -> str:
 
 
 def _anchor(record: RouteRecord) -> str:
-    return "route-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in record.route_id)
+    return "route-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in record.label)
+
+
+def _order(record: RouteRecord) -> tuple[tuple[int, int, str], int]:
+    return _natural(record.route_id), record.repetition
 
 
 def _natural(route_id: str) -> tuple[int, int, str]:

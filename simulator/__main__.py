@@ -24,8 +24,13 @@ def _serve(config: Annotated[ServerConfig, tyro.conf.arg(name="")]) -> int:
     if config.die_with_parent:
         end_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    asyncio.run(serve(config, ready=lambda host, port: print(f"listening on {host}:{port}", flush=True)))
+    asyncio.run(serve(config, ready=_say_ready))
     return 0
+
+
+def _say_ready(host: str, port: int, drawn: str) -> None:
+    # The address comes first: programs that start a server wait for this line.
+    print(f"listening on {host}:{port}\ncameras are {drawn}", flush=True)
 
 
 def _bench(config: Annotated[bench.BenchConfig, tyro.conf.arg(name="")]) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from simulator import noise, wire
 from simulator.actors import Actor, Kind, Pose, compose
-from simulator.render import NO_ACTOR, Camera, Renderer, Scene, SceneActor
+from simulator.render import NO_ACTOR, SOFTWARE, Camera, Renderer, Scene, SceneActor
 from simulator.rpc import CallError
 from simulator.streams import StreamHub
 from simulator.world import Collision, World
@@ -35,9 +35,12 @@ _MEASURED: Final = (
 class SensorSuite:
     """All sensors of a world. Only those that somebody listens to are measured."""
 
-    def __init__(self, world: World, hub: StreamHub, *, render: bool, threads: int, look_seed: int = 0) -> None:
+    def __init__(
+        self, world: World, hub: StreamHub, *, render: bool, threads: int, look_seed: int = 0, backend: str = SOFTWARE
+    ) -> None:
         self._world = world
         self._look_seed = look_seed
+        self._backend = backend
         self._odometers: dict[int, tuple[float, float, float]] = {}
         self._hub = hub
         self._render = render
@@ -61,11 +64,19 @@ class SensorSuite:
         if self._renderer is not None:
             self._renderer.close()
 
+    @property
+    def drawn(self) -> str:
+        """How camera images are made, as the end of a sentence on cameras."""
+        return "not drawn" if self._renderer is None else f"drawn {self._renderer.drawn_by}"
+
     def prepare(self) -> None:
         """Get ready to draw: meshes and, once per machine, compiled code. A client would not wait for it."""
         if self._render and self._renderer is None:
             town = self._world.town
-            self._renderer = Renderer(town.name, town.opendrive, threads=self._threads, look_seed=self._look_seed)
+            self._renderer = Renderer(
+                town.name, town.opendrive, threads=self._threads, look_seed=self._look_seed, backend=self._backend
+            )
+            log.info("cameras are %s", self.drawn)
             self._renderer.render([(_WARM_UP_CAMERA, self._world.town.spawn_points[0])], Scene())
 
     def measure(self, frame: int, elapsed_s: float, weather: list[float], *, draw: bool) -> None:

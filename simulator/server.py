@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from simulator import wire
 from simulator.api import register
+from simulator.render import OpenGlError, check_backend
 from simulator.rpc import Registry, RpcConnection
 from simulator.session import Session
 from simulator.streams import StreamConnection, StreamHub
@@ -55,7 +56,9 @@ class ServerConfig:
     render: bool = True
     """Draw camera images. Without, cameras deliver nothing."""
     threads: int = 2
-    """Threads that draw camera images."""
+    """Threads that draw camera images in software."""
+    renderer: Literal["software", "gl", "auto"] = "software"
+    """What draws camera images: software, OpenGL (package moderngl), or OpenGL only if a GPU does it."""
     look_seed: int = 0
     """Randomised colours, patterns and light of camera images, for training; 0: the usual look."""
     die_with_parent: bool = False
@@ -120,8 +123,18 @@ def _bound(host: str, port: int) -> socket.socket:
     return endpoint
 
 
-async def serve(config: ServerConfig, ready: Callable[[str, int], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `ready(host, port)` is called when clients can connect."""
+async def serve(config: ServerConfig, ready: Callable[[str, int, str], None]) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    `ready(host, port, drawn)` is called when clients can connect; `drawn` says how camera images are made.
+
+    Raises: ServerError when the ports are taken or the renderer cannot draw here.
+    """
+    if config.render:
+        try:
+            check_backend(config.renderer)
+        except OpenGlError as error:
+            raise ServerError(f"renderer {config.renderer}: {error}") from error
     config = replace(config, host=resolved(config.host))
     rpc_socket, stream_socket = bind_pair(config.host, config.port)
     port = rpc_socket.getsockname()[1]
@@ -138,7 +151,7 @@ async def serve(config: ServerConfig, ready: Callable[[str, int], None]) -> None
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # only now: start-up may take long and has nothing to clean up
         loop.add_signal_handler(number, stop.set)
-    ready(config.host, port)
+    ready(config.host, port, session.sensors.drawn)
     clock = asyncio.create_task(_run_clock(session))
     stopped = asyncio.create_task(stop.wait())
     # A crash of the clock must end the process, not leave a server that never ticks.

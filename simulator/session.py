@@ -84,6 +84,7 @@ class Session:
             render=self.config.render,
             threads=self.config.threads,
             look_seed=self.config.look_seed,
+            backend=self.config.renderer,
         )
 
     def start(self) -> None:

@@ -428,6 +428,11 @@ checkpoint: .
 device: auto
 action:
   choice: pedal_first
+  patience:
+    after_s: 12.0
+    full_s: 35.0
+    least_share: 0.02
+    burst_s: 1.5
 """
 
 

@@ -63,6 +63,16 @@ class Policy(nn.Module):
         return self.net(torch.cat([parts[name].to(embed.dtype) for name in self.config.features], -1))
 
 
+SETS_OFF = torch.from_numpy((ACTIONS[:, THROTTLE] > 0.0) & (ACTIONS[:, BRAKE] == 0.0) & (ACTIONS[:, REVERSE] == 0.0))
+"""(39,) which actions make a standing car go forward."""
+
+
+def setting_off(logits: Float[Tensor, " actions"]) -> tuple[float, int]:
+    """Probability of the actions that set off, and the one that `pedal_first` would choose among them."""
+    share = float(logits.float().softmax(-1)[SETS_OFF].sum())
+    return share, pedal_first(logits.masked_fill(~SETS_OFF, -torch.inf))
+
+
 def pedal_first(logits: Float[Tensor, " actions"]) -> int:
     """The action a driver would read from the distribution: the likeliest pedal, then the steering it means with it.
 

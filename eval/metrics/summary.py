@@ -132,6 +132,7 @@ def score_drives(run: Run, scoring: Scoring, options: Options) -> ScoredRun:
     total = total_routes(run, scoring, options.total_routes or file_total)
     by_id = {route.id: route for route in options.routes}
     types = [_scenario_type(result.scenario_type, by_id.get(result.route_id), bool(by_id)) for result in run.results]
+    types = _once_each(run, types)
     thresholds, open_signs, sign_notes = _credits(run, scores, types, by_id, options)
     comforts, comfort_notes = _comforts(run, options.metric_dir)
     with_efficiency = _lists_every_checkpoint(run, scores)
@@ -154,6 +155,16 @@ def _scenario_type(recorded: str, route: Route | None, from_file: bool) -> str:
     if not from_file:
         return recorded
     return route.scenarios[0].type if route is not None and route.scenarios else ""
+
+
+def _once_each(run: Run, types: Sequence[str]) -> list[str]:
+    """The scenario types, none for the second record of a drive: the official tool takes the first."""
+    seen: set[tuple[str, int, int | None]] = set()
+    once = []
+    for result, kind in zip(run.results, types, strict=True):
+        once.append("" if result.key in seen else kind)
+        seen.add(result.key)
+    return once
 
 
 def _credits(

@@ -1,6 +1,6 @@
-"""Camera images of a town without a GPU: `Renderer(name, opendrive).render([(camera, pose)], scene)`."""
+"""Camera images of a town, in software or by a GPU: `Renderer(name, opendrive).render([(camera, pose)], scene)`."""
 
-from simulator.render.renderer import Renderer
+from simulator.render.renderer import SOFTWARE, OpenGlError, Renderer, check_backend
 from simulator.render.scene import (
     NO_ACTOR,
     SIGNAL_GREEN,
@@ -20,10 +20,13 @@ __all__ = [
     "SIGNAL_OFF",
     "SIGNAL_RED",
     "SIGNAL_YELLOW",
+    "SOFTWARE",
     "Camera",
+    "OpenGlError",
     "Pose",
     "Renderer",
     "Scene",
     "SceneActor",
     "Weather",
+    "check_backend",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from simulator.render.lanes import MOTORWAY, RURAL_ROAD, TOWN_ROAD
 from simulator.render.mesh import (
@@ -35,8 +36,11 @@ from simulator.render.scenery import Frontage, Obstacles, TownStyle, rectangle
 BUILDING_CLEARANCE_M = 2.0
 SHOP_STOREY_M = 3.9
 PARAPET_M = 0.7
-BUILT_SHARE = {TOWN_ROAD: (1.0, 1.0), RURAL_ROAD: (0.12, 0.06), MOTORWAY: (0.0, 0.25)}
+BUILT_SHARE = {TOWN_ROAD: (1.0, 1.0), RURAL_ROAD: (0.12, 0.06), MOTORWAY: (0.0, 0.0)}
 """How often a place along a road is built on, in the first and in the second row."""
+
+MOTORWAY_DISTANCE_M = 70.0
+"""Roads in town have no buildings nearer to a motorway than this."""
 
 FOOT_M = 0.6
 """Walls reach this far below the lowest corner of the ground."""
@@ -78,6 +82,8 @@ def add_buildings(
 ) -> int:
     """Rows of buildings along the roads and a higher second row behind; returns their number."""
     count = 0
+    beside = [edge.points[:, :2] for edge in edges if edge.road_type == MOTORWAY]
+    motorway = KDTree(np.concatenate(beside)) if beside else None
     for row, (setback, spread) in enumerate(((style.setback_m, 5.0), (style.setback_m + 26.0, 18.0))):
         for edge in edges:
             cursor = rng.uniform(0.0, 8.0)
@@ -88,6 +94,9 @@ def add_buildings(
                 width, depth = rng.uniform(8.0, 22.0), rng.uniform(8.0, 17.0)
                 point, out = edge.at(cursor + width / 2.0)
                 centre = point[:2] + out * (setback + rng.uniform(0.0, spread) + depth / 2.0)
+                if motorway and edge.road_type != MOTORWAY and motorway.query(centre)[0] < MOTORWAY_DISTANCE_M:
+                    cursor += 12.0
+                    continue
                 placed = _add_building(mesh, obstacles, (centre, out, depth, width), row, style, rng)
                 count += placed
                 cursor += (width + rng.exponential(style.gap_m)) if placed else 6.0

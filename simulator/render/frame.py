@@ -55,3 +55,19 @@ class Frame:
     wind: float
     """0..1"""
     time_s: float
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """What is laid over one view's shaded image, in pixels of it; see `sprites` for the columns."""
+
+    discs: np.ndarray
+    """(n, DISC_COLUMNS) lamps and their reflections"""
+    halo: float
+    """Strength of the lamps' glow"""
+    streaks: np.ndarray
+    """(n, STREAK_COLUMNS) rain"""
+    lean: float
+    """Columns that a streak shifts per row"""
+    brightness: float
+    """Of a streak, 0..255"""

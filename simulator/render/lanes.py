@@ -20,7 +20,7 @@ OVERLAP_M = 0.03
 TOWN_ROAD, RURAL_ROAD, MOTORWAY = "town", "rural", "motorway"
 
 DRIVABLE = frozenset({"driving", "bidirectional", "entry", "exit", "onRamp", "offRamp", "parking", "stop", "special1"})
-PAVED = DRIVABLE | {"shoulder"}
+PAVED = DRIVABLE | {"shoulder", "biking"}
 RAISED = frozenset({"sidewalk", "median", "curb"})
 
 

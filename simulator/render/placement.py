@@ -117,7 +117,7 @@ class Bodies:
     surfaces: np.ndarray
     """(t, SURFACE_SIZE) as in `mesh.TileMesh`"""
     lamps: np.ndarray
-    """(n, LAMP_COLUMNS) as `sprites.splat_lamps` wants them"""
+    """(n, LAMP_COLUMNS) as `sprites.lamp_discs` wants them"""
     beams: np.ndarray
     """(n, 5) head lamps: x, y, heading (x, y), reach in metres"""
     shadows: np.ndarray

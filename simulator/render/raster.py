@@ -211,17 +211,19 @@ def _visible(bounds, limit_m, eye, axis, tan_x, tan_up, tan_down):
 
 
 @nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-def draw_tiles(tiles, first_id, view):
-    """Draw the visible tiles, nearest first; tiles owned by `view.skip` are left out. Returns triangles tried."""
-    vertices, triangles, names, bounds, ranges, limits, owners = tiles
-    eye, axis, focal, skip, top, full_rows, inverse_depth, ids = view
-    height, width = ids.shape
-    half_h = 0.5 * full_rows
-    tan_x, tan_up, tan_down = 0.5 * width / focal, (half_h - top) / focal, (height + top - half_h) / focal
+def visible_tiles(tiles, lens, rows):
+    """Indices of the tiles that may show, nearest first.
+
+    `lens` is the eye, the axes, the focal length, the width and the owner that is left out; `rows` are the first and
+    the last row of a band, counted from the middle of the image upwards and downwards.
+    """
+    _, _, _, bounds, ranges, limits, owners = tiles
+    eye, axis, focal, width, skip = lens
+    tan_x, tan_up, tan_down = 0.5 * width / focal, rows[0] / focal, rows[1] / focal
     count = len(ranges)
     distance = np.empty(count, np.float32)
     chosen = np.empty(count, np.int32)
-    n, most = 0, 0
+    n = 0
     for k in range(count):
         if owners[k] == skip or not _visible(bounds[k], limits[k], eye, axis, tan_x, tan_up, tan_down):
             continue
@@ -229,13 +231,24 @@ def draw_tiles(tiles, first_id, view):
         dy = 0.5 * (bounds[k, 1] + bounds[k, 4]) - eye[1]
         distance[n] = dx * dx + dy * dy
         chosen[n] = k
-        most = max(most, ranges[k, 1] - ranges[k, 0])
         n += 1
-    order = np.argsort(distance[:n], kind="mergesort")
+    return chosen[np.argsort(distance[:n], kind="mergesort")]
+
+
+@nb.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def draw_tiles(tiles, first_id, view):
+    """Draw the visible tiles, nearest first; tiles owned by `view.skip` are left out. Returns triangles tried."""
+    vertices, triangles, names, _, ranges, _, _ = tiles
+    eye, axis, focal, skip, top, full_rows, inverse_depth, ids = view
+    height, width = ids.shape
+    half_h = 0.5 * full_rows
+    shown = visible_tiles(tiles, (eye, axis, focal, width, skip), (half_h - top, height + top - half_h))
+    most = 0
+    for k in shown:
+        most = max(most, ranges[k, 1] - ranges[k, 0])
     scratch = (np.empty((most, 6), np.float32), np.empty(most, np.uint8), np.empty((3, 4)))
     tried = 0
-    for i in range(n):
-        k = chosen[order[i]]
+    for k in shown:
         place = (ranges[k, 0], ranges[k, 1], ranges[k, 2], ranges[k, 3])
         _draw_range(
             vertices, triangles, names, place, first_id, eye, axis, (focal, half_h, top, inverse_depth, ids), scratch

@@ -7,13 +7,15 @@ import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from simulator.render import beams, light, shade
-from simulator.render.frame import Frame, StandingWorld
+from simulator.render import beams, light, opengl, shade
+from simulator.render.frame import Frame, Overlay, StandingWorld
 from simulator.render.look import NO_LOOK, Look
 from simulator.render.models import build_models
+from simulator.render.opengl import OpenGlError
 from simulator.render.placement import Wardrobe
 from simulator.render.raster import NOTHING, SHADOW_BIT, Tiles, View, draw_shadows, draw_tiles
 from simulator.render.scene import (
@@ -29,7 +31,16 @@ from simulator.render.scene import (
     require_finite,
 )
 from simulator.render.signals import LAMP_RADIUS_M
-from simulator.render.sprites import LAMP_COLUMNS, draw_rain, splat_lamps
+from simulator.render.sprites import (
+    DISC_COLUMNS,
+    LAMP_COLUMNS,
+    STREAK_COLUMNS,
+    STREAKS,
+    blend_discs,
+    blend_streaks,
+    lamp_discs,
+    rain_streaks,
+)
 from simulator.render.textures import make_textures
 from simulator.render.town_mesh import load_or_build
 
@@ -47,12 +58,53 @@ _WARM_UP_ACTOR = SceneActor("vehicle.any", Pose(5.0, 0.0, 0.0), (2.0, 1.0, 0.8),
 _WARM_UP_WEATHER = Weather(sun_altitude_angle=-30.0, precipitation=50.0, wetness=50.0)
 
 
+SOFTWARE, OPENGL, AUTO = BACKENDS = ("software", "gl", "auto")
+
+
+def open_for(backend: str) -> Any:
+    """An OpenGL context for a backend that draws with it, or None for software.
+
+    Raises: ValueError for an unknown backend; OpenGlError if OpenGL is asked for and is not there.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"renderer {backend!r}: choose {', '.join(BACKENDS)}")
+    if backend == SOFTWARE:
+        return None
+    try:
+        context = opengl.open_context()
+    except OpenGlError:
+        if backend == OPENGL:
+            raise
+        return None
+    if backend == AUTO and not opengl.is_hardware(context):
+        context.release()
+        return None
+    return context
+
+
+def check_backend(backend: str) -> None:
+    """Find out early whether a backend can draw here.
+
+    Raises: OpenGlError if OpenGL is asked for and is not there.
+    """
+    if backend == OPENGL:
+        open_for(backend).release()
+
+
+def _samples(camera: Camera) -> int:
+    """Samples along each side of a pixel."""
+    return 2 if camera.width * camera.height <= SUPERSAMPLED_PIXELS else 1
+
+
 class Renderer:
     """Camera images of one town, on `threads` threads; each image or band of it is drawn by one without the GIL.
 
     `seed` chooses the look of buildings and plants; by default it follows from the OpenDRIVE text. `look_seed` varies
     colours, patterns and light for training; 0 does not. Meshes are kept in `cache_folder` (default: the user's
-    cache). The same scene always gives the same images.
+    cache). The same scene always gives the same images. `backend` is one of `BACKENDS`: `auto` draws with OpenGL if a
+    GPU does it, and in software otherwise. With OpenGL all calls must come from one thread.
+
+    Raises: OpenGlError if OpenGL is asked for and is not there.
     """
 
     def __init__(
@@ -64,11 +116,13 @@ class Renderer:
         look_seed: int = NO_LOOK,
         threads: int = 2,
         cache_folder: Path | None = None,
+        backend: str = SOFTWARE,
     ) -> None:
         if threads < 1:
             raise ValueError(f"renderer threads must be at least 1, got {threads}")
         if seed is None:
             seed = int.from_bytes(hashlib.sha256(opendrive.encode()).digest()[:4], "little")
+        context = open_for(backend)
         self._town = load_or_build(name, opendrive, seed, cache_folder)
         self._look = Look.draw(look_seed)
         tiles, models = self._town.tiles, build_models()
@@ -95,6 +149,10 @@ class Renderer:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="render")
         self._free_buffers: dict[tuple[int, int], list[tuple[np.ndarray, np.ndarray]]] = {}
+        self._painter = None if context is None else opengl.Painter(context, self.world, self._surfaces, self._tiles)
+        software = f"in software, {threads} thread{'s' if threads > 1 else ''}"
+        self.drawn_by = software if context is None else f"by OpenGL on {opengl.device_name(context)}"
+        """What draws, as the end of a sentence on cameras that "are drawn ..." """
         # Compile (once per machine) or load every kernel now: nobody expects a later frame to take seconds.
         self.render([(Camera(8, 8, 90.0), Pose(0.0, 0.0, 2.0))], Scene(_WARM_UP_WEATHER, [_WARM_UP_ACTOR]))
 
@@ -106,6 +164,9 @@ class Renderer:
     def close(self) -> None:
         """Stop the threads; the renderer draws no more."""
         self._pool.shutdown()
+        if self._painter is not None:
+            self._painter.close()
+            self._painter = None
 
     def render(
         self, cameras: Sequence[tuple[Camera, Sequence[float]]], scene: Scene, *, skip: int = NO_ACTOR
@@ -114,6 +175,9 @@ class Renderer:
         for _, pose in cameras:
             require_finite("camera pose", pose)
         frame = self.prepare(scene)
+        if self._painter is not None:
+            views = [self._view(camera, pose, frame, skip) for camera, pose in cameras]
+            return self._painter.paint(views, [_samples(camera) for camera, _ in cameras], frame, skip)
         images = [np.empty((camera.height, camera.width, 4), np.uint8) for camera, _ in cameras]
         bands = max(1, self._threads // max(len(cameras), 1))
         jobs = []
@@ -135,13 +199,16 @@ class Renderer:
         """
         require_finite("camera pose", pose)
         frame = self.prepare(scene)
-        view = self._raster(camera, pose, frame, skip, samples=1, rows=(0, camera.height))
+        if self._painter is not None:
+            inverse, ids = self._painter.visibility(self._view(camera, pose, frame, skip), frame, skip)
+        else:
+            view = self._raster(camera, pose, frame, skip, samples=1, rows=(0, camera.height))
+            inverse, ids = view.inverse_depth, view.ids
         with np.errstate(divide="ignore"):
-            depth = np.float32(1.0) / view.inverse_depth
+            depth = np.float32(1.0) / inverse
         first = frame.bodies.tiles.ranges[:, 2] + self.triangle_count
-        triangles = view.ids & (SHADOW_BIT - 1)
-        actors = np.searchsorted(first, triangles, side="right").astype(np.int32) - 1
-        actors[view.ids == NOTHING] = -2
+        actors = np.searchsorted(first, ids & (SHADOW_BIT - 1), side="right").astype(np.int32) - 1
+        actors[ids == NOTHING] = -2
         return depth, actors
 
     # --- one frame ------------------------------------------------------------------------------------------------
@@ -206,7 +273,7 @@ class Renderer:
         self, camera: Camera, pose: Sequence[float], frame: Frame, skip: int, image: np.ndarray, first_row: int
     ) -> None:
         """Draw the rows of a view from `first_row` on into `image` (rows, w, 4)."""
-        samples = 2 if camera.width * camera.height <= SUPERSAMPLED_PIXELS else 1
+        samples = _samples(camera)
         view = self._raster(camera, pose, frame, skip, samples, (first_row, first_row + len(image)))
         world, vector = self.world, frame.light
         around = shade.Surroundings(
@@ -215,15 +282,30 @@ class Renderer:
         pixels, scratch = image.view(np.uint32)[..., 0], shade.scratch_of(camera.width, samples)
         pairs = view.ids.view(np.int64) if samples == 2 else _NO_PAIRS
         shade.shade_view(self._surfaces, frame.bodies.surfaces, samples, view, around, pixels, scratch, pairs)
-        halo = _DAY_HALO + (_NIGHT_HALO - _DAY_HALO) * vector[shade.NIGHT]
-        near = np.abs(frame.lamps[:, :2] - view.eye[:2]).max(axis=1) < LAMP_DISTANCE_M
-        weather = (vector[shade.FOG_EXTINCTION], halo, vector[shade.WETNESS])
-        splat_lamps(frame.lamps[near], samples, weather, self._surfaces, view, image)
-        if vector[shade.RAIN] > 0.0:
-            brightness = 75.0 + 145.0 * float(np.sqrt(min(1.0, vector[shade.HORIZON + 1])))
-            step = round(frame.time_s * RAIN_HZ)
-            draw_rain(vector[shade.RAIN], frame.wind, step, brightness, view, samples, image)
+        overlay = self._overlay(camera, view.eye, view.axis, frame, skip)
+        blend_discs(overlay.discs, overlay.halo, samples, self._surfaces, view, image)
+        blend_streaks(overlay.streaks, overlay.lean, overlay.brightness, first_row, image)
         self._free_buffers.setdefault(view.ids.shape, []).append((view.inverse_depth, view.ids))
+
+    def _view(self, camera: Camera, pose: Sequence[float], frame: Frame, skip: int) -> opengl.View:
+        eye, axis = np.array(pose[:3], np.float64), axes(pose)
+        return opengl.View(camera, pose, self._overlay(camera, eye, axis, frame, skip))
+
+    def _overlay(self, camera: Camera, eye: np.ndarray, axis: np.ndarray, frame: Frame, skip: int) -> Overlay:
+        """The lamps and the rain that are laid over a view's image."""
+        vector = frame.light
+        halo = _DAY_HALO + (_NIGHT_HALO - _DAY_HALO) * float(vector[shade.NIGHT])
+        near = np.abs(frame.lamps[:, :2] - eye[:2]).max(axis=1) < LAMP_DISTANCE_M
+        lamps = frame.lamps[near]
+        weather = (float(vector[shade.FOG_EXTINCTION]), halo, float(vector[shade.WETNESS]))
+        lens = (eye, axis, camera.focal_px, camera.width, camera.height, skip)
+        discs = np.empty((2 * len(lamps), DISC_COLUMNS))
+        discs = discs[: lamp_discs(lamps, weather, lens, discs)]
+        streaks = np.empty((STREAKS, STREAK_COLUMNS))
+        step = round(frame.time_s * RAIN_HZ)
+        drops = rain_streaks(float(vector[shade.RAIN]), step, axis, camera.width, camera.height, streaks)
+        brightness = 75.0 + 145.0 * float(np.sqrt(min(1.0, vector[shade.HORIZON + 1])))
+        return Overlay(discs, halo, streaks[:drops], 0.05 + 0.35 * frame.wind, brightness)
 
     def _raster(
         self, camera: Camera, pose: Sequence[float], frame: Frame, skip: int, samples: int, rows: tuple[int, int]

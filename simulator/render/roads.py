@@ -36,6 +36,7 @@ WHITE = (0.80, 0.80, 0.78)
 YELLOW = (0.72, 0.48, 0.07)
 ASPHALT_COLOUR = (0.070, 0.070, 0.074)
 PARKING_COLOUR = (0.092, 0.090, 0.088)
+BIKE_LANE_COLOUR = (0.150, 0.062, 0.048)
 SHOULDER_COLOUR = (0.088, 0.086, 0.082)
 SIDEWALK_COLOUR = (0.30, 0.285, 0.26)
 KERB_COLOUR = (0.38, 0.375, 0.36)
@@ -62,6 +63,8 @@ def add_surfaces(
             elif kind in DRIVABLE:
                 colour = np.array(PARKING_COLOUR if kind == "parking" else ASPHALT_COLOUR) * brightness
                 mesh.strip(a, b, colour, ASPHALT)
+            elif kind == "biking":
+                mesh.strip(a, b, np.array(BIKE_LANE_COLOUR) * brightness, ASPHALT)
             elif kind == "shoulder":
                 wide = float(np.median(np.linalg.norm((b - a)[:, :2], axis=1))) > 0.6
                 mesh.strip(a, b, SHOULDER_COLOUR if wide else KERB_COLOUR, ASPHALT if wide else CONCRETE)

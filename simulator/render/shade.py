@@ -118,10 +118,10 @@ def _noise(noise, u, v):
 
 
 @nb.njit(**HOT, inline="always")
-def _hash01(a, b, c):
-    """Pseudo-random number in 0..1 of three integers."""
-    h = (a * 73856093) ^ (b * 19349663) ^ (c * 83492791)
-    h = (h ^ (h >> 13)) * 1274126177
+def _hash01(i, j, k):
+    """Pseudo-random number in 0..1 of three integers; 31 bits, which numbers of any width agree on."""
+    h = ((i * 73856093) ^ (j * 19349663) ^ (k * 83492791)) & 0x7FFFFFFF
+    h = ((h ^ (h >> 13)) * 1274126177) & 0x7FFFFFFF
     return ((h ^ (h >> 16)) & 1023) / 1023.0
 
 

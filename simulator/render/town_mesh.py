@@ -23,7 +23,7 @@ from simulator.render.mesh import MeshBuilder, TileMesh
 from simulator.render.models import build_models
 from simulator.render.signals import SignalLamps, add_signals
 
-FORMAT_VERSION = 17
+FORMAT_VERSION = 19
 """Raise it whenever the meshes or their file layout change."""
 
 CACHE_FILES = 120

@@ -63,9 +63,9 @@ def family(pid: int) -> list[ProcessIdentity]:
     return [identity for child in descendants(pid) if (identity := ProcessIdentity.of(child)) is not None]
 
 
-def survivors(processes: list[ProcessIdentity]) -> list[str]:
+def survivors(processes: list[ProcessIdentity], wait_s: float = ENDED_S) -> list[str]:
     """Command lines of those that are still there after a while."""
-    deadline_s = time.monotonic() + ENDED_S
+    deadline_s = time.monotonic() + wait_s
     while any(process.alive for process in processes) and time.monotonic() < deadline_s:
         time.sleep(0.02)
     return [command_line(process.pid) for process in processes if process.alive]

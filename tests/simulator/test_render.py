@@ -301,7 +301,7 @@ def test_threads_and_repetition_change_nothing(renderer: Renderer, busy_scene: S
 
 
 def test_a_new_renderer_has_compiled_everything(renderer: Renderer, busy_scene: Scene) -> None:
-    kernels = (raster.draw_tiles, raster.draw_shadows, sprites.splat_lamps, shade.shade_view, placement.place_bodies)
+    kernels = (raster.draw_tiles, raster.draw_shadows, sprites.blend_discs, shade.shade_view, placement.place_bodies)
     for scene in (Scene(), Scene(NIGHT), busy_scene):
         renderer.render(rig(FRONT), scene)
         renderer.render([(Camera(800, 600, 90.0), tuple(EYE))], scene, skip=0)

@@ -1,0 +1,54 @@
+"""Breaking a stand that has no end."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agent.actions import ACTIONS, BRAKE, THROTTLE
+from agent.model.policy import pedal_first, setting_off
+from agent.patience import Patience, PatienceConfig
+
+DECISION_S = 0.1
+CONFIG = PatienceConfig(after_s=10.0, full_s=30.0, least_share=0.02, burst_s=1.0)
+
+
+def first_start_s(share: float) -> float | None:
+    patience = Patience(CONFIG)
+    for decision in range(1, 600):
+        if patience.is_over(0.0, share, DECISION_S):
+            return decision * DECISION_S
+    return None
+
+
+def test_less_probability_takes_longer_and_too_little_never_suffices() -> None:
+    assert first_start_s(0.01) is None
+    assert first_start_s(0.9) == pytest.approx(10.1, abs=0.11)
+    assert first_start_s(0.26) == pytest.approx(20.1, abs=0.11)
+    assert first_start_s(0.03) == pytest.approx(29.7, abs=0.11)
+
+
+def test_a_start_lasts_and_then_the_policy_decides_again() -> None:
+    patience = Patience(CONFIG)
+    going = [patience.is_over(0.0 if tick < 102 else 2.0, 0.9, DECISION_S) for tick in range(130)]
+    assert going.index(True) == 100 and 10 <= sum(going) <= 11
+
+
+def test_a_moving_car_is_left_alone() -> None:
+    patience = Patience(CONFIG)
+    assert not any(patience.is_over(0.3, 1.0, DECISION_S) for _ in range(600))
+
+
+def test_setting_off_is_the_best_of_the_actions_that_go_forward() -> None:
+    logits = torch.full((len(ACTIONS),), -4.0)
+    logits[next(i for i, row in enumerate(ACTIONS.tolist()) if row[BRAKE] > 0.0)] = 5.0
+    assert ACTIONS[pedal_first(logits)][BRAKE] > 0.0
+    share, action = setting_off(logits)
+    assert 0.0 < share < 0.01
+    assert ACTIONS[action][THROTTLE] > 0.0 and ACTIONS[action][BRAKE] == 0.0
+
+
+@pytest.mark.parametrize("bad", [{"after_s": 40.0}, {"least_share": 0.7}, {"after_s": 0.0}])
+def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="patience"):
+        PatienceConfig(**bad)
