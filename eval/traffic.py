@@ -89,6 +89,7 @@ class Traffic:
             self._manager.set_global_distance_to_leading_vehicle(FOLLOW_DISTANCE_M)
             for vehicle in self.vehicles:
                 vehicle.set_autopilot(True, port)
+                self._manager.auto_lane_change(vehicle, False)  # as the leaderboard's background traffic
                 self._manager.update_vehicle_lights(vehicle, True)
 
     def wake(self) -> None:

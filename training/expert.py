@@ -34,6 +34,11 @@ WALKER_MARGIN_M = 2.0
 BESIDE_LANE_M = 2.2
 """Farther from its line than this the ego is not in its lane."""
 ENTERING_MPS = 2.0
+MERGING_ALONG = 0.8
+ONCOMING_ALONG = -0.9
+"""Who drives in the ego's direction merges, who drives against it is oncoming, others cross: cosines of headings."""
+ENTERED_M = 1.0
+"""The ego is in a junction when it is this far past its border, and waits so far before it."""
 STARTING_MPS = 1.0
 CROSSING_M = 20.0
 """Who starts from standing waits for everybody who will cross its way up to here."""
@@ -189,12 +194,18 @@ def stopping_speed_mps(config: ExpertConfig, distance_m: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Obstruction:
-    """Somebody in the way: free gap [m], its speed along the route, whether it is there already, and its own speed."""
+    """Somebody in the way."""
 
     gap_m: float
+    """Free road before it."""
     speed_mps: float
+    """Its speed along the route."""
     present: bool
+    """Whether it is on the ego's way already."""
     own_mps: float
+    """Its own speed."""
+    heading: float
+    """Cosine between its heading and the route beside it, now."""
 
 
 def obstructions(config: ExpertConfig, scene: Scene, wanted_mps: float) -> list[Obstruction]:
@@ -213,7 +224,7 @@ def obstructions(config: ExpertConfig, scene: Scene, wanted_mps: float) -> list[
         if inside[0]:
             gap_m = float(present.low_m[0]) - start_m - scene.half_length_m
             if gap_m > -scene.half_length_m:
-                found.append(Obstruction(gap_m, speed * float(present.along[0]), True, speed))
+                found.append(Obstruction(gap_m, speed * float(present.along[0]), True, speed, float(present.along[0])))
             continue
         margin_m = WALKER_MARGIN_M if others.kind[i] == Kind.WALKER else MEETING_MARGIN_M
         moment = meeting(present, ego_m, scene.half_length_m, half_width_m, margin_m)
@@ -226,8 +237,22 @@ def obstructions(config: ExpertConfig, scene: Scene, wanted_mps: float) -> list[
         along = speed * float(present.along[enters])
         ahead_of_ego = float(present.low_m[enters]) > ego_m[enters] + scene.half_length_m
         along = along if ahead_of_ego and along > 0.0 else 0.0
-        found.append(Obstruction(gap_m, along, False, speed))
+        if float(present.along[0]) < MERGING_ALONG:
+            gap_m = min(gap_m, _before_junction_m(config, scene, start_m + scene.half_length_m, gap_m))
+        found.append(Obstruction(gap_m, along, False, speed, float(present.along[0])))
     return found
+
+
+def _before_junction_m(config: ExpertConfig, scene: Scene, front_m: float, gap_m: float) -> float:
+    """Gap at which the ego waits before the junction where it would meet somebody, if it is not inside yet."""
+    if scene.lanes is None:
+        return gap_m
+    arc_m, inside = scene.arc_m, scene.lanes.inside
+    meets = (arc_m > front_m) & (arc_m < front_m + gap_m) & inside
+    here = inside[min(int(np.searchsorted(arc_m, front_m - ENTERED_M)), len(inside) - 1)]
+    if here or not meets.any():
+        return gap_m
+    return float(arc_m[meets][0]) - front_m + config.gap_m - ENTERED_M
 
 
 def _crosses(item: Obstruction) -> bool:
@@ -288,6 +313,8 @@ class ExpertDriver:
         wanted = min(config.max_speed_mps, limit, below_mps, bend_speed_mps(config, scene))
         ahead = obstructions(config, scene, wanted)
         self._be_patient(scene, ahead)
+        if self._sidestep is not None and self._sidestep.evading:  # they are passed by side distance alone
+            ahead = [item for item in ahead if item.present or item.heading > ONCOMING_ALONG]
         if self._insist_s > 0.0:
             ahead = [item for item in ahead if item.present or item.own_mps > WAITING_MPS]
         if self._sidestep is not None and self._sidestep.yielding:

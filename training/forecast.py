@@ -16,6 +16,8 @@ STEP_S = 0.25
 TURN_DECAY_S = (1.5, 8.0)
 TURN_DECAY_MPS = (6.0, 10.0)
 """The turn rate is taken to fade after about this time: who is slow turns at a junction, who is fast in a long bend."""
+LANE_MPS = 3.0
+"""Who is faster than this follows its lane."""
 GO_ACCEL_MPS2 = 1.8
 SLACK_STEPS = 2
 """Ego and other must miss each other by half a second."""
@@ -48,6 +50,8 @@ class Others:
     """Will not move: things, and vehicles with the hand brake on; left out: nobody is."""
     stood_s: Float64[np.ndarray, " n"] = field(default_factory=lambda: np.empty(0))
     """How long each has been standing."""
+    ways: np.ndarray = field(default_factory=lambda: np.empty(0, object))
+    """The lane ahead of each as points (m, 3) about two metres apart, the first beside it; None: not known."""
     ids: Int64[np.ndarray, " n"] = field(default_factory=lambda: np.empty(0, np.int64))
     """Who is who from one decision to the next; left out: by position."""
 
@@ -58,6 +62,8 @@ class Others:
             object.__setattr__(self, "parked", np.zeros(len(self.pose), bool))
         if len(self.stood_s) != len(self.pose):
             object.__setattr__(self, "stood_s", np.zeros(len(self.pose)))
+        if len(self.ways) != len(self.pose):
+            object.__setattr__(self, "ways", np.full(len(self.pose), None, object))
         if len(self.ids) != len(self.pose):
             object.__setattr__(self, "ids", np.arange(len(self.pose)))
 
@@ -105,8 +111,10 @@ class Presence:
 
 
 def poses_ahead(others: Others, i: int, times_s: np.ndarray = TIMES_S) -> Float64[np.ndarray, "t 3"]:
-    """Poses of other i: constant speed, a turn that fades."""
+    """Poses of other i: constant speed, along its lane if that is known, else a turn that fades."""
     x, y, yaw = others.pose[i]
+    if others.ways[i] is not None and others.speed_mps[i] > LANE_MPS:
+        return _along(others.ways[i], others.pose[i], others.speed_mps[i] * times_s)
     decay_s = float(np.interp(others.speed_mps[i], TURN_DECAY_MPS, TURN_DECAY_S))
     turned = others.yaw_rate_radps[i] * decay_s * (1.0 - np.exp(-times_s / decay_s))
     headings = yaw + turned
@@ -116,6 +124,25 @@ def poses_ahead(others: Others, i: int, times_s: np.ndarray = TIMES_S) -> Float6
     return np.stack(
         [x + np.cumsum(distance * np.cos(middle)), y + np.cumsum(distance * np.sin(middle)), headings], axis=1
     )
+
+
+def _along(
+    way: Float64[np.ndarray, "m 3"], pose: Float64[np.ndarray, " 3"], distance_m: Float64[np.ndarray, " t"]
+) -> Float64[np.ndarray, "t 3"]:
+    """Poses at distances along a way, as far beside it as now."""
+    nearest = int(((way[:, :2] - pose[:2]) ** 2).sum(1).argmin())
+    px, py, pyaw = way[nearest]
+    beside_m = (pose[1] - py) * math.cos(pyaw) - (pose[0] - px) * math.sin(pyaw)
+    start_m = (pose[0] - px) * math.cos(pyaw) + (pose[1] - py) * math.sin(pyaw)
+    arc_m = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(way[nearest:, :2], axis=0).T))])
+    at_m = start_m + distance_m
+    beyond_m = np.maximum(at_m - arc_m[-1], 0.0)
+    x, y = (np.interp(at_m, arc_m, way[nearest:, axis]) for axis in (0, 1))
+    yaw = np.interp(at_m, arc_m, np.unwrap(way[nearest:, 2]))
+    back_m = np.minimum(at_m, 0.0)
+    x = x + (beyond_m + back_m) * np.cos(yaw) - beside_m * np.sin(yaw)
+    y = y + (beyond_m + back_m) * np.sin(yaw) + beside_m * np.cos(yaw)
+    return np.stack([x, y, yaw], axis=1)
 
 
 def presence(path: Path, poses: Float64[np.ndarray, "t 3"], half_length_m: float, half_width_m: float) -> Presence:

@@ -20,7 +20,7 @@ SPARE_M = 3.0
 """A change ends this far before the lane that it leaves does."""
 ROOM_M = 3.0
 """Free road wanted before and behind the ego on the other lane, and so many seconds of who is faster."""
-ROOM_S = 2.5
+ROOM_S = 4.0
 SIDE_M = 0.4
 CLOSE_M = 6.0
 """The ego decides when it is this near to where the change begins."""
@@ -122,8 +122,7 @@ def _find(path: Path, lanes: LaneTable) -> list[_Change]:
     changes = []
     for position, index in enumerate(leaps):
         left_m = float(across_m[index - 1])
-        old_lane_m = lanes.right_m if left_m > 0.0 else np.where(lanes.left_same, lanes.left_m, np.nan)
-        gone = np.flatnonzero(np.isnan(old_lane_m[index:]))
+        gone = np.flatnonzero(~lanes.beside[index:, 1 if left_m > 0.0 else 0])
         latest_m = float(path.arc_m[index + gone[0]]) if len(gone) else float(path.arc_m[-1])
         if position + 1 < len(leaps):
             latest_m = min(latest_m, float(path.arc_m[leaps[position + 1] - 1]))
@@ -138,4 +137,4 @@ def _beside(lanes: LaneTable, offset_m: Float64[np.ndarray, " n"]) -> LaneTable:
     on_left, on_right = offset_m > LEAP_M, offset_m < -LEAP_M
     left_m = np.where(on_right, -offset_m, np.where(on_left, np.nan, lanes.left_m - offset_m))
     right_m = np.where(on_left, -offset_m, np.where(on_right, np.nan, lanes.right_m - offset_m))
-    return LaneTable(left_m, lanes.left_same | on_right, right_m)
+    return LaneTable(left_m, lanes.left_same | on_right, right_m, lanes.inside, lanes.beside)

@@ -15,9 +15,10 @@ import numpy as np
 
 from eval.criteria import TICK_S, SignalBox, stop_line
 from eval.planner import DensePlan
+from eval.scenarios.lanes import behind, lane_path
 from training import bev
 from training.expert import Scene, nearest_index
-from training.forecast import Kind, Others
+from training.forecast import LANE_MPS, Kind, Others, wrap
 from training.sidestep import LaneTable
 
 TICKS_PER_SLICE = 5
@@ -26,6 +27,12 @@ VIEW_RADIUS_M = 160.0
 DRIVABLE = ("dirtdebris", "trigger")
 """Props that are no obstacle."""
 STANDING_MPS = 0.2
+ON_LANE_M = 1.3
+ON_LANE_RAD = 0.4
+"""Who is nearer to a lane's middle, and turned less, follows it."""
+WAY_AHEAD_M = 120.0
+WAY_STEP = 2
+WAY_PIECE_M = 10.0
 STOP_LINE_LATERAL_M = 1.5
 """A stop line belongs to the route if the route passes its middle closer than this."""
 SizeOf = Callable[[carla.Actor], tuple[float, float]]
@@ -74,6 +81,29 @@ def world_pose(transform: carla.Transform) -> tuple[float, float, float]:
     return location.x, -location.y, -math.radians(transform.rotation.yaw)
 
 
+class LaneWays:
+    """The lanes that vehicles follow, as points ahead of them; remembered by piece of lane."""
+
+    def __init__(self, carla_map: carla.Map) -> None:
+        self._map = carla_map
+        self._known: dict[tuple[int, int, int, int], np.ndarray] = {}
+
+    def ahead_of(self, pose: np.ndarray, height_m: float) -> np.ndarray | None:
+        """The lane ahead of a pose (x_m, y_m, yaw_rad); None inside a junction and for who is not on a lane."""
+        location = carla.Location(float(pose[0]), -float(pose[1]), height_m)
+        waypoint = self._map.get_waypoint(location, True, carla.LaneType.Driving)
+        if waypoint is None or waypoint.is_junction:
+            return None
+        x, y, yaw = world_pose(waypoint.transform)
+        if math.hypot(x - pose[0], y - pose[1]) > ON_LANE_M or abs(wrap(yaw - pose[2])) > ON_LANE_RAD:
+            return None
+        piece = (waypoint.road_id, waypoint.section_id, waypoint.lane_id, int(waypoint.s / WAY_PIECE_M))
+        if piece not in self._known:
+            path = lane_path(behind(waypoint, WAY_PIECE_M), WAY_PIECE_M + WAY_AHEAD_M)
+            self._known[piece] = np.array([world_pose(transform) for transform in path[::WAY_STEP]])
+        return self._known[piece]
+
+
 class PrivilegedView:
     """Follows one episode tick by tick; gives the expert's scene and the BEV words at any tick."""
 
@@ -83,6 +113,7 @@ class PrivilegedView:
         self._size = size
         self._ego = ego
         carla_map = world.get_map()
+        self._ways = LaneWays(carla_map)
         self._static = bev.load_static_map(carla_map)
         waypoints = _route_waypoints(carla_map, plan)
         self.corridor = bev.build_corridor(waypoints)
@@ -98,6 +129,7 @@ class PrivilegedView:
         self._ego_half_m = (extent.x, extent.y)
         self.honoured_signs: set[float] = set()
         self._stood_since: dict[int, int] = {}
+        self._heights_m = np.empty(0)
         self._ticks = 0
 
     def refresh_actors(self) -> None:
@@ -113,10 +145,12 @@ class PrivilegedView:
         if any(not snapshot.has_actor(body.actor.id) for body in self._bodies):
             self.refresh_actors()  # somebody was taken off the road
         rows = np.empty((len(self._bodies), 6))
-        for row, body in zip(rows, self._bodies, strict=True):
+        self._heights_m = np.empty(len(self._bodies))
+        for k, (row, body) in enumerate(zip(rows, self._bodies, strict=True)):
             now = snapshot.find(body.actor.id)
-            velocity = now.get_velocity()
-            row[:3] = world_pose(now.get_transform())
+            velocity, transform = now.get_velocity(), now.get_transform()
+            row[:3] = world_pose(transform)
+            self._heights_m[k] = transform.location.z
             row[3] = velocity.x
             row[4] = -velocity.y
             row[5] = -math.radians(now.get_angular_velocity().z)
@@ -156,8 +190,9 @@ class PrivilegedView:
                 yaw_rate_radps=rows[near, 5],
                 half_length_m=np.array([body.half_length_m for body in bodies]),
                 half_width_m=np.array([body.half_width_m for body in bodies]),
-                kind=np.array([body.kind for body in bodies], np.int64),
+                kind=np.array([_kind_now(body) for body in bodies], np.int64),
                 parked=np.array([_is_parked(body) for body in bodies], bool),
+                ways=self._lane_ways(bodies, rows[near], self._heights_m[near]),
                 ids=np.array([body.actor.id for body in bodies], np.int64),
                 stood_s=np.array([TICK_S * (self._ticks - self._stood_since[body.actor.id]) for body in bodies]),
             ),
@@ -166,6 +201,13 @@ class PrivilegedView:
             speed_limit_mps=max(self._ego.get_speed_limit() / 3.6, 1.0),
             lanes=self.lanes,
         )
+
+    def _lane_ways(self, bodies: Sequence[_Body], rows: np.ndarray, heights_m: np.ndarray) -> np.ndarray:
+        ways = np.full(len(bodies), None, object)
+        for k, (body, row) in enumerate(zip(bodies, rows, strict=True)):
+            if body.kind in (Kind.VEHICLE, Kind.EMERGENCY) and math.hypot(row[3], row[4]) > LANE_MPS:
+                ways[k] = self._ways.ahead_of(row[:3], float(heights_m[k]))
+        return ways
 
     def words(self) -> np.ndarray:
         """BEV words (128, 128) around the ego now."""
@@ -233,19 +275,30 @@ def read_lanes(waypoints: Sequence[carla.Waypoint]) -> LaneTable:
     """The driving lanes beside a route."""
     left_m, right_m = np.full(len(waypoints), np.nan), np.full(len(waypoints), np.nan)
     left_same = np.zeros(len(waypoints), bool)
+    inside = np.array([waypoint.is_junction for waypoint in waypoints])
+    beside = np.zeros((len(waypoints), 2), bool)
     for k, waypoint in enumerate(waypoints):
-        if waypoint.is_junction:
-            continue
         for side, table in (("left", left_m), ("right", right_m)):
             lane = waypoint.get_left_lane() if side == "left" else waypoint.get_right_lane()
             if lane is None or lane.lane_type != carla.LaneType.Driving:
                 continue
             same = lane.lane_id * waypoint.lane_id > 0
+            beside[k, side == "right"] = same
+            if inside[k]:
+                continue
             if same or side == "left":
                 distance_m = 0.5 * (lane.lane_width + waypoint.lane_width)
                 table[k] = distance_m if side == "left" else -distance_m
                 left_same[k] |= same and side == "left"
-    return LaneTable(left_m, left_same, right_m)
+    return LaneTable(left_m, left_same, right_m, inside, beside)
+
+
+def _kind_now(body: _Body) -> Kind:
+    """An emergency vehicle without its lights is a vehicle like others."""
+    if body.kind is not Kind.EMERGENCY or not isinstance(body.actor, carla.Vehicle) or not body.actor.is_alive:
+        return body.kind
+    lit = int(body.actor.get_light_state()) & int(carla.VehicleLightState.Special1)
+    return Kind.EMERGENCY if lit else Kind.VEHICLE
 
 
 def _is_parked(body: _Body) -> bool:

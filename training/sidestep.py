@@ -46,6 +46,9 @@ INSIST_S = 8.0
 REACTION_S = 1.0
 YIELD_MPS2 = 3.0
 POINT_OF_NO_RETURN_M = 4.0
+STANDOFF_S = 2.0
+STANDOFF_M = 12.0
+"""An ego that has stood face to face with somebody for so long goes back to its lane if that is free so far."""
 ENTER_S = 4.5
 """Time in which somebody from behind must not arrive where the ego pulls in."""
 HOLD_M = 9.0
@@ -74,6 +77,10 @@ class LaneTable:
     """Whether it leads the same way."""
     right_m: Float64[np.ndarray, " n"]
     """Middle of the next driving lane of the same direction to the right (negative)."""
+    inside: Bool[np.ndarray, " n"]
+    """Whether the point is inside a junction, where no lane counts as beside it."""
+    beside: Bool[np.ndarray, "n 2"]
+    """Whether there is a driving lane of the same direction to the left and to the right, inside junctions, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +130,8 @@ class Sidestep:
         self._stood_s = 0.0
         """How long the ego has been standing, with no light or sign as the reason."""
         self._insists = False
+        self._passing = False
+        """Whether the sidestep leads around something."""
         self._daring: tuple[float, _Group] | None = None
         """Offset and obstacles of a sidestep into the opposite lane that may still be called off."""
 
@@ -152,7 +161,7 @@ class Sidestep:
         if self.active and not np.abs(self.offset_m[ahead]).max(initial=0.0) > ON_LINE_M:
             self.offset_m = np.zeros_like(self.offset_m)
             self._until_m = -math.inf
-            self._yielding = self._evading = False
+            self._yielding = self._evading = self._passing = False
             self._daring = None
         everyone = [
             presence(self._path, others.pose[i : i + 1], float(others.half_length_m[i]), float(others.half_width_m[i]))
@@ -162,22 +171,23 @@ class Sidestep:
             low_m = self._daring[1].low_m
             if self._call_off(ego, others, everyone):
                 return low_m - HOLD_M
+            if self._gets_nowhere(ego, others, everyone):
+                self._return(ego)
         if not self.active and self._give_way(ego, others, everyone):
             return None
         self._keep_clear(ego, others, everyone)
         if self._daring is None:
             self._insists = self._stood_s > INSIST_S
         group = self._to_pass(ego, others, everyone, wanted_mps, stops_m)
-        passing = self.active and not self._evading
-        if group is None or (passing and group.high_m <= self._until_m - LEAD_OUT_M):
+        if group is None or (self._passing and group.high_m <= self._until_m - LEAD_OUT_M):
             return None
         for target_m, opposite in self._choices(group, ego):
             if self._is_free(target_m, opposite, group, ego, others, everyone):
-                self._evading = False
+                self._evading, self._passing = False, True
                 self._plan(target_m, group, ego)
                 self._daring = (target_m, group) if opposite else None
                 return None
-        return None if passing else group.low_m - HOLD_M
+        return None if self._passing or self._yielding else group.low_m - HOLD_M
 
     def _to_pass(
         self,
@@ -303,8 +313,24 @@ class Sidestep:
         beside = ego.front_m > group.low_m - POINT_OF_NO_RETURN_M
         if beside or self._is_free(target_m, True, group, ego, others, everyone):
             return False
-        self._daring = None
+        self._return(ego)
+        return True
+
+    def _return(self, ego: Ego) -> None:
+        """Back to the own lane."""
+        self._daring, self._passing = None, False
         self._lay(0.0, ego.arc_m, ego.arc_m + 6.0, ego.arc_m + 7.0, ego.arc_m + 8.0)
+
+    def _gets_nowhere(self, ego: Ego, others: Others, everyone: list[Presence]) -> bool:
+        """Whether the ego stands in the opposite lane, before somebody who does, too, and the own lane is free."""
+        if self._stood_s < STANDOFF_S:
+            return False
+        ahead_m = ego.front_m + STANDOFF_M
+        for i, present in enumerate(everyone):
+            near = present.high_m[0] > ego.arc_m - ego.half_length_m and present.low_m[0] < ahead_m
+            behind = others.parked[i] and present.low_m[0] < ego.arc_m
+            if near and not behind and present.within(ego.half_width_m)[0]:
+                return False
         return True
 
     def _lay(self, target_m: float, start_m: float, full_m: float, hold_m: float, end_m: float) -> None:
@@ -394,6 +420,11 @@ class Sidestep:
     def hurried(self) -> bool:
         """Whether the ego is in the opposite lane and should be quick."""
         return self._daring is not None
+
+    @property
+    def evading(self) -> bool:
+        """Whether the ego keeps to its lane's outer side for oncoming vehicles."""
+        return self._evading
 
     @property
     def yielding(self) -> bool:

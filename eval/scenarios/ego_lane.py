@@ -14,6 +14,7 @@ from eval.routes import ScenarioBlock
 from eval.scenarios.lanes import ahead, lane_path, opposite, shifted
 from eval.scenarios.line import Line
 from eval.scenarios.motion import Flow, PathDriver
+from eval.scenarios.obstacles import FreeWay
 from eval.scenarios.parameters import ScenarioError
 from eval.scenarios.scenario import Scenario, Script
 from eval.scenarios.way import Way, two_way
@@ -80,6 +81,10 @@ class OnRoute(Scenario):
         vehicle.apply_control(carla.VehicleControl(brake=1.0))
         return PathDriver(self.stage, vehicle, line, 0.0)
 
+    def way_to(self, driver: PathDriver) -> FreeWay:
+        """Keeps background vehicles from the ego's way up to another vehicle."""
+        return FreeWay(self.stage, lambda: self.arc_ahead(self.stage.pose(driver.vehicle).location))
+
     def drive_off(self, driver: PathDriver) -> Script:
         """Let it drive away along the route, obeying lights, until it is out of sight."""
         set_brake_lights(driver.vehicle, on=False)
@@ -119,8 +124,8 @@ class HardBreakRoute(OnRoute):
         self.leader = Leader(self, self.driver)
 
     def approach(self) -> Script:
-        """The leader drives ahead of the ego."""
-        yield from self.play(self.leader, until=lambda: False)
+        """The leader drives ahead of the ego, and nobody between them."""
+        yield from self.play(self.leader, self.way_to(self.driver), until=lambda: False)
 
     def script(self) -> Script:
         """It brakes, stands and drives on."""
@@ -223,8 +228,9 @@ class BlockedIntersection(OnRoute):
         set_brake_lights(self.driver.vehicle, on=True)
 
     def script(self) -> Script:
-        """It drives off when the ego has waited."""
-        yield from self.until(lambda: self.ego_within(self.NEAR_M, self.stage.pose(self.driver.vehicle).location))
+        """It drives off when the ego has waited; nobody else waits between them."""
+        location = self.stage.pose(self.driver.vehicle).location
+        yield from self.play(self.way_to(self.driver), until=lambda: self.ego_within(self.NEAR_M, location))
         yield from self.wait(self.STAND_S)
         yield from self.drive_off(self.driver)
 

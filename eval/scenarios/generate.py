@@ -27,6 +27,8 @@ LANE_CHANGE_M = 20.0
 """Length along the road in which a lane change is planned."""
 RUN_UP_M = 45.0
 """A short route starts this far before its scenario's trigger."""
+START_CLEAR_M = 12.0
+"""No route starts nearer to a junction."""
 RUN_OUT_M = 190.0
 """It ends at most this far after the trigger."""
 KEYPOINT_M = 25.0
@@ -149,7 +151,7 @@ def _short_route(town: Town, way: Way, kind: str, generator: random.Random) -> R
     index = line.nearest(trigger)
     first = index if SCENARIOS[kind].starts_route else line.index_at(line.arc_m[index] - RUN_UP_M)
     last = _end_index(way, line.index_at(line.arc_m[index] + RUN_OUT_M))
-    while first > 0 and way.waypoints[first].is_junction:
+    while first > 0 and not SCENARIOS[kind].starts_route and not _may_start(way, first):
         first -= 1
     keypoints = _keypoints(way, first, last)
     try:
@@ -161,6 +163,11 @@ def _short_route(town: Town, way: Way, kind: str, generator: random.Random) -> R
     if detour_m > MAX_DETOUR_M or abs(planned.line.length_m - length_m) > 0.2 * length_m:
         return None
     return Route("1", town.name, keypoints, random_weathers(generator), (block,))
+
+
+def _may_start(way: Way, index: int) -> bool:
+    """Outside junctions, and not on the line before one, where a light may be red."""
+    return not way.waypoints[index].is_junction and way.junction_ahead(index) > START_CLEAR_M
 
 
 def _end_index(way: Way, last: int) -> int:

@@ -35,6 +35,8 @@ class ParkingExit(Scenario):
 
     timeout_s = 240.0
     starts_route = True
+    STRAIGHT_DEG: ClassVar[float] = 6.0
+    """Inside a bend there is less room between parked cars."""
     AFTER_M: ClassVar[float] = 15.0
     """It has left when it has come this much further than the car before it stands."""
     SIDE_CAR_M: ClassVar[float] = 50.0
@@ -44,10 +46,13 @@ class ParkingExit(Scenario):
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
-        """Beside a parking lane that goes on for a while."""
+        """Beside a parking lane that goes on for a while, straight on."""
         for index in way.stretches(before_m=0.0, after_m=40.0):
             here = way.waypoints[index]
-            if all(can_park(beside(spot, "right")) for spot in (behind(here, 12.0), here, ahead(here, 12.0))):
+            straight = abs(way.bend_deg(float(way.line.arc_m[index]) - 10.0, 30.0)) < cls.STRAIGHT_DEG
+            if straight and all(
+                can_park(beside(spot, "right")) for spot in (behind(here, 12.0), here, ahead(here, 12.0))
+            ):
                 gaps = {"front_vehicle_distance": 9, "behind_vehicle_distance": 9}
                 yield way.block("ParkingExit", index, direction="right", **gaps)
 

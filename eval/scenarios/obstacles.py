@@ -149,14 +149,19 @@ class Accident(Obstacle):
     OFFSET: ClassVar[float] = 0.6
     FIRST_M: ClassVar[float] = 10.0
     SECOND_M: ClassVar[float] = 6.0
+    LONGER_M: ClassVar[float] = 1.5
 
     def build(self, place: carla.Waypoint) -> carla.Waypoint:
         """The police car stands before the others."""
         first = ahead(place, self.FIRST_M)
         second = ahead(first, self.SECOND_M)
         self.park(place, self.OFFSET, "vehicle.dodge.charger_police_2020", lights=POLICE_LIGHTS)
-        for waypoint in (first, second):
-            self.park(waypoint, self.OFFSET, accept=is_new_car)
+        self.park(first, self.OFFSET, accept=is_new_car)
+        try:
+            self.park(second, self.OFFSET, accept=is_new_car)
+        except ScenarioError:  # both are long cars
+            second = ahead(second, self.LONGER_M)
+            self.park(second, self.OFFSET, accept=is_new_car)
         return second
 
 
