@@ -94,14 +94,15 @@ class Leaving(Following):
     BEHIND_M = 30.0
 
     def line(self, stage: Stage) -> Line:
-        self._gone = False
+        self._gone = self._placed = False
         location = stage.pose(stage.ego).location
         parked_m = stage.route.offset_of(location, stage.route.nearest(location))
         start_m = stage.arc_on_route(location)
         return beside(stage.route, parked_m * (1.0 - smooth((stage.route.arc_m - start_m) / self.OUT_M)))
 
     def control(self) -> carla.VehicleControl:
-        self._gone = self._gone or self._is_free()
+        self._gone = self._gone or (self._placed and self._is_free())
+        self._placed = True  # poses before the first tick are from before the ego was parked
         return super().control() if self._gone else carla.VehicleControl(brake=1.0)
 
     def _is_free(self) -> bool:
