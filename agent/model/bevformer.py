@@ -404,16 +404,20 @@ class BEVFormer(nn.Module):
         b = can_bus.shape[0]
         if camera_valid is None:
             camera_valid = torch.ones(b, geometry.cameras, dtype=torch.bool, device=can_bus.device)
-        ego = transformer.can_bus_mlp(can_bus.to(self.bev_embedding.weight.dtype))
-        query = self.bev_embedding.weight[None] + ego[:, None]
+        query = self.first_query(can_bus)
         position = self.positional_encoding()
         spatial = SpatialContext.build(config, geometry, features, camera_valid)
         values = self._project_values(features)
-        maps, references = self._align(query, can_bus, geometry, memory, has_memory, motion)
+        maps, references = self.align(query, can_bus, geometry, memory, has_memory, motion)
         around = Surroundings(TemporalContext.build(config, references), spatial, self.path, taps)
         for layer, layer_values in zip(transformer.encoder.layers, values, strict=True):
             query = layer(query, position, self._layer_maps(maps, query, has_memory), layer_values, around)
         return query
+
+    def first_query(self, can_bus: Tensor) -> Tensor:
+        """The queries before the first layer: can_bus (b, 18) -> (b, n, d)."""
+        ego = self.transformer.can_bus_mlp(can_bus.to(self.bev_embedding.weight.dtype))
+        return self.bev_embedding.weight[None] + ego[:, None]
 
     def _layer_maps(self, maps: Tensor | None, query: Tensor, has_memory: Tensor | None) -> Tensor:
         """The two maps (b, 2, n, d) one layer's temporal attention reads.
@@ -445,7 +449,7 @@ class BEVFormer(nn.Module):
             by_level.append(functional.linear(embedded, weight, bias).chunk(len(projections), -1))
         return [list(maps) for maps in zip(*by_level, strict=True)]
 
-    def _align(
+    def align(
         self,
         query: Tensor,
         can_bus: Tensor,
