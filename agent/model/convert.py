@@ -50,8 +50,10 @@ METADATA_CLASSES = (
     "mmengine.config.config.Config",
     "mmengine.config.config.ConfigDict",
     "mmengine.logging.history_buffer.HistoryBuffer",
-    *(f"{core}.{name}" for core in ("numpy.core", "numpy._core") for name in ("multiarray.scalar",)),
-    *(f"{core}.{name}" for core in ("numpy.core", "numpy._core") for name in ("multiarray._reconstruct",)),
+    "numpy.core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
     "numpy.dtype",
     "numpy.ndarray",
 )
@@ -124,6 +126,8 @@ def _reason(error: BaseException) -> str:
             f"refers to {forbidden.group(1)}, which is no part of a model's weights and could execute code; refused, "
             "get the file from its authors"
         )
+    if isinstance(error, UnpicklingError):
+        return "holds other objects than tensors, which are not read because that could execute code; refused"
     first = (str(error) or type(error).__name__).splitlines()[0]
     return f"not a whole checkpoint of torch.save ({first:.120}); fetch it again"
 

@@ -30,8 +30,6 @@ from agent.model.deformable import RING, TableLayout, corner_rows, corner_weight
 Mark = Callable[[str], None]
 """Told the name of each part of a frame as it ends."""
 
-PARTS = ("align", "values", "temporal", "spatial", "ffn")
-
 
 def no_mark(part: str) -> None:
     """Nobody is timing."""
@@ -144,10 +142,11 @@ class StaticBEVFormer(nn.Module):
         geometry: RigGeometry,
         levels_hw: list[tuple[int, int]],
         dtype: torch.dtype = torch.float32,
-        compiled: bool = False,
+        compiler: str | None = None,
     ) -> None:
-        """dtype: of matrix products and tables; positions, softmax and norms stay in float32. compiled: the arithmetic
-        around the gathers as one kernel each by torch.compile, on CUDA the whole frame as a graph; the first call then takes minutes.
+        """dtype: of matrix products and tables; positions, softmax and norms stay in float32. compiler: a backend of
+        torch.compile ("inductor") for the arithmetic around the gathers, on CUDA for the whole frame as a graph; the
+        first call then takes minutes.
         """
         super().__init__()
         config = encoder.config
@@ -162,12 +161,13 @@ class StaticBEVFormer(nn.Module):
         self.encoder = encoder.eval().requires_grad_(False)
         with torch.no_grad():
             self._fold(encoder, dtype)
-        self._temporal_rows = torch.compile(temporal_rows, dynamic=False) if compiled else temporal_rows
-        self._spatial_rows = torch.compile(spatial_rows, dynamic=False) if compiled else spatial_rows
-        self._whole = self._frame
-        if compiled and encoder.bev_embedding.weight.is_cuda:
-            self._temporal_rows, self._spatial_rows = temporal_rows, spatial_rows
-            self._whole = torch.compile(self._frame, dynamic=False, mode="reduce-overhead")
+        self._temporal_rows, self._spatial_rows, self._whole = temporal_rows, spatial_rows, self._frame
+        if compiler and encoder.bev_embedding.weight.is_cuda:
+            mode = "reduce-overhead" if compiler == "inductor" else None  # which records a CUDA graph
+            self._whole = torch.compile(self._frame, dynamic=False, backend=compiler, mode=mode)
+        elif compiler:
+            self._temporal_rows = torch.compile(temporal_rows, dynamic=False, backend=compiler)
+            self._spatial_rows = torch.compile(spatial_rows, dynamic=False, backend=compiler)
 
     def _fold(self, encoder: BEVFormer, dtype: torch.dtype) -> None:
         transformer = encoder.transformer

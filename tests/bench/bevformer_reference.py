@@ -64,7 +64,7 @@ class ReferenceEncoder:
             centre = config.rotate_centre_px or config.grid.origin_px
             aligned = rotate_memory(memory, config.grid, torch.deg2rad(can_bus[:, 17]), centre)
             maps = torch.cat([aligned, query])
-            shift = official_shift(can_bus, config.grid)
+            shift = official_shift(can_bus, config.grid).to(references.dtype)
             references = torch.stack([references[0] + shift, references[1] + shift * config.alias_shift])
         for layer in cast("list[EncoderLayer]", list(transformer.encoder.layers)):
             both = torch.cat([query, query]) if maps is None else maps
