@@ -39,7 +39,7 @@ from eval.metrics.junctions import episode_credit_percent
 from eval.metrics.recorder import MotionRecorder, metrics_folder
 from eval.planner import PlannerError
 from eval.processes import end_with_parent, guard_group
-from eval.recorder import RouteRecorder
+from eval.recorder import FilmChoice, RouteRecorder, settle_film
 from eval.results import RouteRecord, save_name, write_json_atomically
 from eval.routes import Route, RouteFileError, read_routes, select_routes
 from eval.scoring import Scoring
@@ -50,6 +50,7 @@ from eval.server import (
     ServerDiedError,
     ServerError,
     connect,
+    is_embedded,
     wheel_version,
 )
 from eval.trace import TraceRecorder
@@ -99,7 +100,7 @@ class Job:
     replay: str | None = None
     """Recording shown to the agent with cameras `other-episode`."""
     record_cameras: bool = False
-    film: bool = False
+    film: FilmChoice = "none"
     view: bool = False
     max_game_s: float | None = None
 
@@ -146,8 +147,10 @@ def main(argv: list[str]) -> int:
     guard_group()
     signal.signal(signal.SIGTERM, _on_sigterm)
     faulthandler.register(signal.SIGUSR1)  # the runner asks for the stacks of a job that stalls
+    record: RouteRecord | None = None
     try:
-        outcome: dict[str, Any] = {"record": run_job(job).to_json()}
+        record = run_job(job)
+        outcome: dict[str, Any] = {"record": record.to_json()}
     except INPUT_ERRORS as error:
         outcome = {"bad_input": _one_line(error)}
     except ServerDiedError as error:
@@ -159,6 +162,8 @@ def main(argv: list[str]) -> int:
         print(f"error: {error.filename or job.folder}: {error.strerror}", file=sys.stderr, flush=True)
         return EXIT_DISK_FULL
     write_json_atomically(job.path("outcome"), outcome)
+    if record is not None:  # the verdict is safe before the film is painted
+        settle_film(job.artefacts, job.route_id, wanted=job.film == "all" or not record.success)
     if "server_died" in outcome:
         return EXIT_SERVER_DIED
     return EXIT_BAD_INPUT if "bad_input" in outcome else 0
@@ -200,7 +205,7 @@ def run_job(job: Job) -> RouteRecord:
         record = _run(episode)
         credit_percent = _credit_percent(episode, record)
         provenance = {
-            "server": job.server_name,
+            "server": "embedded" if is_embedded(client) else job.server_name,
             "junction_credit_percent": credit_percent,
             "server_version": client.get_server_version(),
             "client_version": wheel_version(),

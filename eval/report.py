@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +23,7 @@ from eval.metrics.records import read_runs
 from eval.metrics.summary import Options, Summary, summarise
 from eval.moments import Trace, TraceError, read_trace, trace_path
 from eval.progress import counted
-from eval.recorder import film_path, moments_folder
+from eval.recorder import film_path, frames_path, moments_folder, settle_film
 from eval.report_routes import RouteStory, routes_section
 from eval.report_summary import World, metrics_section, published_section, tiles, world_of
 from eval.report_timing import read_crashes, timing_section
@@ -75,6 +76,8 @@ def read_story(run: Path, *, title: str) -> RunStory:
     records = read_records(run / "results.jsonl")
     if not records:
         raise ResultsError(f"{run}: holds no route records; give the folder of a run")
+    for record in records:
+        _settle(run, record)
     return RunStory(
         title=title,
         stories=tuple(_route_story(run, record) for record in records),
@@ -106,6 +109,18 @@ def machine() -> str:
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_processor()}, {cores} cores, {memory_gib:.0f} GiB memory, {platform.system()}"
+
+
+def _settle(run: Path, record: RouteRecord) -> None:
+    """Paint the film of a failed drive whose process was killed before it could."""
+    folder = artefact_folder(run, record.repetition)
+    if record.decided and frames_path(folder, record.route_id).is_file():
+        if not record.success:
+            print(f"painting the film of route {record.label} ...", file=sys.stderr, flush=True)
+        try:
+            settle_film(folder, record.route_id, wanted=not record.success)
+        except TraceError as error:
+            logger.warning("%s", error)
 
 
 def _route_story(run: Path, record: RouteRecord) -> RouteStory:

@@ -21,7 +21,6 @@ _PARTS = {
     "sensors": "sensors: wait for their data",
     "agent": "agent",
     "criteria": "criteria: judge the drive",
-    "hooks": "records: traces, pictures, film",
 }
 logger = logging.getLogger(__name__)
 
@@ -67,6 +66,10 @@ def _totals(records: Sequence[RouteRecord]) -> str:
     decisions = _medians(records, DECISION)
     if decisions:
         rows.append(("A decision of the agent", f"{median(decisions):.1f} ms (median)"))
+    recording_s = [value for value in (_number(record, "recording_s") for record in records) if value is not None]
+    if recording_s and drive_s > 0.0:
+        share = 100.0 * sum(recording_s) / drive_s
+        rows.append(("Keeping traces and pictures", f"{_clock(sum(recording_s))}, {share:.0f} % of the driving"))
     if memory_mib:
         rows.append(("Memory of a route", f"{median(memory_mib):.0f} MiB (median), at most {max(memory_mib):.0f} MiB"))
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>"

@@ -26,6 +26,7 @@ from eval.cluster import Cluster, ClusterJob
 from eval.job import DISK_ERRORS, EXIT_BAD_INPUT, EXIT_DISK_FULL, Job, artefact_folder, recording_path
 from eval.memory import CARLA_BYTES, EMBEDDED_BYTES, MemoryBudget, gib, usable_cores
 from eval.progress import Progress, counted, print_table
+from eval.recorder import FilmChoice
 from eval.results import STATUS_SIMULATION_CRASHED, ResultsFolder, RouteRecord, append_line
 from eval.routes import Route, read_routes, select_routes
 from eval.scoring import Scoring
@@ -113,8 +114,8 @@ class RunConfig:
     """Folder of a run made with --record-cameras; each route is shown the route before it in the file."""
     record_cameras: bool = False
     """Keep the camera images of every route in the results folder."""
-    film: bool = False
-    """Film every route: six cameras, bird's-eye view, action."""
+    film: FilmChoice = "failed"
+    """Films (six cameras, bird's-eye view, action): of all routes, of those that do not succeed, or none."""
     view: bool = False
     """Show the drive live."""
     max_game_s: float | None = None

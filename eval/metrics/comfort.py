@@ -135,11 +135,11 @@ def _accelerations(motion: Motion) -> tuple[Series, Series, Series]:
 
 def _inside_accelerations(lon: Series, lat: Series) -> Verdicts:
     lowest, highest = LON_ACCEL_MPS2
-    return ((lon > lowest) & (lon < highest)).all(axis=1) & _inside(lat, LAT_ACCEL_MPS2)
+    return np.asarray(((lon > lowest) & (lon < highest)).all(axis=1)) & _inside(lat, LAT_ACCEL_MPS2)
 
 
 def _inside(series: Series, limit: float) -> Verdicts:
-    return (np.abs(series) < limit).all(axis=1)
+    return np.asarray((np.abs(series) < limit).all(axis=1))
 
 
 def _smooth(series: Series) -> Series:

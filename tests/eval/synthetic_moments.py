@@ -58,6 +58,7 @@ def moments(count: int, *, route_id: str = "1", message: str = "ran a red light 
             bev=BevView(generator.random((3, 24, 16)), MASK_NAMES, (-8.0, 40.0, 16.0, 16.0)),
             others=(OtherCar(x_m + 8.0, y_m, 0.0, 2.3, 0.9),),
             incidents=seen,
+            decision=index,
         )
 
 
