@@ -10,8 +10,8 @@ from html import escape
 from eval.metrics.statistics import Interval
 
 SIZE_PX = (520.0, 400.0)
-CENTRE_PX = (260.0, 205.0)
-RADIUS_PX = 128.0
+CENTRE_PX = (260.0, 210.0)
+RADIUS_PX = 142.0
 RINGS_PERCENT = (25.0, 50.0, 75.0, 100.0)
 LABEL_GAP_PX = 18.0
 LINE_PX = 17.0
@@ -50,7 +50,8 @@ def radar_svg(spokes: Sequence[Spoke], reference: str) -> str:
         parts.append(_label(index, count, spoke))
     x, y = CENTRE_PX
     parts += [
-        f'<text class="tick" x="{x + 4:.0f}" y="{y - RADIUS_PX * ring / 100.0 + 12:.0f}">{ring:.0f}</text>'
+        f'<text class="tick" x="{x - 5:.0f}" y="{y - RADIUS_PX * ring / 100.0 + 13:.0f}" text-anchor="end">'
+        f"{ring:.0f}</text>"
         for ring in (50.0, 100.0)
     ]
     return "".join([*parts, "</svg>"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 FilmChoice = Literal["all", "failed", "none"]
 FILM_EVERY = {"all": 1, "failed": 2, "none": 0}
 """Which decisions make a frame. Films of failed routes show every other one, in real time all the same."""
+logger = logging.getLogger(__name__)
 
 
 class RouteRecorder:
@@ -51,7 +54,9 @@ def settle_film(run: Path, route_id: str, *, wanted: bool) -> None:
     if not frames.is_file():
         return
     if wanted:
-        paint_film(frames, film_path(run, route_id))
+        started_s = time.monotonic()
+        count = paint_film(frames, film_path(run, route_id))
+        logger.info("%d frames of the film painted in %.1f s", count, time.monotonic() - started_s)
     frames.unlink(missing_ok=True)
 
 

@@ -79,7 +79,7 @@ def tiles(summary: Summary, records: Sequence[RouteRecord]) -> str:
         _tile(
             "success rate",
             f"{_figure(summary, SUCCESS_RATE, 0)}<small> %</small>",
-            f"{successes} of {len(records)} routes without a fault",
+            f"{successes} of {len(records)} routes",
         ),
         _tile(
             "route completion",
@@ -128,7 +128,7 @@ def published_section(summary: Summary, records: Sequence[RouteRecord], world: W
     heads = "".join(f'<th scope="col">{_HEADS[key]}</th>' for key in COLUMNS)
     rows = "".join(_published_row(result) for result in RESULTS)
     sources = {result.source.mark: result.source.text for result in RESULTS}
-    listed_sources = "; ".join(f"<sup>{mark}</sup> {escape(text)}" for mark, text in sorted(sources.items()))
+    listed_sources = "<br>".join(f"<sup>{mark}</sup> {escape(text)}" for mark, text in sorted(sources.items()))
     return (
         '<section class="card" id="published"><header><h2>Beside published results</h2>'
         f"<span>Bench2Drive, {ROUTES} routes</span></header>{warning}"
@@ -136,8 +136,8 @@ def published_section(summary: Summary, records: Sequence[RouteRecord], world: W
         f'<tbody class="ours">{_own_row(summary, world)}</tbody>'
         f'<tbody><tr class="divider"><th colspan="{len(COLUMNS) + 1}" scope="colgroup">published, on CARLA '
         f"{CARLA_RELEASE}</th></tr>{rows}</tbody></table></div>"
-        f'<p class="note">{listed_sources}. A dash: not given there. Comfort as coded in the official tool. '
-        "The mean of abilities is the plain mean of the five where the source prints none.</p></section>"
+        f'<p class="note">{listed_sources}</p><p class="note">A dash: not given there. Comfort as coded in the '
+        "official tool. The mean of abilities is the plain mean of the five where the source prints none.</p></section>"
     )
 
 

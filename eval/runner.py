@@ -195,7 +195,7 @@ def _run_in(results: ResultsFolder, config: RunConfig, routes: Sequence[Route]) 
     records = [results.records[key] for key in order if key in results.records]
     print_table(records)
     _print_infrastructure(records, campaign)
-    print(f"written to {out / 'results.json'}")
+    print(f"written to {out / 'results.json'}; for the report: python -m eval report {out}")
     return EXIT_OK if all(record.decided for record in records) else EXIT_INCOMPLETE
 
 

@@ -1,51 +1,54 @@
 """`eval view`: a finished run in a file for rerun; without rerun one line that names the remedy."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from eval.__main__ import main
 from eval.recorder import film_path
 from eval.video import Film
-from tests.eval.synthetic_moments import moments, write_run
+from tests.eval.synthetic_moments import moments, record, write_records, write_run
 
 HAS_RERUN = importlib.util.find_spec("rerun") is not None
 needs_rerun = pytest.mark.skipif(not HAS_RERUN, reason="rerun-sdk is not installed (extra viewer)")
 
 
-def view(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "eval", "view", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120.0, check=False)
+def view(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
+    """Exit code and what was printed."""
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "argv", ["eval", "view", *arguments])
+    code = main()
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
 
 
-def without_rerun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command where rerun cannot be found."""
-    code = "import sys; sys.modules['rerun'] = None; import runpy; runpy.run_module('eval', run_name='__main__')"
-    return subprocess.run(
-        [sys.executable, "-c", code, "view", *arguments], capture_output=True, text=True, timeout=120.0, check=False
-    )
-
-
-def test_without_rerun_one_line_names_the_extra(tmp_path: Path) -> None:
+def test_without_rerun_one_line_names_the_extra(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rerun", None)  # how Python marks what cannot be imported
     write_run(tmp_path / "run", ("1",))
-    outcome = without_rerun(str(tmp_path / "run"), "--save", str(tmp_path / "out.rrd"))
-    assert outcome.returncode == 2
-    assert outcome.stderr.count("\n") == 1 and "raw2drive[viewer]" in outcome.stderr
+    code, printed = view(capsys, monkeypatch, str(tmp_path / "run"), "--save", str(tmp_path / "out.rrd"))
+    assert code == 2
+    assert printed.count("\n") == 1 and "raw2drive[viewer]" in printed
 
 
 @needs_rerun
-def test_a_run_is_saved_with_all_that_is_known(tmp_path: Path) -> None:
+def test_a_run_is_saved_with_all_that_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, out = tmp_path / "run", tmp_path / "out.rrd"
     write_run(run, ("1", "2"))
     film = Film(film_path(run, "1"))
-    for moment in moments(20):
+    for moment in moments(3):
         film(moment)
     film.close()
-    outcome = view(str(run), "--save", str(out))
-    assert outcome.returncode == 0, outcome.stderr
-    assert "2 routes written" in outcome.stdout
+    code, printed = view(capsys, monkeypatch, str(run), "--save", str(out))
+    assert code == 0 and "2 routes written" in printed
     stored = entities(out)
     for name in ("map/lanes", "map/plan", "map/driven", "map/car", "map/infractions", "speed/speed", "speed/limit"):
         assert {f"/route_1/{name}", f"/route_2/{name}"} <= stored
@@ -57,23 +60,38 @@ def test_a_run_is_saved_with_all_that_is_known(tmp_path: Path) -> None:
 def entities(path: Path) -> set[str]:
     """Paths of all entities in a rerun file, as rerun's own tool lists them."""
     command = [sys.executable, "-m", "rerun", "rrd", "print", "-v", str(path)]
-    listing = subprocess.run(command, capture_output=True, text=True, timeout=60.0, check=True).stdout
+    home = {**os.environ, "HOME": str(path.parent)}  # where it would keep settings of its own
+    listing = subprocess.run(command, capture_output=True, text=True, timeout=60.0, check=True, env=home).stdout
     return {word.strip("'\",;:)") for word in listing.split() if word.startswith("/route_")}
 
 
 @needs_rerun
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(("--route", "9"), "--route 9"), (("--save", "missing/x.rrd"), "missing"), ((), "--save")],
+    [
+        (("--route", "9", "--save", "x.rrd"), "--route 9"),
+        (("--save", "missing/x.rrd"), "missing"),
+        ((), "--save"),
+    ],
 )
 def test_what_cannot_be_shown_is_one_line(
-    tmp_path: Path, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    words: str,
 ) -> None:
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "run", ("1",))
-    if arguments and arguments[0] == "--route":
-        arguments = (*arguments, "--save", str(tmp_path / "x.rrd"))
-    outcome = view(str(tmp_path / "run"), *arguments)
-    assert outcome.returncode == 2
-    assert outcome.stderr.count("\n") == 1 and words in outcome.stderr
+    code, printed = view(capsys, monkeypatch, str(tmp_path / "run"), *arguments)
+    assert code == 2
+    assert printed.count("\n") == 1 and words in printed
+
+
+@needs_rerun
+def test_a_run_without_moments_has_nothing_to_show(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_records(tmp_path / "run", [record("1")])
+    code, printed = view(capsys, monkeypatch, str(tmp_path / "run"), "--save", str(tmp_path / "x.rrd"))
+    assert code == 2 and "no moments" in printed

@@ -17,7 +17,7 @@ from tests.eval.synthetic_moments import record, write_moments, write_records
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-PATIENCE_S = 120.0
+PATIENCE_S = 280.0
 WIDTHS_PX = (1280, 400)
 SCREEN_PX = (1280, 900)
 SECTIONS = ("metrics", "published", "routes", "timing", "route-1", "route-2", "route-3")
@@ -34,8 +34,10 @@ window.onload = () => {{
       heights: Object.fromEntries([...page.querySelectorAll("[id]")].map(element => [element.id, height(element)])),
       flat: [...page.querySelectorAll("section, svg, img, table, .tile")].filter(e => !height(e)).map(e => e.outerHTML),
       pictures: [...page.images].map(image => image.naturalWidth),
-      sans: page.defaultView.getComputedStyle(page.body).fontFamily,
     }};
+    page.querySelectorAll("details").forEach(details => {{ details.open = false; }});
+    page.defaultView.location.hash = "#route-2";
+    measured[frame.width].unfolded = [...page.querySelectorAll("details[open]")].map(e => e.lastElementChild.id);
     page.getElementById("show-failed").click();
     measured[frame.width].shown = [...page.querySelectorAll("details.route")].filter(height).map(e => e.className);
   }}
@@ -100,6 +102,7 @@ def test_nothing_is_missing_or_overflows_and_nothing_is_requested(tmp_path: Path
         assert page["flat"] == []
         assert len(page["pictures"]) == 9 and all(page["pictures"])
         assert [name for name in page["requests"] if not name.startswith("data:")] == []
+        assert page["unfolded"] == ["route-2"], "a link unfolds the route that it leads to"
         assert len(page["shown"]) == 1 and "failed" in page["shown"][0], "the filter leaves the failed route"
 
 
