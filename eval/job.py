@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import av
 import carla
 
 from agent import strict_json
@@ -37,6 +38,7 @@ from eval.episode import (
 from eval.metrics.abilities import TRAFFIC_SIGNS, abilities_of
 from eval.metrics.junctions import episode_credit_percent
 from eval.metrics.recorder import MotionRecorder, metrics_folder
+from eval.moments import TraceError
 from eval.planner import PlannerError
 from eval.processes import end_with_parent, guard_group
 from eval.recorder import FilmChoice, RouteRecorder, settle_film
@@ -66,6 +68,8 @@ INPUT_ERRORS = (RouteFileError, PlannerError, ServerError, AgentLoadError)
 SETUP_INPUT_ERRORS = ("CheckpointError", "ConfigError")
 """Errors of an agent's setup that mean bad input (missing or altered weights), told by name: the agent's modules are
 imported from its own folder, so their classes are not ours."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,7 +167,7 @@ def main(argv: list[str]) -> int:
         return EXIT_DISK_FULL
     write_json_atomically(job.path("outcome"), outcome)
     if record is not None:  # the verdict is safe before the film is painted
-        settle_film(job.artefacts, job.route_id, wanted=job.film == "all" or not record.success)
+        _settle_film(job, record)
     if "server_died" in outcome:
         return EXIT_SERVER_DIED
     return EXIT_BAD_INPUT if "bad_input" in outcome else 0
@@ -212,6 +216,14 @@ def run_job(job: Job) -> RouteRecord:
             "startup_s": round(time.monotonic() - started_s - record.duration_system_s, 3),
         }
     return replace(record, repetition=job.repetition, provenance={**record.provenance, **provenance})
+
+
+def _settle_film(job: Job, record: RouteRecord) -> None:
+    """Paint or drop the film; that this fails must not cost the verdict."""
+    try:
+        settle_film(job.artefacts, job.route_id, wanted=job.film == "all" or not record.success)
+    except (OSError, TraceError, av.FFmpegError) as error:
+        logger.error("route %s: its film could not be painted: %s", job.route_id, error)
 
 
 def _episode_config(job: Job) -> EpisodeConfig:

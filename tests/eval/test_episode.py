@@ -222,7 +222,10 @@ def test_routes_are_driven_scored_and_resumed(tmp_path: Path, generated_map: car
         assert motion["99"]["location"] != motion["0"]["location"]
     (own,) = read_runs([tmp_path / "run"])
     assert summarise([own], Options(resamples=10)).values["comfort_as_coded_percent"] is not None
+    left = sorted(path.name for path in (tmp_path / "run" / "moments").glob("*.[mf][pr]*"))
+    assert left == ["1.mp4", "2.mp4"], "routes that fail leave a film, and nothing of what it was made of"
     provenance = results["evaluation"]["routes"][0]
+    assert provenance["recording_s"] > 0.0 and provenance["timings_ms"]["decision"] is not None
     assert provenance["server"] == "embedded" and len(provenance["route_file_sha256"]) == 64
 
     again = evaluate(*arguments)
