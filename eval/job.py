@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import av
 import carla
+from av.error import FFmpegError
 
 from agent import strict_json
 from eval.agents import AgentLoadError, CameraRecorder, ReplayedCameras, black_cameras, load_agent
@@ -222,7 +222,7 @@ def _settle_film(job: Job, record: RouteRecord) -> None:
     """Paint or drop the film; that this fails must not cost the verdict."""
     try:
         settle_film(job.artefacts, job.route_id, wanted=job.film == "all" or not record.success)
-    except (OSError, TraceError, av.FFmpegError) as error:
+    except (OSError, TraceError, FFmpegError) as error:
         logger.error("route %s: its film could not be painted: %s", job.route_id, error)
 
 
