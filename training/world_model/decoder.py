@@ -1,0 +1,192 @@
+"""Decoders: latent state [h, z] to mask outputs and the ego vector, and the reconstruction loss on packed words."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from agent.model.recurrent import BlockLinear, hidden_layers, norm_act
+from training.world_model.config import MIN_GRID_PX, WorldModelConfig
+from training.world_model.distributions import BernoulliMaskLoss, SquaredMaskLoss, symlog
+from training.world_model.layers import Conv, TransposedConv, mlp, split2, upsample2
+from training.world_model.masks import byte_table, cut_patches, join_patches, padded_channels, unpack
+
+
+class StridedDecoder(nn.Module):
+    """Linear layer to 4x4 cells, then transposed 4x4 convolutions of stride 2. Source: Hafner et al. 2023."""
+
+    def __init__(self, config: WorldModelConfig) -> None:
+        super().__init__()
+        self.channels = config.observation.channels
+        stages = int(math.log2(config.observation.size_px // MIN_GRID_PX))
+        self.width = config.vision.depth * 2 ** (stages - 1)
+        self.space = nn.Linear(config.features, self.width * MIN_GRID_PX**2)
+        widths = [self.width // 2**i for i in range(stages)]
+        self.layers = nn.ModuleList(
+            TransposedConv(low, high, norm=config.norm, bias=config.norm == "rms") for low, high in pairwise(widths)
+        )
+        self.out = TransposedConv(widths[-1], self.channels, norm=None, bias=True)
+
+    def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n h w padded"]:
+        """Outputs per pixel and channel; the channels beyond the masks are 0."""
+        x = self.space(features).unflatten(-1, (MIN_GRID_PX, MIN_GRID_PX, self.width))
+        for layer in self.layers:
+            x = layer(x)
+        conv, padding = self.out.conv, padded_channels(self.channels) - self.channels
+        assert conv.bias is not None
+        weight, bias = F.pad(conv.weight, (0, 0, 0, 0, 0, padding)), F.pad(conv.bias, (0, padding))
+        return F.conv_transpose2d(x.permute(0, 3, 1, 2), weight, bias, 2, 1).permute(0, 2, 3, 1)
+
+    def target(self, words: Int64[Tensor, "n h w"], table: Tensor) -> Float[Tensor, "n h w padded"]:
+        """Masks in the layout of the outputs."""
+        return unpack(words, self.channels, table)
+
+    def image(self, outputs: Float[Tensor, "n h w padded"]) -> Float[Tensor, "n h w padded"]:
+        """Outputs as an image, channels last."""
+        return outputs
+
+
+class PooledDecoder(StridedDecoder):
+    """Smallest map from h (block linear) and z (two layers), then nearest upsampling and 5x5 convolutions.
+
+    Source: Hafner et al. 2025.
+    """
+
+    def __init__(self, config: WorldModelConfig) -> None:
+        nn.Module.__init__(self)
+        vision = config.vision
+        self.channels = config.observation.channels
+        self.deter = config.rssm.deter
+        depths = [vision.depth * multiplier for multiplier in vision.multipliers]
+        self.side = config.observation.size_px // 2 ** len(depths)
+        self.blocks, self.width = vision.space_blocks, depths[-1]
+        units = config.heads.units
+        self.space_deter = BlockLinear(self.deter, self.side**2 * self.width, self.blocks)
+        self.space_stoch = nn.Sequential(
+            *hidden_layers(config.rssm.stoch, 2 * units, 1, config.norm),
+            nn.Linear(2 * units, self.side**2 * self.width),
+        )
+        self.space_act = norm_act(config.norm, self.width)
+        widths = depths[::-1]
+        self.layers = nn.ModuleList(
+            Conv(low, high, kernel=5, norm=config.norm, bias=True) for low, high in pairwise(widths)
+        )
+        self.out = Conv(widths[-1], self.channels, kernel=5, norm=None, bias=True)
+
+    def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n h w padded"]:
+        """Outputs per pixel and channel; the channels beyond the masks are 0."""
+        own = self.width // self.blocks
+        deter = self.space_deter(features[:, : self.deter])
+        deter = deter.unflatten(-1, (self.blocks, self.side, self.side, own)).permute(0, 2, 3, 1, 4).flatten(3)
+        stoch = self.space_stoch(features[:, self.deter :]).unflatten(-1, (self.side, self.side, self.width))
+        x = self.space_act(deter + stoch)
+        for layer in self.layers:
+            x = layer(upsample2(x))
+        conv, padding = self.out.conv, padded_channels(self.channels) - self.channels
+        assert conv.bias is not None
+        weight, bias = F.pad(conv.weight, (0, 0, 0, 0, 0, 0, 0, padding)), F.pad(conv.bias, (0, padding))
+        return F.conv2d(upsample2(x).permute(0, 3, 1, 2), weight, bias, padding=2).permute(0, 2, 3, 1)
+
+
+class PatchDecoder(nn.Module):
+    """Linear layer to 4x4 cells, linear splits into 2x2 cells, linear map of each cell to its patch of pixels."""
+
+    def __init__(self, config: WorldModelConfig) -> None:
+        super().__init__()
+        vision, observation = config.vision, config.observation
+        self.channels, self.patch = observation.channels, vision.patch_px
+        stages = int(math.log2(observation.size_px // vision.patch_px // MIN_GRID_PX))
+        self.width = 2 * vision.depth * 2**stages
+        self.space = nn.Linear(config.features, self.width * MIN_GRID_PX**2, bias=config.norm == "rms")
+        self.space_act = norm_act(config.norm, self.width)
+        self.splits, self.acts = nn.ModuleList(), nn.ModuleList()
+        width = self.width
+        for _ in range(stages):
+            self.splits.append(nn.Linear(width, 4 * (width // 2), bias=config.norm == "rms"))
+            width //= 2
+            self.acts.append(norm_act(config.norm, width))
+        self.out = nn.Linear(width, self.patch**2 * padded_channels(self.channels))
+
+    def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n rows columns values"]:
+        """Outputs in patch layout: a patch's pixels row by row, each with its padded channels."""
+        x = self.space_act(self.space(features).unflatten(-1, (MIN_GRID_PX, MIN_GRID_PX, self.width)))
+        for split, act in zip(self.splits, self.acts, strict=True):
+            x = act(split2(split(x)))
+        return self.out(x)
+
+    def target(self, words: Int64[Tensor, "n h w"], table: Tensor) -> Float[Tensor, "n rows columns values"]:
+        """Masks in patch layout: the words are permuted, not their floats."""
+        return F.embedding(cut_patches(words, self.channels, self.patch).int(), table).flatten(-2)
+
+    def image(self, outputs: Float[Tensor, "n rows columns values"]) -> Float[Tensor, "n h w padded"]:
+        """Outputs as an image, channels last."""
+        return join_patches(outputs, self.patch)
+
+
+class Decoder(nn.Module):
+    """Masks and, where the model has one, the ego vector from [h, z]; the reconstruction loss of both."""
+
+    table: Tensor
+    weight: Tensor | None
+
+    def __init__(self, config: WorldModelConfig) -> None:
+        super().__init__()
+        self.config = config.vision
+        self.channels = config.observation.channels
+        kinds = {"strided": StridedDecoder, "pooled": PooledDecoder, "patch": PatchDecoder}
+        self.masks = kinds[config.vision.kind](config)
+        self.vector = None
+        if config.observation.vector:
+            self.vector = mlp(
+                config.features,
+                config.observation.vector,
+                units=config.heads.units,
+                layers=config.vision.vector_layers,
+                norm=config.norm,
+            )
+        self.register_buffer("table", byte_table(), persistent=False)
+        self.register_buffer("weight", self._pixel_weight(config), persistent=False)
+
+    @staticmethod
+    def _pixel_weight(config: WorldModelConfig) -> Tensor | None:
+        """Weights of the channels in the layout of the outputs; None where plain sums do (padding outputs exact 0)."""
+        vision, channels = config.vision, config.observation.channels
+        padded = padded_channels(channels)
+        # Outputs of padding channels are 0 in the convolutions and free in patches, where they must not count.
+        exact = vision.kind != "patch" and vision.likelihood == "squared" and not vision.sigmoid_output
+        if not vision.channel_weights and (exact or padded == channels):
+            return None
+        weight = torch.zeros(padded)
+        weight[:channels] = torch.tensor(vision.channel_weights) if vision.channel_weights else 1.0
+        return weight.repeat(vision.patch_px**2) if vision.kind == "patch" else weight
+
+    def mask_loss(self, features: Float[Tensor, "n f"], words: Int64[Tensor, "n h w"]) -> Float[Tensor, " n"]:
+        """Reconstruction loss of each frame, summed over pixels and channels."""
+        outputs = self.masks(features).float()
+        target = self.masks.target(words, self.table)
+        if self.config.likelihood == "bernoulli":
+            loss = BernoulliMaskLoss.apply(outputs, target, self.weight)
+        else:
+            outputs = torch.sigmoid(outputs) if self.config.sigmoid_output else outputs
+            loss = SquaredMaskLoss.apply(outputs, target, self.weight)
+        assert isinstance(loss, Tensor)
+        return loss
+
+    def vector_loss(self, features: Float[Tensor, "n f"], vector: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
+        """Squared error in symlog space, summed over the entries; 0 for a model without vector."""
+        if self.vector is None:
+            return features.new_zeros(features.shape[0])
+        return (self.vector(features).float() - symlog(vector)).square().sum(-1)
+
+    @torch.no_grad()
+    def probabilities(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n channels h w"]:
+        """Predicted masks between 0 and 1."""
+        image = self.masks.image(self.masks(features)).float()
+        direct = self.config.likelihood == "squared" and not self.config.sigmoid_output
+        image = image.clamp(0.0, 1.0) if direct else image.sigmoid()
+        return image[..., : self.channels].permute(0, 3, 1, 2)
