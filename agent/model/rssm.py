@@ -92,9 +92,14 @@ class Belief:
     prior: Float[Tensor, "*batch groups classes"]
 
 
+def full_precision(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """x in float32 if it is in a half precision: probabilities and losses need it."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def unimix_log_probs(logits: Float[Tensor, "*batch classes"], unimix: float) -> Float[Tensor, "*batch classes"]:
-    """log((1 - unimix) softmax(logits) + unimix / classes), in float32."""
-    logits = logits.float()
+    """log((1 - unimix) softmax(logits) + unimix / classes), at least in float32."""
+    logits = full_precision(logits)
     if unimix == 0.0:
         return logits.log_softmax(-1)
     return ((1.0 - unimix) * logits.softmax(-1) + unimix / logits.shape[-1]).log()
@@ -256,7 +261,7 @@ class Rssm(nn.Module):
         noise = None
         if not mode:
             noise = gumbel_noise(
-                embed.new_empty(*first.shape, config.groups, config.classes, dtype=torch.float32), generator
+                full_precision(embed.new_empty(*first.shape, config.groups, config.classes)), generator
             )
         deter, stoch, posterior = [], [], []
         for t in range(embed.shape[1]):

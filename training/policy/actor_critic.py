@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from agent.model.rssm import LatentState, unimix_log_probs
+from agent.model.rssm import LatentState, full_precision, unimix_log_probs
 from training.optim import move_towards
 from training.policy.config import ActorCriticConfig
 from training.policy.imagination import Imagined, IndexedNet, IndexedState, imagine
@@ -111,7 +111,8 @@ class ActorCritic(nn.Module):
         rssm, states, shape = self.world.rssm, rollout.flat(), rollout.index.shape[:2]
         logits = IndexedNet(model.reward_head, rssm.deter, rssm.classes)(states)
         reward = model.two_hot.mean(logits).unflatten(0, shape)[1:]
-        logit = IndexedNet(model.continue_head, rssm.deter, rssm.classes)(states)[..., 0].float().unflatten(0, shape)
+        logit = IndexedNet(model.continue_head, rssm.deter, rssm.classes)(states)[..., 0]
+        logit = full_precision(logit).unflatten(0, shape)
         return reward, (logit > 0.0).float() if self.config.continue_value == "mode" else logit.sigmoid()
 
     def loss_on(
@@ -131,7 +132,7 @@ class ActorCritic(nn.Module):
         before = rollout.deter[:-1].flatten(0, 1), rollout.index[:-1].flatten(0, 1)
         features = IndexedState(*before).features(self.world.rssm.classes)
         final = IndexedState(rollout.deter[-1], rollout.index[-1]).features(self.world.rssm.classes)
-        value_logits = self.critic(features).float()
+        value_logits = full_precision(self.critic(features))
         with torch.no_grad():
             value = self.two_hot.mean(value_logits).unflatten(0, (horizon, -1))
             slow_value = self.two_hot.mean(self.slow_critic(features))
@@ -168,7 +169,7 @@ class ActorCritic(nn.Module):
 
         start_returns: imagined return of every replayed state, the bootstrap of the returns.
         """
-        logits = self.critic(features[:, :-1]).float()
+        logits = full_precision(self.critic(features[:, :-1]))
         with torch.no_grad():
             returns = replay_returns(
                 batch.reward.t(),

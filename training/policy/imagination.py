@@ -94,7 +94,7 @@ def imagine(
     config = rssm.config
     act = IndexedNet(actor, config.deter, config.classes)
     embed_stoch = RowSum(rssm.input.stoch_weight, config.classes)
-    every_action = torch.eye(config.actions, device=start.deter.device)
+    every_action = torch.eye(config.actions, device=start.deter.device, dtype=start.deter.dtype)
     action_rows = rssm.action_part(every_action)
     assert action_rows is not None
     deters, indices, actions = [start.deter], [start.index], []

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from agent.model.recurrent import BlockLinear, hidden_layers, norm_act
+from agent.model.rssm import full_precision
 from training.world_model.config import MIN_GRID_PX, WorldModelConfig
 from training.world_model.distributions import BernoulliMaskLoss, SquaredMaskLoss, symlog
 from training.world_model.layers import Conv, TransposedConv, mlp, split2, upsample2
@@ -167,7 +168,7 @@ class Decoder(nn.Module):
 
     def mask_loss(self, features: Float[Tensor, "n f"], words: Int64[Tensor, "n h w"]) -> Float[Tensor, " n"]:
         """Reconstruction loss of each frame, summed over pixels and channels."""
-        outputs = self.masks(features).float()
+        outputs = full_precision(self.masks(features))
         target = self.masks.target(words, self.table)
         if self.config.likelihood == "bernoulli":
             loss = BernoulliMaskLoss.apply(outputs, target, self.weight)
@@ -181,12 +182,12 @@ class Decoder(nn.Module):
         """Squared error in symlog space, summed over the entries; 0 for a model without vector."""
         if self.vector is None:
             return features.new_zeros(features.shape[0])
-        return (self.vector(features).float() - symlog(vector)).square().sum(-1)
+        return (full_precision(self.vector(features)) - symlog(vector)).square().sum(-1)
 
     @torch.no_grad()
     def probabilities(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n channels h w"]:
         """Predicted masks between 0 and 1."""
-        image = self.masks.image(self.masks(features)).float()
+        image = full_precision(self.masks.image(self.masks(features)))
         direct = self.config.likelihood == "squared" and not self.config.sigmoid_output
         image = image.clamp(0.0, 1.0) if direct else image.sigmoid()
         return image[..., : self.channels].permute(0, 3, 1, 2)

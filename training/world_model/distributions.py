@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from agent.model.rssm import full_precision
+
 BINS = 255
 """Bins of every two-hot distribution. Source: Hafner et al. 2023, section "Critic learning"."""
 BIN_RANGE = 20.0
@@ -71,11 +73,11 @@ class TwoHot(nn.Module):
 
     def mean(self, logits: Float[Tensor, "*batch bins"]) -> Float[Tensor, "*batch"]:
         """Prediction from logits, in raw space."""
-        return self.decode(logits.float().softmax(-1))
+        return self.decode(full_precision(logits).softmax(-1))
 
     def loss(self, logits: Float[Tensor, "*batch bins"], target: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """-sum target log softmax(logits) in nats; only two of the log-probabilities are needed."""
-        logits = logits.float()
+        logits = full_precision(logits)
         below, share = self.weights(target.detach())
         picked = logits.gather(-1, torch.stack([below, below + 1], -1))
         return logits.logsumexp(-1) - picked[..., 0] * (1.0 - share) - picked[..., 1] * share
@@ -83,7 +85,8 @@ class TwoHot(nn.Module):
 
 def binary_loss(logits: Float[Tensor, "*batch"], target: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """-ln Bernoulli(target) in nats; the target may lie between 0 and 1."""
-    return F.softplus(logits.float()) - target * logits.float()
+    logits = full_precision(logits)
+    return F.softplus(logits) - target * logits
 
 
 class SquaredMaskLoss(torch.autograd.Function):

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from agent.model.rssm import Belief, LatentState, Rssm, kl_loss
+from agent.model.recurrent import linear_at
+from agent.model.rssm import Belief, LatentState, Rssm, full_precision, kl_loss
 from training.world_model.config import WorldModelConfig
 from training.world_model.decoder import Decoder
 from training.world_model.distributions import TwoHot, binary_loss
@@ -81,7 +82,8 @@ class WorldModel(nn.Module):
 
     def one_hot(self, action: Int64[Tensor, "*batch"]) -> Float[Tensor, "*batch actions"]:
         """Actions as the recurrence takes them."""
-        encoded = torch.zeros(*action.shape, self.config.rssm.actions, device=action.device)
+        dtype = linear_at(self.reward_head, 0).weight.dtype
+        encoded = torch.zeros(*action.shape, self.config.rssm.actions, device=action.device, dtype=dtype)
         return encoded.scatter_(-1, action[..., None], 1.0)
 
     def loss(self, batch: Replayed, *, mode: bool = False, generator: torch.Generator | None = None) -> WorldModelLoss:
@@ -134,7 +136,7 @@ class WorldModel(nn.Module):
 
     def continue_logits(self, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch"]:
         """Logit of the continue flag."""
-        return self.continue_head(features)[..., 0].float()
+        return full_precision(self.continue_head(features)[..., 0])
 
     def reward(self, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch"]:
         """Expected reward on arriving in the state."""
