@@ -106,7 +106,7 @@ class _Widths:
     classes: int
 
 
-# 10m: DreamerV3's XS of 2023. 100m: Think2Drive's widths, which with 128 px masks give its 104 million parameters.
+# 10m: DreamerV3's XS of 2023. 100m: Think2Drive's widths (it reports 104 million parameters with 34 masks of 128 px).
 _PAPER = {
     "debug": _Widths(size_px=16, deter=32, hidden=32, units=32, depth=4, layers=1, groups=4, classes=4),
     "tiny": _Widths(size_px=32, deter=256, hidden=256, units=256, depth=32, layers=1, groups=16, classes=16),
