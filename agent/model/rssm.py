@@ -99,35 +99,44 @@ def full_precision(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 def unimix_log_probs(logits: Float[Tensor, "*batch classes"], unimix: float) -> Float[Tensor, "*batch classes"]:
     """log((1 - unimix) softmax(logits) + unimix / classes), at least in float32."""
-    logits = full_precision(logits)
     if unimix == 0.0:
-        return logits.log_softmax(-1)
-    return ((1.0 - unimix) * logits.softmax(-1) + unimix / logits.shape[-1]).log()
+        return full_precision(logits).log_softmax(-1)
+    return unimix_probs(logits, unimix).log()
+
+
+def unimix_probs(logits: Float[Tensor, "*batch classes"], unimix: float) -> Float[Tensor, "*batch classes"]:
+    """(1 - unimix) softmax(logits) + unimix / classes, at least in float32."""
+    return (1.0 - unimix) * full_precision(logits).softmax(-1) + unimix / logits.shape[-1]
 
 
 def straight_through(
     log_probs: Float[Tensor, "*batch classes"], generator: torch.Generator | None, *, mode: bool
 ) -> Float[Tensor, "*batch classes"]:
     """One-hot sample (or mode) whose gradient is that of the probabilities."""
-    noise = None if mode else gumbel_noise(log_probs, generator)
-    return _straight_through_at(log_probs, sample_index(log_probs, noise))
+    uniform = None if mode else uniform_noise(log_probs, generator)
+    probs = log_probs.exp()
+    return _straight_through_at(probs, sample_index(probs.detach(), uniform))
 
 
-def gumbel_noise(like: Float[Tensor, "*shape"], generator: torch.Generator | None) -> Float[Tensor, "*shape"]:
-    """Standard Gumbel noise: minus the logarithm of exponential variates."""
-    return -torch.empty_like(like).exponential_(generator=generator).log()
+def uniform_noise(
+    like: Float[Tensor, "*batch classes"], generator: torch.Generator | None
+) -> Float[Tensor, "*batch 1"]:
+    """One number in [0, 1) per distribution."""
+    return torch.rand((*like.shape[:-1], 1), dtype=like.dtype, device=like.device, generator=generator)
 
 
 def sample_index(
-    log_probs: Float[Tensor, "*batch classes"], noise: Float[Tensor, "*batch classes"] | None
+    probs: Float[Tensor, "*batch classes"], uniform: Float[Tensor, "*batch 1"] | None
 ) -> Int64[Tensor, "*batch"]:
-    """Class of the largest log p plus Gumbel noise, which is an exact sample of p; the mode without noise."""
-    scores = log_probs.detach()
-    return (scores if noise is None else scores + noise).argmax(-1)
+    """Class at which the cumulated probability exceeds the uniform number, an exact sample; the mode without one."""
+    if uniform is None:
+        return probs.argmax(-1)
+    cumulated = probs.cumsum(-1)
+    # The last entry may miss 1 by rounding, so the number is scaled to it.
+    return (cumulated <= uniform * cumulated[..., -1:]).sum(-1).clamp(max=probs.shape[-1] - 1)
 
 
-def _straight_through_at(log_probs: Tensor, index: Tensor) -> Tensor:
-    probs = log_probs.exp()
+def _straight_through_at(probs: Tensor, index: Tensor) -> Tensor:
     one_hot = torch.zeros_like(probs).scatter_(-1, index[..., None], 1.0)
     return one_hot + (probs - probs.detach())
 
@@ -199,6 +208,11 @@ class Rssm(nn.Module):
         """Log-probabilities of z before seeing the observation."""
         return self._log_probs(self.prior_head(deter))
 
+    def prior_probs(self, deter: Float[Tensor, "*batch h"]) -> Float[Tensor, "*batch groups classes"]:
+        """Probabilities of z before seeing the observation."""
+        logits = self.prior_head(deter).unflatten(-1, (self.config.groups, self.config.classes))
+        return unimix_probs(logits, self.config.unimix)
+
     def posterior(
         self, deter: Float[Tensor, "*batch h"], embed: Float[Tensor, "*batch e"]
     ) -> Float[Tensor, "*batch groups classes"]:
@@ -258,11 +272,10 @@ class Rssm(nn.Module):
         action_part = self.action_part(None if actions is None else actions * keep)
         first_layer, rest = linear_at(self.posterior_head, 0), self.posterior_head[1:]
         embed_part = F.linear(embed, first_layer.weight[:, config.deter :], first_layer.bias)
-        noise = None
+        uniform = None
         if not mode:
-            noise = gumbel_noise(
-                full_precision(embed.new_empty(*first.shape, config.groups, config.classes)), generator
-            )
+            shape = (*first.shape, config.groups, 1)
+            uniform = torch.rand(shape, device=embed.device, dtype=full_precision(embed).dtype, generator=generator)
         deter, stoch, posterior = [], [], []
         for t in range(embed.shape[1]):
             h = torch.where(keep[:, t], state.deter, start.deter)
@@ -271,8 +284,9 @@ class Rssm(nn.Module):
             h = self.cell(x, h)
             logits = embed_part[:, t] + F.linear(h, first_layer.weight[:, : config.deter])
             log_probs = self._log_probs(rest(logits))
-            index = sample_index(log_probs, None if noise is None else noise[:, t])
-            state = LatentState(h, _straight_through_at(log_probs, index).flatten(-2))
+            probs = log_probs.exp()
+            index = sample_index(probs.detach(), None if uniform is None else uniform[:, t])
+            state = LatentState(h, _straight_through_at(probs, index).flatten(-2))
             deter.append(state.deter)
             stoch.append(state.stoch)
             posterior.append(log_probs)

@@ -147,7 +147,7 @@ def test_free_nats_stop_the_gradient_step_by_step() -> None:
     far = torch.tensor([[[[0.0, 0.0, 0.0, 0.0]], [[6.0, 0.0, 0.0, 0.0]]]], dtype=torch.float64, requires_grad=True)
     empty = LatentState(torch.zeros(1, 2, 0), torch.zeros(1, 2, 0))
     loss = kl_loss(Belief(empty, far.log_softmax(-1), log_p), 0.5)
-    kl = float((far.detach()[0, 1, 0].softmax(-1) * (far[0, 1, 0].log_softmax(-1) + np.log(4.0))).sum())
+    kl = float((far.detach()[0, 1, 0].softmax(-1) * (far.detach()[0, 1, 0].log_softmax(-1) + np.log(4.0))).sum())
     assert kl > 0.5
     assert loss.dynamics.item() == pytest.approx((0.5 + kl) / 2)
     assert loss.kl.item() == pytest.approx(kl / 2)

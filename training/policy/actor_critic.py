@@ -105,13 +105,16 @@ class ActorCritic(nn.Module):
         reward, continuation = self._predict(model, rollout)
         return self.loss_on(rollout, reward, continuation, start_alive)
 
+    def _indexed(self, net: nn.Sequential) -> IndexedNet:
+        return IndexedNet(net, self.world.rssm.deter, self.world.rssm.classes)
+
     @torch.no_grad()
     def _predict(self, model: WorldModel, rollout: Imagined) -> tuple[Tensor, Tensor]:
         """Rewards on arriving at steps 1 .. H, (h, n), and continue flags of steps 0 .. H, (h+1, n)."""
-        rssm, states, shape = self.world.rssm, rollout.flat(), rollout.index.shape[:2]
-        logits = IndexedNet(model.reward_head, rssm.deter, rssm.classes)(states)
+        states, shape = rollout.flat(), rollout.index.shape[:2]
+        logits = self._indexed(model.reward_head)(states)
         reward = model.two_hot.mean(logits).unflatten(0, shape)[1:]
-        logit = IndexedNet(model.continue_head, rssm.deter, rssm.classes)(states)[..., 0]
+        logit = self._indexed(model.continue_head)(states)[..., 0]
         logit = full_precision(logit).unflatten(0, shape)
         return reward, (logit > 0.0).float() if self.config.continue_value == "mode" else logit.sigmoid()
 
@@ -130,20 +133,21 @@ class ActorCritic(nn.Module):
         config, horizon = self.config, reward.shape[0]
         gamma = 1.0 if self.world.discount.in_continue else self.world.discount.gamma
         before = rollout.deter[:-1].flatten(0, 1), rollout.index[:-1].flatten(0, 1)
-        features = IndexedState(*before).features(self.world.rssm.classes)
-        final = IndexedState(rollout.deter[-1], rollout.index[-1]).features(self.world.rssm.classes)
-        value_logits = full_precision(self.critic(features))
+        states, final = IndexedState(*before), IndexedState(rollout.deter[-1], rollout.index[-1])
+        critic_net = self._indexed(self.critic)
+        value_logits = full_precision(critic_net(states))
         with torch.no_grad():
             value = self.two_hot.mean(value_logits).unflatten(0, (horizon, -1))
-            slow_value = self.two_hot.mean(self.slow_critic(features))
-            ahead = torch.cat([value[1:], self.value(final)[None]])
+            slow_value = self.two_hot.mean(self._indexed(self.slow_critic)(states))
+            ahead = torch.cat([value[1:], self.two_hot.mean(critic_net(final))[None]])
             discount = gamma * continuation[1:]
             returns = lambda_returns(reward, discount, ahead, config.lam)
             first = start_alive if config.true_first_continue else continuation[0]
             weight = trajectory_weights(first, discount)
             scale = self.scale.update(returns)
             advantage = (returns - value) / scale
-        log_policy = self.log_policy(features).unflatten(0, (horizon, -1))
+        log_policy = unimix_log_probs(self._indexed(self.actor)(states), config.actor_unimix)
+        log_policy = log_policy.unflatten(0, (horizon, -1))
         chosen = log_policy.gather(-1, rollout.action[..., None])[..., 0]
         entropy = -(log_policy.exp() * log_policy).sum(-1)
         actor = -(weight * (advantage * chosen + config.entropy * entropy)).mean()

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from agent.model.recurrent import linear_at
-from agent.model.rssm import LatentState, Rssm, gumbel_noise, sample_index, unimix_log_probs
+from agent.model.rssm import LatentState, Rssm, sample_index, uniform_noise, unimix_probs
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +100,12 @@ def imagine(
     deters, indices, actions = [start.deter], [start.index], []
     state = start
     for _ in range(horizon):
-        log_policy = unimix_log_probs(act(state), actor_unimix)
-        action = sample_index(log_policy, gumbel_noise(log_policy, generator))
+        policy = unimix_probs(act(state), actor_unimix)
+        action = sample_index(policy, uniform_noise(policy, generator))
         x = rssm.input.combine(embed_stoch(state.index), F.embedding(action, action_rows))
         deter = rssm.cell(x, state.deter)
-        log_prior = rssm.prior(deter)
-        state = IndexedState(deter, sample_index(log_prior, gumbel_noise(log_prior, generator)))
+        prior = rssm.prior_probs(deter)
+        state = IndexedState(deter, sample_index(prior, uniform_noise(prior, generator)))
         deters.append(state.deter)
         indices.append(state.index)
         actions.append(action)

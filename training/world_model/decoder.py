@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,9 @@ from training.world_model.config import MIN_GRID_PX, WorldModelConfig
 from training.world_model.distributions import BernoulliMaskLoss, SquaredMaskLoss, symlog
 from training.world_model.layers import Conv, TransposedConv, mlp, split2, upsample2
 from training.world_model.masks import byte_table, cut_patches, join_patches, padded_channels, unpack
+
+CHUNK_FRAMES = 8
+"""Frames decoded at a time on a CPU: at 64 px and 43 channels their outputs take 6 MB."""
 
 
 class StridedDecoder(nn.Module):
@@ -33,14 +38,21 @@ class StridedDecoder(nn.Module):
         )
         self.out = TransposedConv(widths[-1], self.channels, norm=None, bias=True)
 
-    def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n h w padded"]:
-        """Outputs per pixel and channel; the channels beyond the masks are 0."""
+    def hidden(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n i j c"]:
+        """Input of the last layer."""
         x = self.space(features).unflatten(-1, (MIN_GRID_PX, MIN_GRID_PX, self.width))
         for layer in self.layers:
             x = layer(x)
+        return x
+
+    def last_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the last layer, with zeros for the channels that only pad."""
         conv, padding = self.out.conv, padded_channels(self.channels) - self.channels
         assert conv.bias is not None
-        weight, bias = F.pad(conv.weight, (0, 0, 0, 0, 0, padding)), F.pad(conv.bias, (0, padding))
+        return F.pad(conv.weight, (0, 0, 0, 0, 0, padding)), F.pad(conv.bias, (0, padding))
+
+    def last(self, x: Tensor, weight: Tensor, bias: Tensor) -> Float[Tensor, "n h w padded"]:
+        """Outputs per pixel and channel; the channels beyond the masks are 0."""
         return F.conv_transpose2d(x.permute(0, 3, 1, 2), weight, bias, 2, 1).permute(0, 2, 3, 1)
 
     def target(self, words: Int64[Tensor, "n h w"], table: Tensor) -> Float[Tensor, "n h w padded"]:
@@ -79,8 +91,8 @@ class PooledDecoder(StridedDecoder):
         )
         self.out = Conv(widths[-1], self.channels, kernel=5, norm=None, bias=True)
 
-    def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n h w padded"]:
-        """Outputs per pixel and channel; the channels beyond the masks are 0."""
+    def hidden(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n i j c"]:
+        """Input of the last layer."""
         own = self.width // self.blocks
         deter = self.space_deter(features[:, : self.deter])
         deter = deter.unflatten(-1, (self.blocks, self.side, self.side, own)).permute(0, 2, 3, 1, 4).flatten(3)
@@ -88,9 +100,16 @@ class PooledDecoder(StridedDecoder):
         x = self.space_act(deter + stoch)
         for layer in self.layers:
             x = layer(upsample2(x))
+        return x
+
+    def last_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the last layer, with zeros for the channels that only pad."""
         conv, padding = self.out.conv, padded_channels(self.channels) - self.channels
         assert conv.bias is not None
-        weight, bias = F.pad(conv.weight, (0, 0, 0, 0, 0, 0, 0, padding)), F.pad(conv.bias, (0, padding))
+        return F.pad(conv.weight, (0, 0, 0, 0, 0, 0, 0, padding)), F.pad(conv.bias, (0, padding))
+
+    def last(self, x: Tensor, weight: Tensor, bias: Tensor) -> Float[Tensor, "n h w padded"]:
+        """Outputs per pixel and channel; the channels beyond the masks are 0."""
         return F.conv2d(upsample2(x).permute(0, 3, 1, 2), weight, bias, padding=2).permute(0, 2, 3, 1)
 
 
@@ -113,12 +132,20 @@ class PatchDecoder(nn.Module):
             self.acts.append(norm_act(config.norm, width))
         self.out = nn.Linear(width, self.patch**2 * padded_channels(self.channels))
 
-    def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n rows columns values"]:
-        """Outputs in patch layout: a patch's pixels row by row, each with its padded channels."""
+    def hidden(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n i j c"]:
+        """Input of the last layer."""
         x = self.space_act(self.space(features).unflatten(-1, (MIN_GRID_PX, MIN_GRID_PX, self.width)))
         for split, act in zip(self.splits, self.acts, strict=True):
             x = act(split2(split(x)))
-        return self.out(x)
+        return x
+
+    def last_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the last layer."""
+        return self.out.weight, self.out.bias
+
+    def last(self, x: Tensor, weight: Tensor, bias: Tensor) -> Float[Tensor, "n rows columns values"]:
+        """Outputs in patch layout: a patch's pixels row by row, each with its padded channels."""
+        return F.linear(x, weight, bias)
 
     def target(self, words: Int64[Tensor, "n h w"], table: Tensor) -> Float[Tensor, "n rows columns values"]:
         """Masks in patch layout: the words are permuted, not their floats."""
@@ -127,6 +154,40 @@ class PatchDecoder(nn.Module):
     def image(self, outputs: Float[Tensor, "n rows columns values"]) -> Float[Tensor, "n h w padded"]:
         """Outputs as an image, channels last."""
         return join_patches(outputs, self.patch)
+
+
+class FusedLastLayer(torch.autograd.Function):
+    """Last layer and reconstruction loss, a few frames at a time, with the gradient computed on the way.
+
+    The outputs are the largest tensors of the whole model and needed for nothing but this loss: in chunks they stay in
+    the cache and are never stored. The gradient is exact, since the loss is a sum over frames.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss: Callable[..., Tensor], words: Tensor, *inputs: Tensor) -> Tensor:
+        """loss(hidden, words, weight, bias) gives the sum over the frames it is given; inputs: hidden, weight, bias."""
+        hidden, weight, bias = (tensor.detach() for tensor in inputs)
+        frames = hidden.shape[0]
+        chunk = CHUNK_FRAMES if hidden.device.type == "cpu" else frames
+        total = hidden.new_zeros(())
+        gradients = [torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)]
+        for start in range(0, frames, chunk):
+            part = slice(start, start + chunk)
+            with torch.enable_grad():
+                leaves = [tensor.detach().requires_grad_() for tensor in (hidden[part], weight, bias)]
+                value = loss(leaves[0], words[part], *leaves[1:])
+                own = torch.autograd.grad(value, leaves)
+            total += value.detach()
+            gradients[0][part] = own[0]
+            gradients[1] += own[1]
+            gradients[2] += own[2]
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The stored gradients times the gradient of the sum."""
+        return None, None, *(gradient * grad[0] for gradient in ctx.saved_tensors)
 
 
 class Decoder(nn.Module):
@@ -166,9 +227,16 @@ class Decoder(nn.Module):
         weight[:channels] = torch.tensor(vision.channel_weights) if vision.channel_weights else 1.0
         return weight.repeat(vision.patch_px**2) if vision.kind == "patch" else weight
 
-    def mask_loss(self, features: Float[Tensor, "n f"], words: Int64[Tensor, "n h w"]) -> Float[Tensor, " n"]:
-        """Reconstruction loss of each frame, summed over pixels and channels."""
-        outputs = full_precision(self.masks(features))
+    def mask_loss(self, features: Float[Tensor, "n f"], words: Int64[Tensor, "n h w"]) -> Float[Tensor, ""]:
+        """Reconstruction loss summed over pixels and channels, mean over frames."""
+        hidden = self.masks.hidden(features)
+        loss = FusedLastLayer.apply(self._chunk_loss, words, hidden, *self.masks.last_parameters())
+        assert isinstance(loss, Tensor)
+        return loss / features.shape[0]
+
+    def _chunk_loss(self, hidden: Tensor, words: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Loss of some frames, from the input of the last layer on."""
+        outputs = full_precision(self.masks.last(hidden, weight, bias))
         target = self.masks.target(words, self.table)
         if self.config.likelihood == "bernoulli":
             loss = BernoulliMaskLoss.apply(outputs, target, self.weight)
@@ -176,7 +244,7 @@ class Decoder(nn.Module):
             outputs = torch.sigmoid(outputs) if self.config.sigmoid_output else outputs
             loss = SquaredMaskLoss.apply(outputs, target, self.weight)
         assert isinstance(loss, Tensor)
-        return loss
+        return loss.sum()
 
     def vector_loss(self, features: Float[Tensor, "n f"], vector: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
         """Squared error in symlog space, summed over the entries; 0 for a model without vector."""
@@ -187,7 +255,9 @@ class Decoder(nn.Module):
     @torch.no_grad()
     def probabilities(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n channels h w"]:
         """Predicted masks between 0 and 1."""
-        image = full_precision(self.masks.image(self.masks(features)))
+        image = full_precision(
+            self.masks.image(self.masks.last(self.masks.hidden(features), *self.masks.last_parameters()))
+        )
         direct = self.config.likelihood == "squared" and not self.config.sigmoid_output
         image = image.clamp(0.0, 1.0) if direct else image.sigmoid()
         return image[..., : self.channels].permute(0, 3, 1, 2)

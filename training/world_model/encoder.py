@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from agent.model.recurrent import hidden_layers, norm_act
 from training.world_model.config import MIN_GRID_PX, WorldModelConfig
 from training.world_model.distributions import symlog
 from training.world_model.layers import Conv, merge2, pool2
 from training.world_model.masks import BITS, byte_table, cut_patches, padded_channels, unpack
+
+CHUNK_FRAMES = 8
+"""Frames unpacked at a time on a CPU, so that the floats stay in the cache."""
 
 
 class StridedEncoder(nn.Module):
@@ -38,18 +44,57 @@ class StridedEncoder(nn.Module):
 
     def forward(self, words: Int64[Tensor, "n h w"]) -> Float[Tensor, "n e"]:
         """Flattened features of the smallest map."""
-        x = unpack(words, self.channels, self.table)
-        for index, layer in enumerate(self.layers):
-            x = convolve_masks(layer, x) if index == 0 else layer(x)
+        x = convolve_masks(self.layers[0], words, self.table)
+        for layer in self.layers[1:]:
+            x = layer(x)
         return x.flatten(1)
 
 
-def convolve_masks(layer: nn.Module, masks: Float[Tensor, "n h w padded"]) -> Float[Tensor, "n i j c"]:
-    """A Conv on masks padded to whole bytes: its weights are padded instead of copying the masks without padding."""
+class MaskConvolution(torch.autograd.Function):
+    """First convolution on packed words: a few frames are unpacked at a time, again for the gradient of the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, words: Tensor, weight: Tensor, table: Tensor, stride: int, padding: int) -> Tensor:
+        """words (n, h, w), weight (d, channels, k, k); gives (n, d, i, j) in channels-last memory."""
+        ctx.save_for_backward(words, weight, table)
+        ctx.stride, ctx.padding = stride, padding
+        padded = _padded(weight)
+        outputs = [F.conv2d(masks, padded, None, stride, padding) for masks in _unpacked(words, weight, table)]
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient of the weight; masks need none."""
+        words, weight, table = ctx.saved_tensors
+        padded = _padded(weight)
+        total = torch.zeros_like(padded)
+        start = 0
+        for masks in _unpacked(words, weight, table):
+            part = grad[0][start : start + masks.shape[0]]
+            start += masks.shape[0]
+            total += conv2d_weight(masks, padded.shape, part, ctx.stride, ctx.padding)
+        return None, total[:, : weight.shape[1]], None, None, None
+
+
+def _padded(weight: Tensor) -> Tensor:
+    return F.pad(weight, (0, 0, 0, 0, 0, padded_channels(weight.shape[1]) - weight.shape[1]))
+
+
+def _unpacked(words: Tensor, weight: Tensor, table: Tensor) -> Iterator[Tensor]:
+    """The masks as (frames, padded, h, w) in channels-last memory, in chunks on a CPU."""
+    chunk = CHUNK_FRAMES if words.device.type == "cpu" else words.shape[0]
+    for start in range(0, words.shape[0], chunk):
+        masks = unpack(words[start : start + chunk], weight.shape[1], table)
+        yield masks.to(weight.dtype).permute(0, 3, 1, 2)
+
+
+def convolve_masks(layer: nn.Module, words: Int64[Tensor, "n h w"], table: Tensor) -> Float[Tensor, "n i j c"]:
+    """A Conv on packed words."""
     assert isinstance(layer, Conv)
-    conv = layer.conv
-    weight = F.pad(conv.weight, (0, 0, 0, 0, 0, masks.shape[-1] - conv.in_channels))
-    x = F.conv2d(masks.permute(0, 3, 1, 2), weight, conv.bias, layer.stride, conv.padding).permute(0, 2, 3, 1)
+    x = MaskConvolution.apply(words, layer.conv.weight, table, layer.stride, layer.padding)
+    assert isinstance(x, Tensor)
+    x = x.permute(0, 2, 3, 1)
+    x = x if layer.conv.bias is None else x + layer.conv.bias
     return x if layer.act is None else layer.act(x)
 
 
@@ -70,9 +115,9 @@ class PooledEncoder(nn.Module):
 
     def forward(self, words: Int64[Tensor, "n h w"]) -> Float[Tensor, "n e"]:
         """Flattened features of the smallest map."""
-        x = unpack(words, self.channels, self.table)
-        for index, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            x = norm(pool2(convolve_masks(layer, x) if index == 0 else layer(x)))
+        x = self.norms[0](pool2(convolve_masks(self.layers[0], words, self.table)))
+        for layer, norm in zip(self.layers[1:], self.norms[1:], strict=True):
+            x = norm(pool2(layer(x)))
         return x.flatten(1)
 
 

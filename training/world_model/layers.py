@@ -29,7 +29,8 @@ class Conv(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, kernel: int, norm: NormKind | None, bias: bool) -> None:
         super().__init__()
         self.stride = 2 if kernel == 4 else 1
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride=self.stride, padding=(kernel - 1) // 2, bias=bias)
+        self.padding = (kernel - 1) // 2
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride=self.stride, padding=self.padding, bias=bias)
         self.act = norm_act(norm, outputs) if norm else None
 
     def forward(self, x: Float[Tensor, "n h w c"]) -> Float[Tensor, "n h2 w2 d"]:

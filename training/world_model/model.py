@@ -124,7 +124,7 @@ class WorldModel(nn.Module):
         if decoded < steps:
             chosen = torch.rand(steps, generator=generator, device=features.device).argsort()[:decoded]
             flat, words = features.index_select(1, chosen), words.index_select(1, chosen)
-        masks = self.decoder.mask_loss(flat.flatten(0, 1), words.flatten(0, 1)).mean()
+        masks = self.decoder.mask_loss(flat.flatten(0, 1), words.flatten(0, 1))
         if batch.vector is None:
             return masks, masks.new_zeros(())
         return masks, self.decoder.vector_loss(features.flatten(0, 1), batch.vector.flatten(0, 1)).mean()
