@@ -116,6 +116,8 @@ class PooledDecoder(StridedDecoder):
 class PatchDecoder(nn.Module):
     """Linear layer to 4x4 cells, linear splits into 2x2 cells, linear map of each cell to its patch of pixels."""
 
+    used: Tensor
+
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
         vision, observation = config.vision, config.observation
@@ -130,7 +132,10 @@ class PatchDecoder(nn.Module):
             self.splits.append(nn.Linear(width, 4 * (width // 2), bias=config.norm == "rms"))
             width //= 2
             self.acts.append(norm_act(config.norm, width))
-        self.out = nn.Linear(width, self.patch**2 * padded_channels(self.channels))
+        padded = padded_channels(self.channels)
+        self.out = nn.Linear(width, self.patch**2 * padded)
+        used = (torch.arange(padded) < self.channels).float()
+        self.register_buffer("used", used.repeat(self.patch**2), persistent=False)
 
     def hidden(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n i j c"]:
         """Input of the last layer."""
@@ -140,8 +145,8 @@ class PatchDecoder(nn.Module):
         return x
 
     def last_parameters(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the last layer."""
-        return self.out.weight, self.out.bias
+        """Weight and bias of the last layer, with zeros for the channels that only pad."""
+        return self.out.weight * self.used[:, None], self.out.bias * self.used
 
     def last(self, x: Tensor, weight: Tensor, bias: Tensor) -> Float[Tensor, "n rows columns values"]:
         """Outputs in patch layout: a patch's pixels row by row, each with its padded channels."""
@@ -219,8 +224,8 @@ class Decoder(nn.Module):
         """Weights of the channels in the layout of the outputs; None where plain sums do (padding outputs exact 0)."""
         vision, channels = config.vision, config.observation.channels
         padded = padded_channels(channels)
-        # Outputs of padding channels are 0 in the convolutions and free in patches, where they must not count.
-        exact = vision.kind != "patch" and vision.likelihood == "squared" and not vision.sigmoid_output
+        # Outputs of padding channels are 0, which is their target, but not the best logit.
+        exact = vision.likelihood == "squared" and not vision.sigmoid_output
         if not vision.channel_weights and (exact or padded == channels):
             return None
         weight = torch.zeros(padded)

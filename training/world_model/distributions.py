@@ -98,7 +98,7 @@ class SquaredMaskLoss(torch.autograd.Function):
         difference = output - target
         weighted = difference if weight is None else difference * weight
         ctx.save_for_backward(weighted)
-        return (difference.flatten(1) * weighted.flatten(1)).sum(-1)
+        return torch.bmm(difference.flatten(1)[:, None], weighted.flatten(1)[:, :, None]).flatten()
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:

@@ -21,6 +21,8 @@ from training.world_model.masks import BITS, byte_table, cut_patches, padded_cha
 
 CHUNK_FRAMES = 8
 """Frames unpacked at a time on a CPU, so that the floats stay in the cache."""
+CHUNK_PATCHES = 1024
+"""The same for patches: 3 MB of floats at 4x4 pixels and 43 channels."""
 
 
 class StridedEncoder(nn.Module):
@@ -121,6 +123,30 @@ class PooledEncoder(nn.Module):
         return x.flatten(1)
 
 
+class ByteLookup(torch.autograd.Function):
+    """Product of packed bits with a weight matrix by table; the gradient of the weight is a product in chunks."""
+
+    @staticmethod
+    def forward(ctx: Any, patches: Tensor, weight: Tensor, table: Tensor) -> Tensor:
+        """patches (n, bytes) uint8, weight (c, 8 bytes), table (256, 8); gives (n, c)."""
+        ctx.save_for_backward(patches, table)
+        count = patches.shape[-1]
+        rows = torch.matmul(table, weight.t().unflatten(0, (count, BITS))).flatten(0, 1)
+        index = patches.int() + 256 * torch.arange(count, device=patches.device, dtype=torch.int32)
+        return F.embedding_bag(index, rows, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient of the weight; bits need none."""
+        patches, table = ctx.saved_tensors
+        chunk = CHUNK_PATCHES if patches.device.type == "cpu" else patches.shape[0]
+        total = grad[0].new_zeros(grad[0].shape[-1], BITS * patches.shape[-1])
+        for start in range(0, patches.shape[0], chunk):
+            bits = F.embedding(patches[start : start + chunk].int(), table).flatten(1)
+            total.addmm_(grad[0][start : start + chunk].t(), bits)
+        return None, total, None
+
+
 class PatchEncoder(nn.Module):
     """Linear map of each patch of mask bits, then merges of 2x2 cells down to 4x4 cells.
 
@@ -155,10 +181,9 @@ class PatchEncoder(nn.Module):
 
     def embed_bytes(self, patches: Tensor) -> Float[Tensor, "n rows columns c"]:
         """Product of the patches' bits with the weights; patches: (n, rows, columns, bytes) uint8."""
-        count = patches.shape[-1]
-        rows = torch.matmul(self.table, self.bits.weight.t().unflatten(0, (count, BITS))).flatten(0, 1)
-        index = patches.int() + 256 * torch.arange(count, device=patches.device, dtype=torch.int32)
-        return F.embedding_bag(index.flatten(0, 2), rows, mode="sum").unflatten(0, patches.shape[:3])
+        x = ByteLookup.apply(patches.flatten(0, 2), self.bits.weight, self.table)
+        assert isinstance(x, Tensor)
+        return x.unflatten(0, patches.shape[:3])
 
 
 class Encoder(nn.Module):
