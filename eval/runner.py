@@ -120,7 +120,7 @@ class RunConfig:
     max_game_s: float | None = None
     """End every route after this many seconds of game time."""
     start_timeout_s: float | None = None
-    """How long a server may take to become ready (default: 120 s embedded, 300 s CARLA)."""
+    """How long a server may take to become ready (default: 240 s embedded, 300 s CARLA)."""
     stall_s: float = STALL_S
     """A route without progress for this long is ended."""
     max_wall_s: float = ROUTE_S

@@ -15,7 +15,18 @@ from jaxtyping import Float32, Float64
 from agent.actions import ACTIONS, BRAKE, COAST, FULL_BRAKE, REVERSE, STEER, THROTTLE
 from agent.model.driving_model import AUXILIARY, PATH_DISTANCES_M
 from training.bev import Corridor
-from training.forecast import DECISION_S, Kind, Others, Path, go_arcs_m, meeting, poses_ahead, presence, wrap
+from training.forecast import (
+    DECISION_S,
+    HURRY_ACCEL_MPS2,
+    Kind,
+    Others,
+    Path,
+    go_arcs_m,
+    meeting,
+    poses_ahead,
+    presence,
+    wrap,
+)
 from training.lane_changes import LaneChanges
 from training.sidestep import PASSING_MPS, Ego, LaneTable, Sidestep
 
@@ -214,6 +225,9 @@ def obstructions(config: ExpertConfig, scene: Scene, wanted_mps: float) -> list[
     start_m = arc_position(scene)
     path = _way_ahead(scene)
     ego_m = go_arcs_m(start_m, scene.speed_mps, wanted_mps)
+    hurried_m = None
+    if _inside_junction(scene, start_m + scene.half_length_m):
+        hurried_m = go_arcs_m(start_m, scene.speed_mps, wanted_mps, HURRY_ACCEL_MPS2)
     half_width_m = scene.half_width_m + config.side_margin_m
     found = []
     for i in range(len(others)):
@@ -230,6 +244,10 @@ def obstructions(config: ExpertConfig, scene: Scene, wanted_mps: float) -> list[
         moment = meeting(present, ego_m, scene.half_length_m, half_width_m, margin_m)
         if moment is None:
             continue
+        if hurried_m is not None and others.kind[i] != Kind.WALKER:
+            moment = meeting(present, hurried_m, scene.half_length_m, half_width_m, 0.0)
+            if moment is None:
+                continue  # to clear a junction is safer than to stop in it
         enters = int(np.argmax(inside)) if inside.any() else moment
         gap_m = float(present.low_m[enters : moment + 1].min()) - start_m - scene.half_length_m
         if gap_m < -2.0 * scene.half_length_m or (gap_m < 0.0 and scene.speed_mps > 2.0):
@@ -249,10 +267,17 @@ def _before_junction_m(config: ExpertConfig, scene: Scene, front_m: float, gap_m
         return gap_m
     arc_m, inside = scene.arc_m, scene.lanes.inside
     meets = (arc_m > front_m) & (arc_m < front_m + gap_m) & inside
-    here = inside[min(int(np.searchsorted(arc_m, front_m - ENTERED_M)), len(inside) - 1)]
-    if here or not meets.any():
+    if _inside_junction(scene, front_m) or not meets.any():
         return gap_m
     return float(arc_m[meets][0]) - front_m + config.gap_m - ENTERED_M
+
+
+def _inside_junction(scene: Scene, front_m: float) -> bool:
+    """Whether the ego's front has entered a junction."""
+    if scene.lanes is None:
+        return False
+    inside = scene.lanes.inside
+    return bool(inside[min(int(np.searchsorted(scene.arc_m, front_m - ENTERED_M)), len(inside) - 1)])
 
 
 def _crosses(item: Obstruction) -> bool:

@@ -19,6 +19,7 @@ TURN_DECAY_MPS = (6.0, 10.0)
 LANE_MPS = 3.0
 """Who is faster than this follows its lane."""
 GO_ACCEL_MPS2 = 1.8
+HURRY_ACCEL_MPS2 = 2.8
 SLACK_STEPS = 2
 """Ego and other must miss each other by half a second."""
 TIMES_S = np.arange(0.0, HORIZON_S + 1e-6, STEP_S)
@@ -166,12 +167,14 @@ def presence(path: Path, poses: Float64[np.ndarray, "t 3"], half_length_m: float
     )
 
 
-def go_arcs_m(start_m: float, speed_mps: float, wanted_mps: float) -> Float64[np.ndarray, " t"]:
-    """Arc lengths of an ego that goes on: to the wanted speed with a normal acceleration."""
-    change_s = max(wanted_mps - speed_mps, 0.0) / GO_ACCEL_MPS2
+def go_arcs_m(
+    start_m: float, speed_mps: float, wanted_mps: float, accel_mps2: float = GO_ACCEL_MPS2
+) -> Float64[np.ndarray, " t"]:
+    """Arc lengths of an ego that goes on: to the wanted speed with a normal acceleration, unless told otherwise."""
+    change_s = max(wanted_mps - speed_mps, 0.0) / accel_mps2
     t = np.minimum(TIMES_S, change_s)
     top = max(wanted_mps, speed_mps)
-    return start_m + speed_mps * t + 0.5 * GO_ACCEL_MPS2 * t**2 + top * (TIMES_S - t)
+    return start_m + speed_mps * t + 0.5 * accel_mps2 * t**2 + top * (TIMES_S - t)
 
 
 def meeting(

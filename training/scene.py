@@ -295,17 +295,22 @@ def read_lanes(waypoints: Sequence[carla.Waypoint]) -> LaneTable:
 
 def _kind_now(body: _Body) -> Kind:
     """An emergency vehicle without its lights is a vehicle like others."""
-    if body.kind is not Kind.EMERGENCY or not isinstance(body.actor, carla.Vehicle) or not body.actor.is_alive:
+    if body.kind is not Kind.EMERGENCY or not isinstance(body.actor, carla.Vehicle):
         return body.kind
-    lit = int(body.actor.get_light_state()) & int(carla.VehicleLightState.Special1)
+    try:
+        lit = int(body.actor.get_light_state()) & int(carla.VehicleLightState.Special1)
+    except RuntimeError:  # taken off the road since the last tick
+        return Kind.VEHICLE
     return Kind.EMERGENCY if lit else Kind.VEHICLE
 
 
 def _is_parked(body: _Body) -> bool:
     if body.kind is Kind.THING:
         return True
-    actor = body.actor
-    return isinstance(actor, carla.Vehicle) and actor.is_alive and bool(actor.get_control().hand_brake)
+    try:
+        return isinstance(body.actor, carla.Vehicle) and bool(body.actor.get_control().hand_brake)
+    except RuntimeError:  # taken off the road since the last tick
+        return False
 
 
 def _channel(actor: carla.Actor) -> int:

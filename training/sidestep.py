@@ -45,7 +45,7 @@ INSIST_S = 8.0
 """An ego that has waited this long for a gap takes one in which who comes must slow down, in their time and way:"""
 REACTION_S = 1.0
 YIELD_MPS2 = 3.0
-POINT_OF_NO_RETURN_M = 4.0
+POINT_OF_NO_RETURN_M = 8.0
 STANDOFF_S = 2.0
 STANDOFF_M = 12.0
 """An ego that has stood face to face with somebody for so long goes back to its lane if that is free so far."""
@@ -311,6 +311,7 @@ class Sidestep:
         assert self._daring is not None
         target_m, group = self._daring
         beside = ego.front_m > group.low_m - POINT_OF_NO_RETURN_M
+        self._insists = True  # who comes will slow down: to begin and give up for ever gets nowhere
         if beside or self._is_free(target_m, True, group, ego, others, everyone):
             return False
         self._return(ego)

@@ -278,10 +278,11 @@ class InvadingTurn(Scenario):
             self.prop(cone, "static.prop.constructioncone")
 
     def script(self) -> Script:
-        """Cars come until the ego has passed."""
+        """Cars come until the ego has passed, and nobody stands before them in its lane."""
         speed_mps = self.stage.ego.get_speed_limit() / 3.6
         flow = Flow(self, self.line, speed_mps, self.SPACING_M, minds_ego=True, filled=False)
-        yield from self.play(flow, until=lambda: self.ego_passed(self.end_arc_m))
+        way = FreeWay(self.stage, lambda: self.end_arc_m)
+        yield from self.play(flow, way, until=lambda: self.ego_passed(self.end_arc_m))
         flow.close()
 
 
