@@ -7,6 +7,7 @@ costs the one route it happened on. The embedded server starts in a second, so n
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
 import sys
@@ -39,6 +40,8 @@ from eval.work import Task, known_bad, longest_first, make_tasks
 MAX_TRIES = 3
 START_TRIES = 3
 """So many servers in a row that do not start, and none before that did, end the run: it is not the routes' fault."""
+MAX_SEED = 2**31
+"""CARLA's Traffic Manager takes no negative seed."""
 POLL_S = 0.1
 MEASURED_AFTER_S = 10.0
 """A worker's memory is known once it has driven for so long: pictures, maps and networks are loaded then."""
@@ -241,14 +244,20 @@ def _check(config: RunConfig) -> None:
             check_weights(config.weights)
     if config.town_dir is not None and not config.town_dir.is_dir():
         raise InputError(f"--town-dir {config.town_dir}: no such folder")
-    if config.max_game_s is not None and not config.max_game_s > 0.0:
-        raise InputError(f"--max-game-s {config.max_game_s}: must be more than 0 seconds")
+    for name in ("max_game_s", "start_timeout_s", "stall_s", "max_wall_s"):
+        value = getattr(config, name)
+        if value is not None and not value > 0.0:
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be more than 0 seconds")
     if (config.workers != "auto" and config.workers < 1) or config.traffic < 0 or config.threads < 1:
         raise InputError("--workers and --threads must be at least 1, --traffic at least 0")
     if config.repetitions < 1:
         raise InputError("--repetitions must be at least 1")
+    if not 0 <= config.seed < MAX_SEED:
+        raise InputError(f"--seed {config.seed}: must be at least 0 and less than {MAX_SEED}")
     if (config.cameras == "other-episode") != (config.cameras_from is not None):
         raise InputError("--cameras other-episode and --cameras-from RUN go together")
+    if config.cameras_from is not None and not config.cameras_from.is_dir():
+        raise InputError(f"--cameras-from {config.cameras_from}: no such folder; give a run made with --record-cameras")
     _check_server(config)
 
 
@@ -258,6 +267,12 @@ def _check_server(config: RunConfig) -> None:
         raise InputError(f"{' and '.join(given)}: choose one")
     if config.gpu_list and not (config.carla_root or config.carla_image):
         raise InputError("--gpus is for the CARLAs that are started: give --carla-root or --carla-image")
+    if any(gpu < 0 for gpu in config.gpu_list):
+        raise InputError(f"--gpus {config.gpus}: adapters are counted from 0")
+    if config.ray_gpus and config.ray is None:
+        raise InputError("--ray-gpus is for workers on a cluster: give --ray ADDRESS")
+    if not 0.0 <= config.ray_gpus < math.inf:
+        raise InputError(f"--ray-gpus {config.ray_gpus}: must be a share of a GPU, at least 0")
     if config.carla_root is not None and config.ray is None:
         launcher(config.carla_root)
     if config.carla_image is not None and config.ray is None:
