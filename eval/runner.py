@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -26,6 +27,7 @@ from eval.carla_server import STARTUP_S, docker_module, launcher
 from eval.cluster import Cluster, ClusterJob
 from eval.job import DISK_ERRORS, EXIT_BAD_INPUT, EXIT_DISK_FULL, Job, artefact_folder, recording_path
 from eval.memory import CARLA_BYTES, EMBEDDED_BYTES, MemoryBudget, gib, usable_cores
+from eval.metrics.junctions import town_file
 from eval.progress import Progress, counted, print_table
 from eval.recorder import FilmChoice
 from eval.results import STATUS_SIMULATION_CRASHED, ResultsFolder, RouteRecord, append_line
@@ -47,6 +49,8 @@ MEASURED_AFTER_S = 10.0
 """A worker's memory is known once it has driven for so long: pictures, maps and networks are loaded then."""
 EXIT_OK, EXIT_INCOMPLETE, EXIT_DISK, EXIT_INTERRUPTED = 0, 1, 3, 130
 EXIT_UNEXPECTED = 1  # of a job: Python ended it with a traceback
+CARLA_TOWN = re.compile(r"Town\d+.*")
+"""Names of CARLA's own towns, whose maps are files."""
 DEFAULT_AGENT = "agent/entry.py"
 DEFAULT_WEIGHTS = Path("weights/raw_clone/agent.yaml")
 
@@ -80,7 +84,7 @@ class RunConfig:
     skip: str | None = None
     """Not the routes with these ids, comma separated."""
     town_dir: Path | None = None
-    """Folder with .xodr files of CARLA's towns, for the embedded server."""
+    """Folder with .xodr files of CARLA's towns, or CARLA's Maps folder, for the embedded server."""
     agent: str = DEFAULT_AGENT
     """Agent file with get_entry_point(), or constant-throttle."""
     weights: Path = DEFAULT_WEIGHTS
@@ -160,6 +164,7 @@ def run(config: RunConfig) -> int:
     """
     routes = _chosen_routes(config)
     _check(config)
+    _check_towns(config, routes)
     out = config.out or Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
     results = ResultsFolder(out, run_settings(config))
     try:
@@ -238,6 +243,8 @@ def _check(config: RunConfig) -> None:
     if config.agent != CONSTANT_THROTTLE:
         if not Path(config.agent).is_file():
             raise InputError(f"--agent {config.agent}: no such file; give a Python file or {CONSTANT_THROTTLE}")
+        if Path(config.agent).suffix != ".py":
+            raise InputError(f"--agent {config.agent}: is no Python file; give one with get_entry_point()")
         if not config.weights.is_file():
             raise InputError(f"--weights {config.weights}: no such file; give the agent's configuration (agent.yaml)")
         if config.agent == DEFAULT_AGENT:
@@ -259,6 +266,21 @@ def _check(config: RunConfig) -> None:
     if config.cameras_from is not None and not config.cameras_from.is_dir():
         raise InputError(f"--cameras-from {config.cameras_from}: no such folder; give a run made with --record-cameras")
     _check_server(config)
+
+
+def _check_towns(config: RunConfig, routes: Sequence[Route]) -> None:
+    """A map of CARLA's that is missing is told now, not when its first route's turn comes."""
+    if not config.embedded or config.ray is not None:
+        return
+    towns = sorted({route.town for route in routes if CARLA_TOWN.fullmatch(route.town)})
+    missing = [town for town in towns if config.town_dir is None or town_file(town, config.town_dir) is None]
+    if missing:
+        there = [town for town in towns if town not in missing]
+        others = f", or drive the others with --towns {','.join(there)}" if there else ""
+        raise InputError(
+            f"--town-dir {config.town_dir or 'not given'}: no map of {', '.join(missing)}; give the folder with these "
+            f".xodr files, or CARLA's Maps folder{others}"
+        )
 
 
 def _check_server(config: RunConfig) -> None:
