@@ -26,6 +26,7 @@ from training.env.config import EndConfig, EnvConfig
 from training.env.environment import DrivingEnv
 from training.env.observation import FIELDS, VECTOR_SIZE
 from training.expert import ExpertConfig, ExpertDriver
+from training.scene import world_pose
 
 TOWN = "Gen02"
 STRAIGHT_ON = 17
@@ -77,6 +78,33 @@ def test_observation_and_info(env: DrivingEnv) -> None:
     assert info["time_s"] == pytest.approx(0.1)
     with pytest.raises(ValueError, match="none of the 39"):
         env.step(39)
+
+
+def test_older_slices_show_where_others_were(env: DrivingEnv) -> None:
+    """The slices of age 0.25, 0.5 and 0.75 s are the boxes of 5, 10 and 15 ticks ago, seen from the ego now."""
+    env.reset(seed=6)
+    drive = env.drive
+    assert drive is not None
+    episode, boxes = drive.episode, []
+    for _ in range(20):
+        assert episode.step(carla.VehicleControl(throttle=0.4))
+        drive.view.update()
+        rows = []
+        for vehicle in episode.traffic.vehicles:
+            extent = vehicle.bounding_box.extent
+            rows.append((*world_pose(vehicle.get_transform()), extent.x, extent.y))
+        boxes.append(np.array(rows))
+    assert np.abs(boxes[-1] - boxes[-16])[:, :2].max() > 1.0, "somebody moves"
+    words = drive.view.words()
+    pose = world_pose(episode.ego.get_transform())
+    ages = range(len(bev.HISTORY_S))
+    channels = np.repeat(bev.VEHICLE + np.arange(len(ages)), len(boxes[-1]))
+    dynamic = bev.DynamicBoxes(np.concatenate([boxes[-1 - 5 * age] for age in ages]), channels)
+    nothing = bev.StaticMap(np.zeros((8, 8), np.uint8), np.zeros(2))
+    nowhere = bev.Corridor(np.full((1, 3), 1e6), np.ones(1), np.ones(1))
+    expected = bev.paint(nothing, pose, (2.4, 0.9), nowhere, 0, dynamic)
+    vehicles = [bev.VEHICLE + age for age in ages]
+    np.testing.assert_array_equal(bev.unpack(words, vehicles), bev.unpack(expected, vehicles))
 
 
 def test_the_expert_finishes_the_route(env: DrivingEnv) -> None:
