@@ -24,6 +24,7 @@ from simulator.towns.generate import generate
 from training import bev
 from training.env.config import EndConfig, EnvConfig
 from training.env.environment import DrivingEnv
+from training.env.isolated import IsolatedEnv
 from training.env.observation import FIELDS, VECTOR_SIZE
 from training.expert import ExpertConfig, ExpertDriver
 from training.scene import world_pose
@@ -164,22 +165,46 @@ def test_same_seed_same_actions_same_observations(env: DrivingEnv, routes: list[
 
 
 def test_a_killed_server_costs_one_episode(routes: list[Route]) -> None:
-    env = DrivingEnv(EnvConfig(size_px=64, traffic=4, timeout_s=5.0), routes)
+    """In its own process, with traffic; the same seed then gives what it gave before."""
+    env = IsolatedEnv(EnvConfig(size_px=64, traffic=4), routes)
     try:
-        env.reset(seed=0)
+        before, _ = env.reset(seed=0)
         env.step(STRAIGHT_ON)
-        own = env.servers._own
-        assert own is not None
-        os.kill(own.pid, signal.SIGKILL)
+        assert env._process is not None
+        (server_pid,) = children_of(env._process.pid)
+        os.kill(server_pid, signal.SIGKILL)
         time.sleep(0.2)
         observation, reward, terminated, truncated, info = env.step(STRAIGHT_ON)
         assert (terminated, truncated, reward, info["end"]) == (False, True, 0.0, "lost")
         assert env.observation_space.contains(observation)
+        with pytest.raises(RuntimeError, match="reset"):
+            env.step(STRAIGHT_ON)
+        after, _ = env.reset(seed=0)
+        assert env.workers == 2
+        np.testing.assert_array_equal(before["words"], after["words"])
+        assert env.step(STRAIGHT_ON)[2:4] == (False, False)
+    finally:
+        env.close()
+
+
+def test_without_traffic_another_server_is_started_in_the_same_process(routes: list[Route]) -> None:
+    env = DrivingEnv(EnvConfig(size_px=64, traffic=0), routes)
+    try:
+        env.reset(seed=0)
+        own = env.servers._own
+        assert own is not None
+        os.kill(own.pid, signal.SIGKILL)
+        time.sleep(0.2)
+        assert env.step(STRAIGHT_ON)[4]["end"] == "lost" and not env.stranded
         env.reset()
         assert env.servers.starts == 2
         assert env.step(STRAIGHT_ON)[2:4] == (False, False)
     finally:
         env.close()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_interrupted_it_leaves_no_server(routes: list[Route], tmp_path: Path) -> None:
@@ -214,3 +239,43 @@ def test_interrupted_it_leaves_no_server(routes: list[Route], tmp_path: Path) ->
     assert "closed" in out and "KeyboardInterrupt" in error
     with pytest.raises(ProcessLookupError):
         os.kill(server_pid, 0)
+
+
+def test_eighty_decisions_a_second(routes: list[Route], capsys: pytest.CaptureFixture[str]) -> None:
+    """With 20 cars, criteria and masks: processor time of this process, and of the server beside it.
+
+    The limit leaves room for a slow machine; what was measured is printed.
+    """
+    env = DrivingEnv(EnvConfig(traffic=20), routes)
+    try:
+        env.reset(seed=0)
+        own = env.servers._own
+        assert own is not None
+        for _ in range(10):
+            env.step(STRAIGHT_ON)
+        decisions = 60
+        client_s, server_s = time.process_time(), process_s(own.pid)
+        for _ in range(decisions):
+            env.step(FULL_BRAKE)
+        client_s, server_s = time.process_time() - client_s, process_s(own.pid) - server_s
+        resets_s = []
+        for _ in range(5):
+            started_s = time.process_time()
+            env.reset()
+            resets_s.append(time.process_time() - started_s)
+    finally:
+        env.close()
+    with capsys.disabled():
+        print(
+            f"\n{decisions / client_s:.0f} decisions per second of this process, "
+            f"{decisions / (client_s + server_s):.0f} with the server's time; "
+            f"median reset {np.median(resets_s):.2f} s of this process"
+        )
+    assert decisions / client_s > 40.0
+    assert np.median(resets_s) < 1.0
+
+
+def process_s(pid: int) -> float:
+    """Processor time a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -128,6 +128,8 @@ class EnvConfig:
     carl: CarlConfig = field(default_factory=CarlConfig)
     ends: EndConfig = field(default_factory=EndConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    expert: bool = False
+    """Tell in every info what the expert would do (`expert_action`): for demonstrations and labels."""
     light_times_s: tuple[float, float, float] | None = None
     """Green, yellow and red time of the traffic lights; None leaves them as the server has them."""
     server: str = ""

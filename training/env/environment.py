@@ -34,10 +34,12 @@ from training.env.reward import (
 )
 from training.env.scheduler import RouteScheduler, kind_of
 from training.env.servers import Servers
-from training.expert import Scene
+from training.expert import ExpertConfig, ExpertDriver, Scene
 from training.scene import PrivilegedView
 
 START_ATTEMPTS = 3
+EXPERT_MPS = 14.0
+"""The expert keeps to the speed limit below this."""
 DECISION_S = TICK_S * TICKS_PER_DECISION
 TERMINAL = (End.OFFENCE, End.DEVIATION, End.STANDING, End.BLOCKED)
 logger = logging.getLogger(__name__)
@@ -49,11 +51,12 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
     """Drives routes with the 39 actions; observation: mask words and ego vector.
 
     The environment owns its server unless one is given. An episode in which the simulator fails ends truncated, with
-    `info["end"] == "lost"`; the next `reset` starts another server. A simulator that freezes inside the CARLA client
-    ends the process (exit code 70): nothing else gets out of there.
+    `info["end"] == "lost"`; the next `reset` starts another server, if it can: CARLA's client cannot let go of a
+    Traffic Manager whose server is gone, so with traffic the process has to be replaced, and is by `IsolatedEnv`. A
+    simulator that freezes inside the client ends the process (exit code 70): nothing else gets out of there.
 
     `reset(seed=...)` forgets outcomes, so that the same seed and actions give the same episodes. Options of `reset`:
-    `route` (an id) drives that route, and its outcome is not counted.
+    `route` (an id) drives that route, and its outcome is not counted; `episode_seed` is that of traffic and scenario.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1.0 / DECISION_S)}  # noqa: RUF012 - gymnasium's
@@ -68,6 +71,8 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
         self.action_space = spaces.Discrete(len(ACTIONS))
         self.scheduler = RouteScheduler(routes, config.scheduler, self.np_random)
         self.servers = Servers(config)
+        self.stranded = False
+        """The server died under a Traffic Manager: this process cannot drive any more."""
         self._watchdog = Watchdog()
         self._drive: Drive | None = None
         self._last: Observation | None = None
@@ -76,26 +81,31 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin another episode. Raises: ServerError, ServerDiedError, EpisodeError after several attempts."""
+        if self.stranded:
+            raise ServerDiedError("the server died under its Traffic Manager; replace this process (see IsolatedEnv)")
         super().reset(seed=seed)
         self.scheduler.generator = self.np_random
         if seed is not None:
             self.scheduler.reset()
         self._leave()
         wanted = (options or {}).get("route")
+        episode_seed = (options or {}).get("episode_seed")
         for attempt in range(START_ATTEMPTS):
             route = self.scheduler.draw() if wanted is None else self.scheduler.get(wanted)
             try:
-                self._drive = self._start(route, counted=wanted is None)
+                drawn_seed = int(self.np_random.integers(2**31))
+                chosen_seed = drawn_seed if episode_seed is None else int(episode_seed)
+                self._drive = self._start(route, chosen_seed, counted=wanted is None)
                 break
             except (EpisodeError, ServerDiedError) as error:
                 logger.warning("route %s: %s (attempt %d of %d)", route.id, error, attempt + 1, START_ATTEMPTS)
                 self.servers.give_up()
                 self._leave()
-                if attempt == START_ATTEMPTS - 1:
+                if attempt == START_ATTEMPTS - 1 or self.stranded:
                     raise
         assert self._drive is not None
         self._last = self._drive.observation()
-        return self._last, {"route": route.id, "kind": kind_of(route), "town": route.town}
+        return self._last, {"town": route.town} | self._drive.info()
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One tenth of a second. Raises: RuntimeError without an episode."""
@@ -137,13 +147,13 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
         """The running episode, for experts that see more than the observation."""
         return self._drive
 
-    def _start(self, route: Route, *, counted: bool) -> Drive:
+    def _start(self, route: Route, seed: int, *, counted: bool) -> Drive:
         config = self.config
         client = self.servers.client(route.town)
         episode_config = EpisodeConfig(
             scoring=Scoring.BENCH2DRIVE,
             traffic=config.traffic,
-            seed=int(self.np_random.integers(2**31)),
+            seed=seed,
             embedded=self.servers.embedded,
             worker=config.worker,
             timeout_s=config.timeout_s,
@@ -178,7 +188,15 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
     def _lost(self, message: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         assert self._drive is not None and self._last is not None
         logger.warning("route %s: the episode is lost: %s", self._drive.episode.route.id, message)
-        info = self._drive.info() | {"reward_terms": {}, "end": End.LOST.value, "success": False, "failure": message}
+        route = self._drive.episode.route
+        info = {
+            "route": route.id,
+            "kind": kind_of(route),
+            "reward_terms": {},
+            "end": End.LOST.value,
+            "success": False,
+            "failure": message,
+        }
         self.servers.give_up()
         self._leave()
         return self._last, 0.0, False, True, info
@@ -191,9 +209,14 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
 
     def _close(self, episode: Episode) -> None:
         """Remove everything from the world; from a dead server only what lives in this process."""
-        if not self.servers.alive():
-            self.servers.give_up()
-        episode.close()
+        if self.servers.alive():
+            episode.close()
+            return
+        self.servers.give_up()
+        traffic = getattr(episode, "traffic", None)
+        self.stranded = self.stranded or (traffic is not None and bool(traffic.vehicles))
+        if not self.stranded:  # shutting down a Traffic Manager without its server would abort the process
+            episode.close()
 
 
 class Drive:
@@ -212,6 +235,7 @@ class Drive:
         self.view = PrivilegedView(episode.world, episode.ego, episode.plan.world, self._stage.size)
         self._seen = self._known = self._stage.cast_version
         self._action = COAST
+        self._expert = ExpertDriver(ExpertConfig(max_speed_mps=EXPERT_MPS)) if config.expert else None
         self._standing_s = 0.0
         self._lon_accel_mps2 = 0.0
         self.view.update()
@@ -241,13 +265,16 @@ class Drive:
 
     def info(self) -> dict[str, Any]:
         """What is told with every decision."""
-        return {
+        info: dict[str, Any] = {
             "route": self.episode.route.id,
             "kind": kind_of(self.episode.route),
             "time_s": round(self.episode.ticks * TICK_S, 3),
             "speed_mps": float(self.scene.speed_mps),
             "completion_percent": float(self.episode.criteria.completion.percent),
         }
+        if self._expert is not None:
+            info["expert_action"] = int(self._expert.decide(self.view.scene()).action)
+        return info
 
     def _follow(self) -> None:
         """Take a tick into the view; actors put on stage in one tick are in the world after the next."""
