@@ -1,7 +1,7 @@
 """Presets of the privileged stage: the recipe (`paper`, `strong`) and the size (`debug`, `tiny`, `10m`, `100m`).
 
 `paper` is Raw2Drive's: DreamerV3 as of 2023 with AdamW. `strong` is DreamerV3 as of 2025 (Nature): block GRU, LaProp
-with adaptive clipping, replay critic, discount inside the continue head.
+with adaptive clipping, replay critic, discount inside the continue head, fresh steps first and latent carry-over.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Literal
 
 from agent.actions import ACTIONS
 from agent.model.rssm import RssmConfig
+from training.experience.config import ReplayConfig
 from training.optim import OptimizerConfig
 from training.policy.config import ActorCriticConfig
 from training.world_model.config import (
@@ -80,6 +81,7 @@ class PrivilegedConfig:
     joint: bool = False
     """Whether one backward pass and the model's optimiser serve world model, actor and critic together (2025)."""
     tricks: TricksConfig = field(default_factory=TricksConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     batch: int = 16
     """Windows per update. Not in Raw2Drive; DreamerV3's value, as the length."""
     steps: int = 64
@@ -207,4 +209,5 @@ def _strong(widths: _Widths, kind: VisionKind) -> PrivilegedConfig:
         model_optimizer=optimizer,
         policy_optimizer=optimizer,
         joint=True,
+        replay=ReplayConfig(online=True, carry_over=True),
     )
