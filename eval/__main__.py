@@ -44,6 +44,9 @@ INPUT_ERRORS = (
     AgentLoadError,
     ConfigError,
     FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
 )
 
 

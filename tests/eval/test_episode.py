@@ -246,6 +246,7 @@ def test_routes_are_driven_scored_and_resumed(tmp_path: Path, generated_map: car
             "no CARLA server listens",
         ),
         (["--routes", "{routes}", "--agent", "constant-throttle"], "no town 'Nowhere'"),
+        (["--routes", "{routes}", "--agent", "README.md"], "is no Python file"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -262,6 +263,22 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert main() == 2
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1 and expected in errors[0]
+
+
+def test_a_missing_map_is_told_before_anything_is_driven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    routes, out, maps = tmp_path / "routes.xml", tmp_path / "run", tmp_path / "Maps" / "Town01" / "OpenDrive"
+    line = ((0.0, 0.0, 0.0), (9.0, 0.0, 0.0))
+    write_routes([Route("1", "Town01", line), Route("2", "Town12", line)], routes)
+    maps.mkdir(parents=True)
+    (maps / "Town01.xodr").write_text("<OpenDRIVE/>")
+    command = ["eval", "run", "--routes", str(routes), "--agent", "constant-throttle", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", [*command, "--town-dir", str(tmp_path / "Maps")])
+    assert main() == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert "no map of Town12;" in error and "--towns Town01" in error
+    assert not out.exists()
 
 
 def test_a_route_of_bench2drive_reaches_its_verdict(shared_dir: Path, tmp_path: Path) -> None:
