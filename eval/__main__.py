@@ -1,4 +1,4 @@
-"""`python -m eval run | demo | report | routes | score | compare | looks | soak | doctor`."""
+"""`python -m eval run | demo | report | view | routes | score | compare | looks | soak | doctor`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from eval.generate_command import GenerateConfig, generate
 from eval.looks import LooksConfig, looks
 from eval.metrics.commands import CompareConfig, ScoreConfig, compare, score
 from eval.planner import PlannerError
+from eval.replay import ViewConfig, view
 from eval.report import write_report
 from eval.results import ResultsError
 from eval.routes import RouteFileError
@@ -43,6 +44,9 @@ INPUT_ERRORS = (
     AgentLoadError,
     ConfigError,
     FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
 )
 
 
@@ -90,6 +94,11 @@ def _report(config: Annotated[ReportConfig, tyro.conf.arg(name="")]) -> int:
     return 0
 
 
+def _view(config: Annotated[ViewConfig, tyro.conf.arg(name="")]) -> int:
+    """Look at a finished run in the rerun viewer, or write a file for it."""
+    return view(config)
+
+
 def _looks(config: Annotated[LooksConfig, tyro.conf.arg(name="")]) -> int:
     """Does the agent drive by what it sees? The same routes with black and with foreign cameras beside it."""
     return looks(config)
@@ -113,6 +122,7 @@ def main() -> int:
             "run": _run,
             "demo": _demo,
             "report": _report,
+            "view": _view,
             "routes": _routes,
             "score": _score,
             "compare": _compare,

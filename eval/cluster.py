@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from eval.job import Job
+from eval.metrics.junctions import town_file
 from eval.routes import read_routes, select_routes
 from eval.server import ServerError
 from eval.supervised import JobEnd, JobState, Limits, LocalJob
@@ -124,7 +125,8 @@ class Cluster:
         maps = {}
         if job.town_dir is not None:
             town = _town_of(job)
-            maps = {path.name: path.read_bytes() for path in Path(job.town_dir).glob(f"{town}.xodr")}
+            path = town_file(town, Path(job.town_dir))
+            maps = {} if path is None else {path.name: path.read_bytes()}
         actor = self._actor.options(num_cpus=self._cpus, num_gpus=self._gpus, max_restarts=0).remote()
         return ClusterJob(self._ray, actor, job, Parcel(job, limits, Path(job.routes).read_bytes(), maps))
 

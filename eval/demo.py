@@ -82,7 +82,7 @@ def demo(config: DemoConfig) -> int:
         out=config.out,
         traffic=config.traffic,
         seed=config.seed,
-        film=True,
+        film="all",
         max_game_s=config.max_game_s,
     )
     code = run(run_config)

@@ -191,7 +191,7 @@ def check_disk(out: Path) -> Finding:
         return Finding(Level.FAIL, "disk", f"{folder} cannot be written", "choose another --out or change its rights")
     free = shutil.disk_usage(folder).free
     value = f"{free / GIB:.1f} GiB free for {out}"
-    todo = "make room or choose another --out; 220 routes leave about 1 GiB, with --film about 6 GiB"
+    todo = "make room or choose another --out; 220 routes leave about 1 GiB, with --film all about 6 GiB"
     if free < DISK_FAIL_BYTES:
         return Finding(Level.FAIL, "disk", value, todo)
     return Finding(Level.WARN if free < DISK_WARN_BYTES else Level.OK, "disk", value, todo)

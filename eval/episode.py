@@ -27,6 +27,7 @@ from eval.criteria import (
     SignalBox,
     make_criteria,
 )
+from eval.moments import TICKS_PER_DECISION
 from eval.plan import BENCH2DRIVE_SPACING_M, LEADERBOARD_SPACING_M, RoutePlan, make_plan, sparse_indices
 from eval.planner import RoutePlanner
 from eval.results import RouteRecord, judge
@@ -154,6 +155,7 @@ class Episode:
         self._seen_events = 0
         self._sensor_specs: list[dict[str, Any]] = []
         self._wall_start_s = time.monotonic()
+        self._recording_s = 0.0
         self._wall_s: dict[str, list[float]] = {"world": [], "sensors": [], "agent": [], "criteria": []}
 
     def run(self) -> RouteRecord:
@@ -226,7 +228,11 @@ class Episode:
             sensors=[str(spec["type"]) for spec in self._sensor_specs],
             provenance={
                 "scenarios": director.summary() if director else [],
-                "timings_ms": {name: _median_ms(values) for name, values in self._wall_s.items()},
+                "timings_ms": {
+                    **{name: _median_ms(values) for name, values in self._wall_s.items()},
+                    "decision": _median_ms(self._wall_s["agent"][::TICKS_PER_DECISION]),
+                },
+                "recording_s": round(self._recording_s, 3),
             },
         )
 
@@ -416,8 +422,10 @@ class Episode:
         tick = Tick(ego, data, control, events[self._seen_events :])
         self._seen_events = len(events)
         self._wall_s["criteria"].append(time.perf_counter() - started_s)
+        started_s = time.perf_counter()
         for hook in self.hooks:
             hook(self, tick)
+        self._recording_s += time.perf_counter() - started_s
         if self.config.max_game_s is not None and ego.time_s >= self.config.max_game_s:
             self.criteria.failure = f"stopped after {self.config.max_game_s:.0f} s"
             return False

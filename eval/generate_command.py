@@ -14,6 +14,8 @@ from eval.scenarios.generate import PATIENCE_DRIVES, QUICK_DRIVES, Town, long_ro
 from eval.scenarios.registry import SCENARIOS
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
 
+MAX_LENGTH_M = 100_000.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
@@ -41,7 +43,9 @@ class GenerateConfig:
     long: bool = False
     """One route of at least `long_length_m` with at least `long_scenarios` scenarios in each town."""
     long_length_m: float = 7000.0
+    """Shortest long route."""
     long_scenarios: int = 30
+    """Fewest scenarios of a long route."""
     town_dir: Path | None = None
     """Folder with .xodr files of CARLA's towns."""
 
@@ -51,6 +55,7 @@ def generate(config: GenerateConfig) -> int:
 
     Raises: InputError, RouteGenerationError, ServerError.
     """
+    _check(config)
     kinds = _scenario_types(config.scenarios)
     towns = [_load(name, config) for name in config.town.split(",") if name]
     if not towns:
@@ -75,6 +80,25 @@ def generate(config: GenerateConfig) -> int:
     for kind, count in sorted(missing.items()):
         print(f"{kind}: {count} more could not be placed; add towns that have room for it")
     return EXIT_INCOMPLETE if missing else 0
+
+
+def _check(config: GenerateConfig) -> None:
+    """Find out before any server is started what cannot work."""
+    if config.long and config.scenarios:
+        raise InputError("--long and --scenarios: choose one")
+    for name in ("count", "long_scenarios"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least 1")
+    for name in ("min_length_m", "long_length_m"):
+        value = getattr(config, name)
+        if not 0.0 < value <= MAX_LENGTH_M:
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be more than 0, at most {MAX_LENGTH_M:.0f}")
+    if config.town_dir is not None and not config.town_dir.is_dir():
+        raise InputError(f"--town-dir {config.town_dir}: no such folder")
+    if config.out.is_dir():
+        raise InputError(f"--out {config.out}: is a folder; name the route file to write")
+    if not config.out.absolute().parent.is_dir():
+        raise InputError(f"--out {config.out}: there is no folder {config.out.parent}; make it first")
 
 
 def _load(name: str, config: GenerateConfig) -> Town:

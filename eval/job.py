@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import carla
+from av.error import FFmpegError
 
 from agent import strict_json
 from eval.agents import AgentLoadError, CameraRecorder, ReplayedCameras, black_cameras, load_agent
@@ -37,9 +38,10 @@ from eval.episode import (
 from eval.metrics.abilities import TRAFFIC_SIGNS, abilities_of
 from eval.metrics.junctions import episode_credit_percent
 from eval.metrics.recorder import MotionRecorder, metrics_folder
+from eval.moments import TraceError
 from eval.planner import PlannerError
 from eval.processes import end_with_parent, guard_group
-from eval.recorder import RouteRecorder
+from eval.recorder import FilmChoice, RouteRecorder, settle_film
 from eval.results import RouteRecord, save_name, write_json_atomically
 from eval.routes import Route, RouteFileError, read_routes, select_routes
 from eval.scoring import Scoring
@@ -50,6 +52,7 @@ from eval.server import (
     ServerDiedError,
     ServerError,
     connect,
+    is_embedded,
     wheel_version,
 )
 from eval.trace import TraceRecorder
@@ -65,6 +68,8 @@ INPUT_ERRORS = (RouteFileError, PlannerError, ServerError, AgentLoadError)
 SETUP_INPUT_ERRORS = ("CheckpointError", "ConfigError")
 """Errors of an agent's setup that mean bad input (missing or altered weights), told by name: the agent's modules are
 imported from its own folder, so their classes are not ours."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +104,7 @@ class Job:
     replay: str | None = None
     """Recording shown to the agent with cameras `other-episode`."""
     record_cameras: bool = False
-    film: bool = False
+    film: FilmChoice = "none"
     view: bool = False
     max_game_s: float | None = None
 
@@ -146,8 +151,10 @@ def main(argv: list[str]) -> int:
     guard_group()
     signal.signal(signal.SIGTERM, _on_sigterm)
     faulthandler.register(signal.SIGUSR1)  # the runner asks for the stacks of a job that stalls
+    record: RouteRecord | None = None
     try:
-        outcome: dict[str, Any] = {"record": run_job(job).to_json()}
+        record = run_job(job)
+        outcome: dict[str, Any] = {"record": record.to_json()}
     except INPUT_ERRORS as error:
         outcome = {"bad_input": _one_line(error)}
     except ServerDiedError as error:
@@ -159,6 +166,8 @@ def main(argv: list[str]) -> int:
         print(f"error: {error.filename or job.folder}: {error.strerror}", file=sys.stderr, flush=True)
         return EXIT_DISK_FULL
     write_json_atomically(job.path("outcome"), outcome)
+    if record is not None:  # the verdict is safe before the film is painted
+        _settle_film(job, record)
     if "server_died" in outcome:
         return EXIT_SERVER_DIED
     return EXIT_BAD_INPUT if "bad_input" in outcome else 0
@@ -200,13 +209,21 @@ def run_job(job: Job) -> RouteRecord:
         record = _run(episode)
         credit_percent = _credit_percent(episode, record)
         provenance = {
-            "server": job.server_name,
+            "server": "embedded" if is_embedded(client) else job.server_name,
             "junction_credit_percent": credit_percent,
             "server_version": client.get_server_version(),
             "client_version": wheel_version(),
             "startup_s": round(time.monotonic() - started_s - record.duration_system_s, 3),
         }
     return replace(record, repetition=job.repetition, provenance={**record.provenance, **provenance})
+
+
+def _settle_film(job: Job, record: RouteRecord) -> None:
+    """Paint or drop the film; that this fails must not cost the verdict."""
+    try:
+        settle_film(job.artefacts, job.route_id, wanted=job.film == "all" or not record.success)
+    except (OSError, TraceError, FFmpegError) as error:
+        logger.error("route %s: its film could not be painted: %s", job.route_id, error)
 
 
 def _episode_config(job: Job) -> EpisodeConfig:

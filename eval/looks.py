@@ -126,6 +126,7 @@ def _run_config(config: LooksConfig, arm: str) -> RunConfig:
         traffic=config.traffic,
         seed=config.seed,
         out=config.out / arm,
+        film="none",
     )
     if arm == "agent":
         return replace(base, record_cameras=True)

@@ -143,6 +143,8 @@ class Moment:
     others: tuple[OtherCar, ...]
     incidents: tuple[Incident, ...]
     """All so far."""
+    decision: int = 0
+    """Number of the decision it is of."""
 
 
 MomentSink = Callable[[Moment], None]
@@ -151,10 +153,11 @@ MomentSink = Callable[[Moment], None]
 class Observer:
     """A tick hook that hands every decision to its sinks."""
 
-    def __init__(self, sinks: Sequence[MomentSink], *, with_bev: bool = True) -> None:
-        """`with_bev`: decode the network's masks, which costs a few milliseconds per decision."""
+    def __init__(self, sinks: Sequence[MomentSink], *, bev_every: int = 1) -> None:
+        """`bev_every`: decode the network's masks, which takes a few milliseconds, at every so-manieth decision; 0 at
+        none."""
         self._sinks = list(sinks)
-        self._with_bev = with_bev
+        self._bev_every = bev_every
         self._map: RouteMap | None = None
         self._lights: list[tuple[float, carla.TrafficLight]] = []
         self._seen: set[tuple[Infraction, int]] = set()
@@ -182,6 +185,8 @@ class Observer:
         driver: Driver | None = getattr(episode.agent, "driver", None)
         decision: Decision | None = getattr(driver, "last_decision", None)
         step = self._step(episode, tick, decision, fresh)
+        number = (episode.ticks - 1) // TICKS_PER_DECISION
+        with_bev = self._bev_every > 0 and decides and number % self._bev_every == 0
         route_ego_m = decision.inputs.route[0].cpu().numpy() if decision else to_ego(self._map.plan, step)
         return Moment(
             route=self._map,
@@ -189,9 +194,10 @@ class Observer:
             decides=decides,
             cameras={key: value[..., 2::-1] for key, (_, value) in tick.data.items() if _is_image(value)},
             route_ego_m=route_ego_m,
-            bev=_bev(driver, decision) if self._with_bev and driver and decision else None,
+            bev=_bev(driver, decision) if with_bev and driver and decision else None,
             others=tuple(self._other(vehicle) for vehicle in episode.traffic.vehicles),
             incidents=tuple(self._incidents),
+            decision=number,
         )
 
     def _other(self, vehicle: carla.Vehicle) -> OtherCar:

@@ -7,11 +7,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
+import numpy as np
+
 from eval.moments import Point, Step, Trace
 
-MAX_POINTS = 600
+MAX_POINTS = 400
 """More samples than this are not visible in a plot."""
 MAP_MARGIN_M = 22.0
+MAP_TOLERANCE_M = 0.25
+"""Of drawn lines; a lane is 14 times as wide."""
 LANE_WIDTH_M = 3.5
 SCALE_BARS_M = (10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 PLOT_PX = (760.0, 190.0)
@@ -35,10 +39,11 @@ def route_svg(trace: Trace, marks: Sequence[tuple[int, Step]]) -> str:
         f'<svg class="map" viewBox="{low[0]:.1f} {low[1]:.1f} {size[0]:.1f} {size[1]:.1f}" role="img" '
         f'aria-label="Map of route {escape(trace.route.route_id)} with the driven line and {len(marks)} incidents">'
     ]
-    parts += [_line(lane, "lane", LANE_WIDTH_M) for lane in trace.route.lanes]
-    parts.append(_line(trace.route.plan, "plan", max(LANE_WIDTH_M, 2.2 * unit)))
+    parts.append(_lines(trace.route.lanes, "lane", LANE_WIDTH_M))
+    parts.append(_lines([trace.route.plan], "plan", max(LANE_WIDTH_M, 2.2 * unit)))
     parts += [
-        _line(stretch, "driven outside" if outside else "driven", 0.9 * unit) for outside, stretch in _stretches(trace)
+        _lines([stretch], "driven outside" if outside else "driven", 0.9 * unit)
+        for outside, stretch in _stretches(trace)
     ]
     parts.append(_end_mark(trace.route.plan[0], "A", unit))
     parts.append(_end_mark(trace.route.plan[-1], "B", unit))
@@ -178,9 +183,35 @@ def _peaks(steps: Sequence[Step], value: Callable[[Step], float]) -> list[tuple[
     return [(window[0].time_s, max(value(step) for step in window)) for window in windows]
 
 
-def _line(points: Sequence[Point], css: str, width: float) -> str:
-    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return f'<path class="{css}" d="M{path}" stroke-width="{width:.2f}"/>'
+def simplified(points: Sequence[Point], tolerance_m: float = MAP_TOLERANCE_M) -> list[Point]:
+    """The line with the points left out that lie closer to it than the tolerance (Douglas and Peucker's method)."""
+    keep = {0, len(points) - 1}
+    spans = [(0, len(points) - 1)]
+    while spans:
+        first, last = spans.pop()
+        if last - first < 2:
+            continue
+        inner = np.asarray(points[first + 1 : last])
+        far_m = _distances_m(inner, points[first], points[last])
+        worst = int(far_m.argmax())
+        if far_m[worst] > tolerance_m:
+            keep.add(first + 1 + worst)
+            spans += [(first, first + 1 + worst), (first + 1 + worst, last)]
+    return [points[index] for index in sorted(keep)]
+
+
+def _distances_m(points: np.ndarray, start: Point, end: Point) -> np.ndarray:
+    """Distances (n,) of points (n, 2) from the segment between start and end."""
+    along = np.subtract(end, start)
+    length2 = float(along @ along)
+    from_start = points - start
+    share = np.clip(from_start @ along / length2, 0.0, 1.0) if length2 > 0.0 else np.zeros(len(points))
+    return np.linalg.norm(from_start - share[:, None] * along, axis=1)
+
+
+def _lines(lines: Iterable[Sequence[Point]], css: str, width: float) -> str:
+    path = "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in simplified(line)) for line in lines)
+    return f'<path class="{css}" d="{path}" stroke-width="{width:.2f}"/>'
 
 
 def _stretches(trace: Trace) -> list[tuple[bool, list[Point]]]:

@@ -334,7 +334,7 @@ def read_records(path: Path) -> list[RouteRecord]:
             continue
         try:
             record = RouteRecord.from_json(json.loads(line))
-        except (json.JSONDecodeError, ResultsError) as error:
+        except (ValueError, RecursionError) as error:  # ResultsError and JSONDecodeError are ValueErrors
             logger.warning("%s line %d skipped: %s", path, number, error)
             continue
         before = records.get(record.key)

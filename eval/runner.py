@@ -7,7 +7,9 @@ costs the one route it happened on. The embedded server starts in a second, so n
 from __future__ import annotations
 
 import errno
+import math
 import os
+import re
 import signal
 import sys
 import time
@@ -25,7 +27,9 @@ from eval.carla_server import STARTUP_S, docker_module, launcher
 from eval.cluster import Cluster, ClusterJob
 from eval.job import DISK_ERRORS, EXIT_BAD_INPUT, EXIT_DISK_FULL, Job, artefact_folder, recording_path
 from eval.memory import CARLA_BYTES, EMBEDDED_BYTES, MemoryBudget, gib, usable_cores
+from eval.metrics.junctions import town_file
 from eval.progress import Progress, counted, print_table
+from eval.recorder import FilmChoice
 from eval.results import STATUS_SIMULATION_CRASHED, ResultsFolder, RouteRecord, append_line
 from eval.routes import Route, read_routes, select_routes
 from eval.scoring import Scoring
@@ -38,11 +42,15 @@ from eval.work import Task, known_bad, longest_first, make_tasks
 MAX_TRIES = 3
 START_TRIES = 3
 """So many servers in a row that do not start, and none before that did, end the run: it is not the routes' fault."""
+MAX_SEED = 2**31
+"""CARLA's Traffic Manager takes no negative seed."""
 POLL_S = 0.1
 MEASURED_AFTER_S = 10.0
 """A worker's memory is known once it has driven for so long: pictures, maps and networks are loaded then."""
 EXIT_OK, EXIT_INCOMPLETE, EXIT_DISK, EXIT_INTERRUPTED = 0, 1, 3, 130
 EXIT_UNEXPECTED = 1  # of a job: Python ended it with a traceback
+CARLA_TOWN = re.compile(r"Town\d+.*")
+"""Names of CARLA's own towns, whose maps are files."""
 DEFAULT_AGENT = "agent/entry.py"
 DEFAULT_WEIGHTS = Path("weights/raw_clone/agent.yaml")
 
@@ -76,7 +84,7 @@ class RunConfig:
     skip: str | None = None
     """Not the routes with these ids, comma separated."""
     town_dir: Path | None = None
-    """Folder with .xodr files of CARLA's towns, for the embedded server."""
+    """Folder with .xodr files of CARLA's towns, or CARLA's Maps folder, for the embedded server."""
     agent: str = DEFAULT_AGENT
     """Agent file with get_entry_point(), or constant-throttle."""
     weights: Path = DEFAULT_WEIGHTS
@@ -113,8 +121,8 @@ class RunConfig:
     """Folder of a run made with --record-cameras; each route is shown the route before it in the file."""
     record_cameras: bool = False
     """Keep the camera images of every route in the results folder."""
-    film: bool = False
-    """Film every route: six cameras, bird's-eye view, action."""
+    film: FilmChoice = "failed"
+    """Films (six cameras, bird's-eye view, action): of all routes, of those that do not succeed, or none."""
     view: bool = False
     """Show the drive live."""
     max_game_s: float | None = None
@@ -156,6 +164,7 @@ def run(config: RunConfig) -> int:
     """
     routes = _chosen_routes(config)
     _check(config)
+    _check_towns(config, routes)
     out = config.out or Path("runs") / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
     results = ResultsFolder(out, run_settings(config))
     try:
@@ -194,7 +203,7 @@ def _run_in(results: ResultsFolder, config: RunConfig, routes: Sequence[Route]) 
     records = [results.records[key] for key in order if key in results.records]
     print_table(records)
     _print_infrastructure(records, campaign)
-    print(f"written to {out / 'results.json'}")
+    print(f"written to {out / 'results.json'}; for the report: python -m eval report {out}")
     return EXIT_OK if all(record.decided for record in records) else EXIT_INCOMPLETE
 
 
@@ -234,21 +243,44 @@ def _check(config: RunConfig) -> None:
     if config.agent != CONSTANT_THROTTLE:
         if not Path(config.agent).is_file():
             raise InputError(f"--agent {config.agent}: no such file; give a Python file or {CONSTANT_THROTTLE}")
+        if Path(config.agent).suffix != ".py":
+            raise InputError(f"--agent {config.agent}: is no Python file; give one with get_entry_point()")
         if not config.weights.is_file():
             raise InputError(f"--weights {config.weights}: no such file; give the agent's configuration (agent.yaml)")
         if config.agent == DEFAULT_AGENT:
             check_weights(config.weights)
     if config.town_dir is not None and not config.town_dir.is_dir():
         raise InputError(f"--town-dir {config.town_dir}: no such folder")
-    if config.max_game_s is not None and not config.max_game_s > 0.0:
-        raise InputError(f"--max-game-s {config.max_game_s}: must be more than 0 seconds")
+    for name in ("max_game_s", "start_timeout_s", "stall_s", "max_wall_s"):
+        value = getattr(config, name)
+        if value is not None and not value > 0.0:
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be more than 0 seconds")
     if (config.workers != "auto" and config.workers < 1) or config.traffic < 0 or config.threads < 1:
         raise InputError("--workers and --threads must be at least 1, --traffic at least 0")
     if config.repetitions < 1:
         raise InputError("--repetitions must be at least 1")
+    if not 0 <= config.seed < MAX_SEED:
+        raise InputError(f"--seed {config.seed}: must be at least 0 and less than {MAX_SEED}")
     if (config.cameras == "other-episode") != (config.cameras_from is not None):
         raise InputError("--cameras other-episode and --cameras-from RUN go together")
+    if config.cameras_from is not None and not config.cameras_from.is_dir():
+        raise InputError(f"--cameras-from {config.cameras_from}: no such folder; give a run made with --record-cameras")
     _check_server(config)
+
+
+def _check_towns(config: RunConfig, routes: Sequence[Route]) -> None:
+    """A map of CARLA's that is missing is told now, not when its first route's turn comes."""
+    if not config.embedded or config.ray is not None:
+        return
+    towns = sorted({route.town for route in routes if CARLA_TOWN.fullmatch(route.town)})
+    missing = [town for town in towns if config.town_dir is None or town_file(town, config.town_dir) is None]
+    if missing:
+        there = [town for town in towns if town not in missing]
+        others = f", or drive the others with --towns {','.join(there)}" if there else ""
+        raise InputError(
+            f"--town-dir {config.town_dir or 'not given'}: no map of {', '.join(missing)}; give the folder with these "
+            f".xodr files, or CARLA's Maps folder{others}"
+        )
 
 
 def _check_server(config: RunConfig) -> None:
@@ -257,6 +289,12 @@ def _check_server(config: RunConfig) -> None:
         raise InputError(f"{' and '.join(given)}: choose one")
     if config.gpu_list and not (config.carla_root or config.carla_image):
         raise InputError("--gpus is for the CARLAs that are started: give --carla-root or --carla-image")
+    if any(gpu < 0 for gpu in config.gpu_list):
+        raise InputError(f"--gpus {config.gpus}: adapters are counted from 0")
+    if config.ray_gpus and config.ray is None:
+        raise InputError("--ray-gpus is for workers on a cluster: give --ray ADDRESS")
+    if not 0.0 <= config.ray_gpus < math.inf:
+        raise InputError(f"--ray-gpus {config.ray_gpus}: must be a share of a GPU, at least 0")
     if config.carla_root is not None and config.ray is None:
         launcher(config.carla_root)
     if config.carla_image is not None and config.ray is None:

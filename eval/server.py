@@ -17,6 +17,8 @@ import carla
 WORKER_THREADS = 16
 """Client threads: with too few of them waiting sensor callbacks can starve the state message (time-outs)."""
 CONNECT_S = 5.0
+GENERATED_TOWN = "Gen01"
+"""A name that CARLA has no map of."""
 EMBEDDED_STARTUP_S = 240.0
 """The first start on a machine compiles: half a minute there, minutes where others keep the machine busy."""
 _LISTENING = "listening on "
@@ -165,6 +167,11 @@ def connect(host: str, port: int, timeout_s: float) -> carla.Client:
         raise ServerError(f"no CARLA server answers at {host}:{port} ({error}); is it running?") from error
     check_version(server_version, host, port)
     return client
+
+
+def is_embedded(client: carla.Client) -> bool:
+    """Whether the server is this project's own, however it was started: it alone offers the generated towns."""
+    return any(name.rsplit("/", 1)[-1] == GENERATED_TOWN for name in client.get_available_maps())
 
 
 def check_version(server_version: str, host: str, port: int) -> None:

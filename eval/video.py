@@ -22,9 +22,7 @@ HOLD_END_FRAMES = 10
 class VideoFile:
     """An MP4 file being written; it gets its name when it is complete."""
 
-    def __init__(
-        self, path: Path, size_px: tuple[int, int], frames_per_s: int = FRAMES_PER_S, threads: int = 1
-    ) -> None:
+    def __init__(self, path: Path, size_px: tuple[int, int], frames_per_s: int = FRAMES_PER_S) -> None:
         """`size_px`: width and height, both even. The folder must exist."""
         if size_px[0] % 2 or size_px[1] % 2:
             raise ValueError(f"video size must be even for yuv420p, got {size_px[0]} x {size_px[1]}")
@@ -63,9 +61,10 @@ class VideoFile:
 class Film:
     """A sink that paints every decision of a route into a film."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, frames_per_s: int = FRAMES_PER_S) -> None:
         self._painter = FramePainter()
         self._path = path
+        self._frames_per_s = frames_per_s
         self._file: VideoFile | None = None
         self._last: np.ndarray | None = None
 
@@ -74,7 +73,7 @@ class Film:
             return
         image = self._painter.paint(moment)
         if self._file is None:
-            self._file = VideoFile(self._path, (image.shape[1], image.shape[0]))
+            self._file = VideoFile(self._path, (image.shape[1], image.shape[0]), self._frames_per_s)
         self._file.write(image)
         self._last = image
 
@@ -82,7 +81,7 @@ class Film:
         """Let the last picture stay for a moment and finish the film; safe to call twice."""
         if self._file is None or self._last is None:
             return
-        for _ in range(HOLD_END_FRAMES):
+        for _ in range(HOLD_END_FRAMES * self._frames_per_s // FRAMES_PER_S):
             self._file.write(self._last)
         self._file.close()
         self._last = None

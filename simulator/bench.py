@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from simulator.bench_client import (
     BenchClient,
@@ -56,7 +56,9 @@ class BenchConfig:
     other_town: str = "Gen02"
     """Second town of the memory run."""
     threads: int = 2
-    """Threads that draw."""
+    """Threads that draw in software."""
+    renderer: Literal["software", "gl", "auto"] = "software"
+    """What draws: software, OpenGL (package moderngl), or OpenGL only if a GPU does it."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -78,6 +80,7 @@ class BenchReport:
     machine: str
     load_before: float
     town: str
+    renderer: str = "software"
     start_to_first_tick_s: float = 0.0
     traffic: list[Traffic] = field(default_factory=list)
     cameras: list[Cameras] = field(default_factory=list)
@@ -93,11 +96,13 @@ class BenchReport:
 def run(config: BenchConfig, say: Callable[[str], None]) -> BenchReport:
     """All measurements, one after the other. Raises: BenchError."""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    report = BenchReport(f"{machine}, carla {version('carla')}", round(os.getloadavg()[0], 2), config.town)
+    report = BenchReport(
+        f"{machine}, carla {version('carla')}", round(os.getloadavg()[0], 2), config.town, config.renderer
+    )
     if config.memory:  # before a Traffic Manager lives in this process: it would not survive load_world
         _measure_loads(config, report, say)
     started = time.perf_counter()
-    with running_server(config.town, config.town_dir, config.threads) as (process, port):
+    with running_server(config.town, config.town_dir, config.threads, config.renderer) as (process, port):
         client = BenchClient(process, port)
         report.start_to_first_tick_s = round(time.perf_counter() - started, 2)
 
@@ -134,7 +139,7 @@ def _measure_with_cameras(
 
 def _measure_loads(config: BenchConfig, report: BenchReport, say: Callable[[str], None]) -> None:
     say(f"memory over {config.loads} load_world")
-    with running_server(config.town, config.town_dir, config.threads) as (process, port):
+    with running_server(config.town, config.town_dir, config.threads, config.renderer) as (process, port):
         towns = (config.other_town, config.town)
         report.growth_by_loads = BenchClient(process, port).grow_by_loads(towns, config.loads, *SMALL_FRAME)
 
@@ -157,6 +162,7 @@ def main(config: BenchConfig) -> int:
 def _table(report: BenchReport, config: BenchConfig) -> list[str]:
     lines = [
         f"machine                        {report.machine}, load {report.load_before} before",
+        f"renderer                       {report.renderer}",
         f"start to first tick            {report.start_to_first_tick_s:.2f} s",
     ]
     for traffic in report.traffic:

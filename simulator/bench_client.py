@@ -336,10 +336,12 @@ class BenchClient:
 
 
 @contextmanager
-def running_server(town: str, town_dir: Path | None, threads: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def running_server(
+    town: str, town_dir: Path | None, threads: int, renderer: str
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A server of its own, on a free port. Raises: BenchError when it does not start."""
     command = [sys.executable, "-m", "simulator", "serve", "--town", town, "--port", "0", "--die-with-parent"]
-    command += ["--threads", str(threads)]
+    command += ["--threads", str(threads), "--renderer", renderer]
     command += ["--town-dir", str(town_dir)] if town_dir else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stderr is not None

@@ -1,4 +1,4 @@
-"""Command line of the training folder: collect data, clone the expert, export weights."""
+"""Command line of the training folder: collect data, clone the expert, export weights, time an update."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Annotated, Literal
 
 import tyro
 
+from agent import strict_json
 from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
 from eval.generate import RouteGenerationError
 from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
-from training import clone, collect, scenario_study
+from training import bench, clone, collect, scenario_study
+from training.env import picture
 from training.replay import SegmentError
 
 BAD_INPUT = 2
@@ -133,11 +135,40 @@ class Scenarios:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Time an update of world model, actor and critic against a plain implementation."""
+
+    config: tyro.conf.OmitArgPrefixes[bench.BenchConfig] = field(default_factory=bench.BenchConfig)
+    json: bool = False
+    """Print the numbers as JSON."""
+
+    def run(self) -> int:
+        """Exit code."""
+        timings = bench.run(self.config)
+        print(strict_json.dumps(bench.report(self.config, timings)) if self.json else bench.table(timings))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """Draw the 43 masks of the privileged observation with their legend, from a drive of the expert."""
+
+    config: tyro.conf.OmitArgPrefixes[picture.PictureConfig] = field(default_factory=picture.PictureConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        print(picture.draw(self.config))
+        return 0
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Clone, tyro.conf.subcommand("clone")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Picture, tyro.conf.subcommand("picture")]
 )
 
 

@@ -43,7 +43,7 @@ class Step:
     """One decision: what was seen, what is true, what the expert does."""
 
     images: np.ndarray
-    """(6, 3, h, w) uint8 RGB."""
+    """(6, 3, h, w) uint8 RGB; (0, 3, h, w) where no camera was on."""
     words: np.ndarray
     """(128, 128) uint64 BEV words."""
     arrays: Mapping[str, np.ndarray]
@@ -84,12 +84,25 @@ class PackedStep:
 
     def words(self) -> np.ndarray:
         """(128, 128) uint64."""
-        size = 8 * _WORDS_SHAPE[0] * _WORDS_SHAPE[1]
-        data = zstandard.ZstdDecompressor().decompress(self.packed_words, max_output_size=size)
-        return np.frombuffer(data, "<u8").reshape(_WORDS_SHAPE)
+        return unpack_words(self.packed_words)
 
 
-def decode_step(data: bytes) -> PackedStep:
+def unpack_words(packed: bytes) -> np.ndarray:
+    """(128, 128) uint64 from compressed words. Raises: SegmentError, before anything larger is unpacked."""
+    size = 8 * _WORDS_SHAPE[0] * _WORDS_SHAPE[1]
+    try:
+        claimed = zstandard.frame_content_size(packed)
+        if claimed not in (size, -1):
+            raise SegmentError(f"BEV words claim {claimed} bytes, expected {size}")
+        data = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
+    except zstandard.ZstdError as error:
+        raise SegmentError(f"BEV words cannot be unpacked: {error}") from error
+    if len(data) != size:
+        raise SegmentError(f"BEV words have {len(data)} bytes, expected {size}")
+    return np.frombuffer(data, "<u8").reshape(_WORDS_SHAPE)
+
+
+def decode_step(data: bytes | memoryview) -> PackedStep:
     """The step in a record, images and words untouched."""
     record = msgpack.unpackb(data)
     arrays = {name: np.frombuffer(raw, "<f4").reshape(shape) for name, (shape, raw) in record["arrays"].items()}
@@ -124,14 +137,17 @@ class SegmentWriter:
         """Append a step."""
         self._records.append(encode_step(step))
 
-    def publish(self) -> Path | None:
-        """Write the file and give its path; None if there is no step. The writer is empty afterwards."""
+    def publish(self, name: str | None = None, metadata: Mapping[str, Any] | None = None) -> Path | None:
+        """Write the file and give its path; None if there is no step. The writer is empty afterwards.
+
+        name: of the file without suffix; unique and random if not given. metadata: what is known only now.
+        """
         if not self._records:
             return None
-        path = self._folder / f"{uuid.uuid4().hex}{SUFFIX}"
+        path = self._folder / f"{name or uuid.uuid4().hex}{SUFFIX}"
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            _write(file, self._metadata, self._records)
+            _write(file, self._metadata | dict(metadata or {}), self._records)
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)
@@ -168,25 +184,90 @@ class Segment:
     steps: tuple[PackedStep, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SegmentLayout:
+    """Metadata of a published segment and where its records lie."""
+
+    metadata: dict[str, Any]
+    bytes: int
+    """Size of the file."""
+    offsets: np.ndarray
+    """(steps,) int64."""
+    lengths: np.ndarray
+    """(steps,) int64."""
+    crcs: np.ndarray
+    """(steps,) int64."""
+
+    @property
+    def steps(self) -> int:
+        """Number of records."""
+        return len(self.offsets)
+
+
+def read_layout(path: Path) -> SegmentLayout:
+    """Where the records of a segment lie; only head and tail of the file are read. Raises: SegmentError, OSError."""
+    with path.open("rb") as file:
+        return _read_layout(file, path)
+
+
+def _read_layout(file: io.BufferedReader, path: Path) -> SegmentLayout:
+    head = file.read(len(MAGIC))
+    size = file.seek(0, os.SEEK_END)
+    if size < len(MAGIC) + _FOOTER.size or head != MAGIC:
+        raise SegmentError(f"{path}: not a replay segment (starts with {head!r}, {size} bytes)")
+    file.seek(size - _FOOTER.size)
+    offset, length, crc, magic = _FOOTER.unpack(file.read(_FOOTER.size))
+    damaged = SegmentError(f"{path}: damaged index; delete the file, the other segments do not need it")
+    if magic != MAGIC or offset + length + _FOOTER.size != size:
+        raise damaged
+    file.seek(offset)
+    index_bytes = file.read(length)
+    if zlib.crc32(index_bytes) != crc:
+        raise damaged
+    try:
+        index = msgpack.unpackb(index_bytes)
+        columns = [np.array(index[name], np.int64) for name in ("offsets", "lengths", "crcs")]
+        metadata = dict(index["metadata"])
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise damaged from error
+    offsets, lengths, crcs = columns
+    expected = np.cumsum([len(MAGIC), *lengths])
+    if not len(offsets) == len(lengths) == len(crcs) or list(expected) != [*offsets, offset] or lengths.min() < 0:
+        raise damaged
+    return SegmentLayout(metadata, size, offsets, lengths, crcs)
+
+
+def read_steps(path: Path, layout: SegmentLayout, start: int, stop: int) -> list[PackedStep]:
+    """Steps start .. stop - 1 by one contiguous read, every byte checked. Raises: SegmentError, OSError."""
+    with path.open("rb") as file:
+        return _read_steps(file, path, layout, start, stop)
+
+
+def _read_steps(file: io.BufferedReader, path: Path, layout: SegmentLayout, start: int, stop: int) -> list[PackedStep]:
+    if not 0 <= start < stop <= layout.steps:
+        raise ValueError(f"{path}: has steps 0 .. {layout.steps - 1}, asked for {start} .. {stop - 1}")
+    base = int(layout.offsets[start])
+    file.seek(base)
+    data = memoryview(file.read(int(layout.lengths[start:stop].sum())))
+    steps = []
+    for number in range(start, stop):
+        begin = int(layout.offsets[number]) - base
+        record = data[begin : begin + int(layout.lengths[number])]
+        if zlib.crc32(record) != layout.crcs[number]:
+            raise SegmentError(f"{path}: damaged record {number}; delete the file, the other segments do not need it")
+        try:
+            steps.append(decode_step(record))
+        except (ValueError, KeyError, TypeError) as error:
+            raise SegmentError(f"{path}: record {number} is not a step: {error!r}") from error
+    return steps
+
+
 def read_segment(path: Path) -> Segment:
     """A whole segment, every byte checked. Raises: SegmentError."""
-    data = path.read_bytes()
-    if len(data) < len(MAGIC) + _FOOTER.size or not data.startswith(MAGIC):
-        raise SegmentError(f"{path}: not a replay segment (starts with {data[:8]!r})")
-    offset, length, crc, magic = _FOOTER.unpack_from(data, len(data) - _FOOTER.size)
-    index_bytes = data[offset : offset + length]
-    if magic != MAGIC or len(index_bytes) != length or zlib.crc32(index_bytes) != crc:
-        raise SegmentError(f"{path}: damaged index; delete the file, the other segments do not need it")
-    index = msgpack.unpackb(index_bytes)
-    steps = []
-    for number, (start, size, expected) in enumerate(
-        zip(index["offsets"], index["lengths"], index["crcs"], strict=True)
-    ):
-        record = data[start : start + size]
-        if zlib.crc32(record) != expected:
-            raise SegmentError(f"{path}: damaged record {number}; delete the file, the other segments do not need it")
-        steps.append(decode_step(record))
-    return Segment(path, index["metadata"], tuple(steps))
+    with path.open("rb") as file:
+        layout = _read_layout(file, path)
+        steps = _read_steps(file, path, layout, 0, layout.steps)
+    return Segment(path, layout.metadata, tuple(steps))
 
 
 def read_segments(folders: Sequence[Path]) -> Iterator[Segment]:

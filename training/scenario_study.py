@@ -106,7 +106,7 @@ def summarised(drives: list[Drive], config: StudyConfig) -> dict[str, Any]:
     kinds = sorted({drive.type for drive in drives})
     return {
         "server": "embedded",
-        "command": f"python -m training scenarios {config.arguments()}",
+        "command": f"python -m training scenarios {config.arguments()} --out runs/scenarios",
         "commit": _commit(),
         "machine": machine(),
         "date": datetime.date.today().isoformat(),

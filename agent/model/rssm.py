@@ -1,4 +1,7 @@
-"""Recurrent state-space model: DreamerV3's recipe of 2023 (layer-norm GRU, categorical latents, KL with free bits).
+"""Recurrent state-space model of DreamerV3: categorical latents, KL with free bits, dense or block GRU.
+
+The defaults are the recipe of 2023 (layer norm, dense GRU, learned start); that of the Nature version (RMS norm, block
+GRU, zero start) is a matter of configuration.
 
 Notation of the papers: h = deter, z = stoch, e = embed. Time convention: h_t = f(h_{t-1}, z_{t-1}, a_{t-1}).
 """
@@ -6,13 +9,14 @@ Notation of the papers: h = deter, z = stoch, e = embed. Time convention: h_t = 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from agent.model.heads import NORM_EPS, NormAct
+from agent.model.recurrent import BlockGruCell, BlockInput, DenseInput, GruCell, NormKind, hidden_layers, linear_at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +39,23 @@ class RssmConfig:
     """Whether h_t sees a_{t-1}. Off for cloning: a cloned policy that knows its last action repeats it for ever."""
     actions: int = 39
     """Width of the one-hot action, used when action_input is on."""
+    recurrence: Literal["gru", "block_gru"] = "gru"
+    """Dense GRU with a layer norm over its gates (2023) or block GRU (2025)."""
+    blocks: int = 8
+    """Blocks of the block GRU."""
+    norm: NormKind = "layer"
+    """Norm of the hidden layers around the cell; with "rms" they have biases."""
+    prior_layers: int = 1
+    """Hidden layers of the prior; the posterior has one."""
+    start: Literal["learned", "zeros"] = "learned"
+    """State before the first observation: h_0 = tanh(w) with the prior's mode, or zeros."""
 
     def __post_init__(self) -> None:
+        if self.recurrence == "block_gru":
+            if not self.action_input:
+                raise ValueError("rssm.recurrence block_gru needs rssm.action_input")
+            if self.blocks < 1 or self.deter % self.blocks:
+                raise ValueError(f"rssm.deter {self.deter} must be a multiple of rssm.blocks {self.blocks}")
         if not 0.0 <= self.unimix < 1.0:
             raise ValueError(f"rssm.unimix must lie in [0, 1), got {self.unimix}")
         if min(self.deter, self.groups, self.classes, self.hidden, self.actions) < 1:
@@ -73,27 +92,53 @@ class Belief:
     prior: Float[Tensor, "*batch groups classes"]
 
 
+def full_precision(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """x in float32 if it is in a half precision: probabilities and losses need it."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def unimix_log_probs(logits: Float[Tensor, "*batch classes"], unimix: float) -> Float[Tensor, "*batch classes"]:
-    """log((1 - unimix) softmax(logits) + unimix / classes), in float32."""
-    logits = logits.float()
+    """log((1 - unimix) softmax(logits) + unimix / classes), at least in float32."""
     if unimix == 0.0:
-        return logits.log_softmax(-1)
-    return ((1.0 - unimix) * logits.softmax(-1) + unimix / logits.shape[-1]).log()
+        return full_precision(logits).log_softmax(-1)
+    return unimix_probs(logits, unimix).log()
+
+
+def unimix_probs(logits: Float[Tensor, "*batch classes"], unimix: float) -> Float[Tensor, "*batch classes"]:
+    """(1 - unimix) softmax(logits) + unimix / classes, at least in float32."""
+    return (1.0 - unimix) * full_precision(logits).softmax(-1) + unimix / logits.shape[-1]
 
 
 def straight_through(
     log_probs: Float[Tensor, "*batch classes"], generator: torch.Generator | None, *, mode: bool
 ) -> Float[Tensor, "*batch classes"]:
     """One-hot sample (or mode) whose gradient is that of the probabilities."""
+    uniform = None if mode else uniform_noise(log_probs, generator)
     probs = log_probs.exp()
-    if mode:
-        index = log_probs.argmax(-1)
-    else:
-        # Gumbel-max: argmax of log p plus Gumbel noise is an exact sample of p.
-        exponential = torch.empty_like(log_probs).exponential_(generator=generator)
-        index = (log_probs.detach() - exponential.log()).argmax(-1)
-    one_hot = F.one_hot(index, log_probs.shape[-1]).to(probs.dtype)
-    return one_hot + probs - probs.detach()
+    return _straight_through_at(probs, sample_index(probs.detach(), uniform))
+
+
+def uniform_noise(
+    like: Float[Tensor, "*batch classes"], generator: torch.Generator | None
+) -> Float[Tensor, "*batch 1"]:
+    """One number in [0, 1) per distribution."""
+    return torch.rand((*like.shape[:-1], 1), dtype=like.dtype, device=like.device, generator=generator)
+
+
+def sample_index(
+    probs: Float[Tensor, "*batch classes"], uniform: Float[Tensor, "*batch 1"] | None
+) -> Int64[Tensor, "*batch"]:
+    """Class at which the cumulated probability exceeds the uniform number, an exact sample; the mode without one."""
+    if uniform is None:
+        return probs.argmax(-1)
+    cumulated = probs.cumsum(-1)
+    # The last entry may miss 1 by rounding, so the number is scaled to it.
+    return (cumulated <= uniform * cumulated[..., -1:]).sum(-1).clamp(max=probs.shape[-1] - 1)
+
+
+def _straight_through_at(probs: Tensor, index: Tensor) -> Tensor:
+    one_hot = torch.zeros_like(probs).scatter_(-1, index[..., None], 1.0)
+    return one_hot + (probs - probs.detach())
 
 
 def categorical_kl(
@@ -126,52 +171,47 @@ def kl_loss(belief: Belief, free_nats: float) -> KlLoss:
     )
 
 
-class GruCell(nn.Module):
-    """GRU with one layer norm over the three gates, as in Dreamer."""
-
-    def __init__(self, inputs: int, deter: int) -> None:
-        super().__init__()
-        self.gates = nn.Linear(inputs + deter, 3 * deter, bias=False)
-        self.norm = nn.LayerNorm(3 * deter, eps=NORM_EPS)
-
-    def forward(self, x: Float[Tensor, "b x"], deter: Float[Tensor, "b h"]) -> Float[Tensor, "b h"]:
-        """Next deterministic state."""
-        reset, candidate, update = self.norm(self.gates(torch.cat([x, deter], -1))).chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update - 1.0)  # the -1 starts the cell as a slow integrator
-        return update * candidate + (1.0 - update) * deter
-
-
 class Rssm(nn.Module):
     """Deterministic recurrence, prior p(z|h) and posterior q(z|h,e)."""
 
     def __init__(self, config: RssmConfig, embed: int) -> None:
         super().__init__()
         self.config = config
-        inputs = config.stoch + (config.actions if config.action_input else 0)
-        self.input = nn.Sequential(nn.Linear(inputs, config.hidden, bias=False), NormAct(config.hidden))
-        self.cell = GruCell(config.hidden, config.deter)
+        actions = config.actions if config.action_input else 0
+        if config.recurrence == "gru":
+            self.input = DenseInput(config.stoch, actions, config.hidden)
+            self.cell = GruCell(config.hidden, config.deter)
+        else:
+            self.input = BlockInput(config.stoch, actions, config.hidden)
+            self.cell = BlockGruCell(2 * config.hidden, config.deter, config.hidden, config.blocks)
         self.prior_head = nn.Sequential(
-            nn.Linear(config.deter, config.hidden, bias=False),
-            NormAct(config.hidden),
+            *hidden_layers(config.deter, config.hidden, config.prior_layers, config.norm),
             nn.Linear(config.hidden, config.stoch),
         )
         self.posterior_head = nn.Sequential(
-            nn.Linear(config.deter + embed, config.hidden, bias=False),
-            NormAct(config.hidden),
+            *hidden_layers(config.deter + embed, config.hidden, 1, config.norm),
             nn.Linear(config.hidden, config.stoch),
         )
-        self.initial_deter = nn.Parameter(torch.zeros(config.deter))
+        if config.start == "learned":
+            self.initial_deter = nn.Parameter(torch.zeros(config.deter))
 
     def initial(self, batch: int) -> LatentState:
-        """Learned start: h_0 = tanh(w), z_0 = mode of the prior at h_0."""
-        deter = torch.tanh(self.initial_deter).expand(batch, -1)
+        """State before the first observation: learned (h_0 = tanh(w), z_0 = mode of the prior at h_0) or zeros."""
+        if self.config.start == "zeros":
+            zeros = linear_at(self.prior_head, 0).weight.new_zeros(batch, self.config.deter + self.config.stoch)
+            return LatentState(zeros[:, : self.config.deter], zeros[:, self.config.deter :])
+        deter = torch.tanh(self.initial_deter)[None]
         stoch = straight_through(self.prior(deter), None, mode=True).flatten(-2)
-        return LatentState(deter, stoch)
+        return LatentState(deter.expand(batch, -1), stoch.expand(batch, -1))
 
     def prior(self, deter: Float[Tensor, "*batch h"]) -> Float[Tensor, "*batch groups classes"]:
         """Log-probabilities of z before seeing the observation."""
         return self._log_probs(self.prior_head(deter))
+
+    def prior_probs(self, deter: Float[Tensor, "*batch h"]) -> Float[Tensor, "*batch groups classes"]:
+        """Probabilities of z before seeing the observation."""
+        logits = self.prior_head(deter).unflatten(-1, (self.config.groups, self.config.classes))
+        return unimix_probs(logits, self.config.unimix)
 
     def posterior(
         self, deter: Float[Tensor, "*batch h"], embed: Float[Tensor, "*batch e"]
@@ -181,12 +221,16 @@ class Rssm(nn.Module):
 
     def advance(self, state: LatentState, action: Float[Tensor, "b a"] | None) -> Float[Tensor, "b h"]:
         """Next deterministic state from (h, z) and, if the model uses it, the one-hot action taken there."""
-        inputs = state.stoch
-        if self.config.action_input:
-            if action is None:
-                raise ValueError("rssm.action_input is on, so advance() needs the previous action")
-            inputs = torch.cat([inputs, action.to(inputs.dtype)], -1)
-        return self.cell(self.input(inputs), state.deter)
+        x = self.input.combine(self.input.stoch_part(state.stoch), self.action_part(action))
+        return self.cell(x, state.deter)
+
+    def action_part(self, action: Float[Tensor, "*batch a"] | None) -> Float[Tensor, "*batch hidden"] | None:
+        """What the recurrence needs of the action alone; None if the model does not see actions."""
+        if not self.config.action_input:
+            return None
+        if action is None:
+            raise ValueError("rssm.action_input is on, so the previous action is needed")
+        return self.input.action_part(action.to(linear_at(self.prior_head, 0).weight.dtype))
 
     def observe_step(
         self,
@@ -222,12 +266,27 @@ class Rssm(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Belief:
         """Filter a sequence; actions[:, t] is the action taken before observation t."""
+        config, keep = self.config, ~first[..., None]
+        start = self.initial(embed.shape[0])
+        # Whatever does not depend on the recurrence is computed for all steps at once.
+        action_part = self.action_part(None if actions is None else actions * keep)
+        first_layer, rest = linear_at(self.posterior_head, 0), self.posterior_head[1:]
+        embed_part = F.linear(embed, first_layer.weight[:, config.deter :], first_layer.bias)
+        uniform = None
+        if not mode:
+            shape = (*first.shape, config.groups, 1)
+            uniform = torch.rand(shape, device=embed.device, dtype=full_precision(embed).dtype, generator=generator)
         deter, stoch, posterior = [], [], []
         for t in range(embed.shape[1]):
-            action = None if actions is None else actions[:, t]
-            state, log_probs = self.observe_step(
-                state, action, embed[:, t], first[:, t], mode=mode, generator=generator
-            )
+            h = torch.where(keep[:, t], state.deter, start.deter)
+            z = torch.where(keep[:, t], state.stoch, start.stoch)
+            x = self.input.combine(self.input.stoch_part(z), None if action_part is None else action_part[:, t])
+            h = self.cell(x, h)
+            logits = embed_part[:, t] + F.linear(h, first_layer.weight[:, : config.deter])
+            log_probs = self._log_probs(rest(logits))
+            probs = log_probs.exp()
+            index = sample_index(probs.detach(), None if uniform is None else uniform[:, t])
+            state = LatentState(h, _straight_through_at(probs, index).flatten(-2))
             deter.append(state.deter)
             stoch.append(state.stoch)
             posterior.append(log_probs)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.signal import savgol_filter
 
 from eval.criteria.events import TICK_S
@@ -32,7 +32,8 @@ FILTER_TICKS = 7
 FILTER_ORDER = 2
 MAX_FILE_BYTES = 1 << 28
 
-Series = Float[np.ndarray, "tick"]
+Series = Float[np.ndarray, "window tick"]
+Verdicts = Bool[np.ndarray, "window"]
 Vectors = Float[np.ndarray, "tick 3"]
 
 
@@ -88,66 +89,62 @@ def read_motion(path: Path) -> Motion:
 
 def comfort(motion: Motion) -> Comfort:
     """Both readings of the route's comfort."""
-    windows = _windows(len(motion.forward))
-    as_coded = [_comfortable_as_coded(motion, window) for window in windows]
-    corrected = [_comfortable(motion, window) for window in windows]
-    return Comfort(100.0 * float(np.mean(as_coded)), 100.0 * float(np.mean(corrected)))
+    return Comfort(100.0 * float(np.mean(_comfortable_as_coded(motion))), 100.0 * float(np.mean(_comfortable(motion))))
 
 
-def _windows(ticks: int) -> list[slice]:
-    """Whole windows of one second; a route of up to one is a window by itself."""
-    if ticks <= WINDOW_TICKS:
-        return [slice(0, ticks)]
-    return [slice(start, start + WINDOW_TICKS) for start in range(0, ticks - WINDOW_TICKS + 1, WINDOW_TICKS)]
+def _windows(values: np.ndarray) -> np.ndarray:
+    """Whole windows of one second (window, tick, ...); a route of up to one is a window by itself."""
+    ticks = min(len(values), WINDOW_TICKS)
+    count = len(values) // ticks
+    return values[: count * ticks].reshape(count, ticks, *values.shape[1:])
 
 
-def _comfortable_as_coded(motion: Motion, window: slice) -> bool:
-    lon, lat, magnitude = _accelerations(motion, window)
-    lon, lat, magnitude = _smooth(lon), _smooth(lat), _smooth(magnitude)
-    yaw_rate = motion.angular_velocity_degps[window, 2]
-    turns = np.concatenate(([0.0], np.cumsum(np.round(np.diff(yaw_rate) / (2.0 * np.pi)))))
+def _comfortable_as_coded(motion: Motion) -> Verdicts:
+    lon, lat, magnitude = (_smooth(series) for series in _accelerations(motion))
+    yaw_rate = _windows(motion.angular_velocity_degps[:, 2])
+    turns = np.cumsum(np.round(np.diff(yaw_rate, axis=1, prepend=yaw_rate[:, :1]) / (2.0 * np.pi)), axis=1)
     yaw_rate = _smooth(yaw_rate - 2.0 * np.pi * turns)
     return (
         _inside_accelerations(lon, lat)
-        and _inside(_slope(magnitude, CODED_TICK_S), JERK_MPS3)
-        and _inside(_slope(lon, CODED_TICK_S), LON_JERK_MPS3)
-        and _inside(yaw_rate, YAW_ACCEL_RADPS2)
-        and _inside(yaw_rate, YAW_RATE_RADPS)
+        & _inside(_slope(magnitude, CODED_TICK_S), JERK_MPS3)
+        & _inside(_slope(lon, CODED_TICK_S), LON_JERK_MPS3)
+        & _inside(yaw_rate, YAW_ACCEL_RADPS2)
+        & _inside(yaw_rate, YAW_RATE_RADPS)
     )
 
 
-def _comfortable(motion: Motion, window: slice) -> bool:
-    lon, lat, magnitude = _accelerations(motion, window)
-    yaw_rate = np.radians(motion.angular_velocity_degps[window, 2])
+def _comfortable(motion: Motion) -> Verdicts:
+    lon, lat, magnitude = _accelerations(motion)
+    yaw_rate = np.radians(_windows(motion.angular_velocity_degps[:, 2]))
     return (
         _inside_accelerations(_smooth(lon), _smooth(lat))
-        and _inside(_slope(magnitude, TICK_S), JERK_MPS3)
-        and _inside(_slope(lon, TICK_S), LON_JERK_MPS3)
-        and _inside(_slope(yaw_rate, TICK_S), YAW_ACCEL_RADPS2)
-        and _inside(_smooth(yaw_rate), YAW_RATE_RADPS)
+        & _inside(_slope(magnitude, TICK_S), JERK_MPS3)
+        & _inside(_slope(lon, TICK_S), LON_JERK_MPS3)
+        & _inside(_slope(yaw_rate, TICK_S), YAW_ACCEL_RADPS2)
+        & _inside(_smooth(yaw_rate), YAW_RATE_RADPS)
     )
 
 
-def _accelerations(motion: Motion, window: slice) -> tuple[Series, Series, Series]:
+def _accelerations(motion: Motion) -> tuple[Series, Series, Series]:
     """Longitudinal, lateral and magnitude, in the ground plane [m/s2]."""
-    plane = motion.acceleration_mps2[window, :2]
-    lon = (plane * motion.forward[window, :2]).sum(axis=1)
-    lat = (plane * motion.right[window, :2]).sum(axis=1)
-    return lon, lat, np.hypot(plane[:, 0], plane[:, 1])
+    plane = motion.acceleration_mps2[:, :2]
+    lon = (plane * motion.forward[:, :2]).sum(axis=1)
+    lat = (plane * motion.right[:, :2]).sum(axis=1)
+    return _windows(lon), _windows(lat), _windows(np.hypot(plane[:, 0], plane[:, 1]))
 
 
-def _inside_accelerations(lon: Series, lat: Series) -> bool:
+def _inside_accelerations(lon: Series, lat: Series) -> Verdicts:
     lowest, highest = LON_ACCEL_MPS2
-    return bool(((lon > lowest) & (lon < highest)).all()) and _inside(lat, LAT_ACCEL_MPS2)
+    return np.asarray(((lon > lowest) & (lon < highest)).all(axis=1)) & _inside(lat, LAT_ACCEL_MPS2)
 
 
-def _inside(series: Series, limit: float) -> bool:
-    return bool((np.abs(series) < limit).all())
+def _inside(series: Series, limit: float) -> Verdicts:
+    return np.asarray((np.abs(series) < limit).all(axis=1))
 
 
 def _smooth(series: Series) -> Series:
-    return np.asarray(savgol_filter(series, min(FILTER_TICKS, len(series)), FILTER_ORDER))
+    return np.asarray(savgol_filter(series, min(FILTER_TICKS, series.shape[1]), FILTER_ORDER))
 
 
 def _slope(series: Series, tick_s: float) -> Series:
-    return np.asarray(savgol_filter(series, min(FILTER_TICKS, len(series)), FILTER_ORDER, deriv=1, delta=tick_s))
+    return np.asarray(savgol_filter(series, min(FILTER_TICKS, series.shape[1]), FILTER_ORDER, deriv=1, delta=tick_s))

@@ -149,10 +149,14 @@ def _short_route(town: Town, way: Way, kind: str, generator: random.Random) -> R
     trigger = Parameters(block).trigger().location
     line = way.line
     index = line.nearest(trigger)
-    first = index if SCENARIOS[kind].starts_route else line.index_at(line.arc_m[index] - RUN_UP_M)
+    first = index
+    if not SCENARIOS[kind].starts_route:
+        first = line.index_at(line.arc_m[index] - RUN_UP_M)
+        while not _may_start(way, first):
+            first -= 1
+            if first < 0:
+                return None
     last = _end_index(way, line.index_at(line.arc_m[index] + RUN_OUT_M))
-    while first > 0 and not SCENARIOS[kind].starts_route and not _may_start(way, first):
-        first -= 1
     keypoints = _keypoints(way, first, last)
     try:
         planned = Way(town.carla_map, town.planner.plan(keypoints))

@@ -18,8 +18,6 @@ from simulator.towns.layout import (
 
 STRAIGHT, LEFT, RIGHT = 0, 1, 3
 """Direction of the outgoing arm minus that of the incoming arm's opposite, in quarter turns."""
-REFERENCE_S_M = 0.2
-"""Where on a connecting road its traffic light or stop sign holds."""
 POST_BEFORE_EXIT_M = 2.5
 """A far side light stands this far before the end of the junction."""
 POST_FROM_KERB_M = 0.9

@@ -3,20 +3,23 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from simulator.towns.junctions import REFERENCE_S_M, Approach, Connector, Junction, Network, Signal
+from simulator.towns.junctions import Approach, Connector, Junction, Network
 from simulator.towns.layout import SIDEWALK_M, Arm, Road, Side
+from simulator.towns.opendrive_furniture import (
+    FIRST_CONTROLLER_ID,
+    FIRST_OBJECT_ID,
+    STOP_LINE_BEFORE_END_M,
+    controllers,
+    signal_reference,
+    signal_tag,
+    stop_line,
+    zebra,
+)
 from simulator.towns.opendrive_text import header, plan_view, tag
 
-FIRST_OBJECT_ID = 9000
-FIRST_CONTROLLER_ID = 5000
 PARKING_FREE_M = 16.0
 """No parking this close to a junction."""
 PARKING_MIN_M = 20.0
-ZEBRA_M = (1.2, 4.2)
-"""A zebra crossing lies this far behind the stop line, inside the junction."""
-STOP_LINE_BEFORE_END_M = 0.3
-SIGN_HEIGHT_M = 2.4
-"""Height of the plate; the signal of a light stands for the foot of its post, as in CARLA's towns."""
 
 
 def write_opendrive(network: Network, name: str) -> str:
@@ -24,21 +27,22 @@ def write_opendrive(network: Network, name: str) -> str:
     signals: dict[int, list[str]] = defaultdict(list)
     for junction in network.junctions:
         for signal in junction.signals:
-            signals[signal.road].append(_signal(signal))
+            text = signal_tag(signal.kind, signal.id, signal.s_m, signal.t_m, signal.heading_offset_rad)
+            signals[signal.road].append(text)
             for connector in signal.connectors:
-                signals[connector].append(_signal_reference(signal))
+                signals[connector].append(signal_reference(signal.id))
     objects: dict[int, list[str]] = defaultdict(list)
     for index, approach in enumerate(network.approaches):
         objects[approach.arm.road.id] += _approach_objects(approach, first_id=FIRST_OBJECT_ID + 2 * index)
     roads = [_road(road, objects[road.id], signals[road.id]) for road in network.roads]
     connectors = [c for junction in network.junctions for c in junction.connectors]
     roads += [_connecting_road(connector, signals[connector.road.id]) for connector in connectors]
-    controllers, junctions = _controllers_and_junctions(network.junctions)
+    controls, junctions = _controllers_and_junctions(network.junctions)
     body = "\n".join(
         [
             header((pose for road in network.roads for pose in road.curve.sample(5.0)), name),
             *roads,
-            *controllers,
+            *controls,
             *junctions,
         ]
     )
@@ -150,16 +154,14 @@ def _approach_objects(approach: Approach, first_id: int) -> list[str]:
     """Stop line and zebra crossing at the end of an arm."""
     arm, objects = approach.arm, []
     if approach.stop_line:
-        width_m = arm.inbound_side.lanes * arm.inbound_side.lane_m
+        side = arm.inbound_side
         objects.append(
-            tag(
-                "object", id=first_id, name="StopLine", s=_arm_s_m(arm, STOP_LINE_BEFORE_END_M),
-                t=arm.inbound_sign * width_m / 2.0, zOffset=0.0, hdg=1.570796327, roll=0.0, pitch=0.0,
-                orientation="none", type=-1, width=0.0, length=width_m,
-            )
-        )  # fmt: skip
+            stop_line(first_id, _arm_s_m(arm, STOP_LINE_BEFORE_END_M), arm.inbound_sign, side.lanes * side.lane_m)
+        )
     if approach.zebra:
-        objects.append(_zebra(arm, first_id + 1))
+        road, inwards = arm.road, -1.0 if arm.at_start else 1.0
+        assert road.left is not None
+        objects.append(zebra(first_id + 1, _arm_s_m(arm, 0.0), inwards, road.left.asphalt_m, road.right.asphalt_m))
     return objects
 
 
@@ -167,40 +169,9 @@ def _arm_s_m(arm: Arm, before_end_m: float) -> float:
     return before_end_m if arm.at_start else arm.road.curve.length_m - before_end_m
 
 
-def _zebra(arm: Arm, number: int) -> str:
-    """A crosswalk just inside the junction, across the whole arm."""
-    road = arm.road
-    assert road.left is not None
-    inwards = -1.0 if arm.at_start else 1.0
-    near_m, far_m = (inwards * edge for edge in ZEBRA_M)
-    left_m, right_m = road.left.asphalt_m + 0.6, -road.right.asphalt_m - 0.6
-    corners = ((near_m, left_m), (near_m, right_m), (far_m, right_m), (far_m, left_m), (near_m, left_m))
-    outline = tag("outline", "".join(tag("cornerLocal", u=u, v=v, z=0.0) for u, v in corners))
-    return tag(
-        "object", outline, id=number, name="SimpleCrosswalk", s=_arm_s_m(arm, 0.0), t=0.0, zOffset=0.0, hdg=0.0,
-        roll=0.0, pitch=0.0, orientation="none", type="crosswalk", width=ZEBRA_M[1] - ZEBRA_M[0],
-        length=left_m - right_m,
-    )  # fmt: skip
-
-
-def _signal(signal: Signal) -> str:
-    light = signal.kind == "light"
-    return tag(
-        "signal", tag("validity", fromLane=0, toLane=0), name="Signal_3Light_Post01" if light else "Sign_Stop",
-        id=signal.id, s=signal.s_m, t=signal.t_m, zOffset=0.0 if light else SIGN_HEIGHT_M,
-        hOffset=signal.heading_offset_rad, roll=0.0, pitch=0.0, orientation="+", dynamic="yes" if light else "no",
-        country="OpenDRIVE", type=1000001 if light else 206, subtype=-1, value=-1, text="",
-        height=1.16 if light else 1.0, width=0.52 if light else 0.97,
-    )  # fmt: skip
-
-
-def _signal_reference(signal: Signal) -> str:
-    validity = tag("validity", fromLane=-1, toLane=-1)
-    return tag("signalReference", validity, id=signal.id, s=REFERENCE_S_M, t=0.0, orientation="+")
-
-
 def _controllers_and_junctions(junctions: Iterable[Junction]) -> tuple[list[str], list[str]]:
-    controllers, written, number = [], [], FIRST_CONTROLLER_ID
+    listed: list[str] = []
+    written: list[str] = []
     for junction in junctions:
         content = ""
         for index, c in enumerate(junction.connectors):
@@ -209,10 +180,8 @@ def _controllers_and_junctions(junctions: Iterable[Junction]) -> tuple[list[str]
                 "connection", link, id=index, incomingRoad=c.incoming.road.id, connectingRoad=c.road.id,
                 contactPoint="start",
             )  # fmt: skip
-        for sequence, phase in enumerate(junction.phases):
-            controls = "".join(tag("control", signalId=light, type="") for light in phase)
-            controllers.append(tag("controller", controls, name=f"ctrl{number}", id=number, sequence=sequence))
-            content += tag("controller", id=number, type="", sequence=sequence)
-            number += 1
+        more, references = controllers(junction.phases, FIRST_CONTROLLER_ID + len(listed))
+        listed += more
+        content += references
         written.append(tag("junction", content, id=junction.id, name=f"junction{junction.id}"))
-    return controllers, written
+    return listed, written

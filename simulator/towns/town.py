@@ -100,15 +100,22 @@ class Town:
 
 
 def available_towns(town_dir: Path | None = None) -> list[str]:
-    """Names for load_town: own towns and the files of town_dir."""
+    """Names for load_town: own towns and the files of town_dir, a folder of .xodr files or CARLA's Maps folder."""
     own = [town_name(GRID_FAMILY, seed) for seed in range(1, GRID_TOWNS_LISTED + 1)]
     own += [name for name in training_towns() if name not in own]
-    files = sorted(path.stem for path in town_dir.glob("*.xodr")) if town_dir else []
-    return own + [name for name in files if name not in own]
+    return own + [name for name in _town_files(town_dir) if name not in own]
+
+
+def _town_files(town_dir: Path | None) -> dict[str, Path]:
+    if town_dir is None:
+        return {}
+    paths = [path for layout in ("*/OpenDrive", "OpenDrive", ".") for path in town_dir.glob(f"{layout}/*.xodr")]
+    return dict(sorted((path.stem, path) for path in paths))  # of the same name that nearest to the folder
 
 
 def load_town(name_or_path: str, town_dir: Path | None = None) -> Town:
-    """The own town of this name (family and seed), the file <name>.xodr of town_dir, or the .xodr file at a path.
+    """The own town of this name (family and seed), the file <name>.xodr of town_dir (or where CARLA keeps it in its
+    Maps folder), or the .xodr file at a path.
 
     Raises: TownError for an unknown town or a file that is too large, malformed or unusable.
     """
@@ -116,13 +123,14 @@ def load_town(name_or_path: str, town_dir: Path | None = None) -> Town:
         return town_from_text(name_or_path, generate_town(name_or_path))
     path = Path(name_or_path)
     if path.suffix != ".xodr":
-        path = (town_dir or Path()) / f"{name_or_path}.xodr"
-        if town_dir is None or name_or_path not in available_towns(town_dir):
+        files = _town_files(town_dir)
+        if name_or_path not in files:
             raise TownError(
                 f"there is no town {name_or_path!r}; there are {', '.join(available_towns(town_dir))}, other two-digit "
                 f"seeds of {', '.join((GRID_FAMILY, *FAMILIES))}, and the .xodr files of --town-dir "
                 f"({town_dir or 'not given'})"
             )
+        path = files[name_or_path]
     return town_from_text(path.stem, _read(path))
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from eval.draw import CAMERAS
 from eval.moments import BevView, Incident, Moment, OtherCar, RouteMap, Step, TraceFile, to_ego
 from eval.recorder import moments_folder
-from eval.results import RouteRecord
+from eval.results import RouteRecord, leaderboard_json
 from eval.scoring import Infraction, Scores, Scoring
 
 MASK_NAMES = ("road", "vehicle", "red_light")
@@ -58,16 +58,27 @@ def moments(count: int, *, route_id: str = "1", message: str = "ran a red light 
             bev=BevView(generator.random((3, 24, 16)), MASK_NAMES, (-8.0, 40.0, 16.0, 16.0)),
             others=(OtherCar(x_m + 8.0, y_m, 0.0, 2.3, 0.9),),
             incidents=seen,
+            decision=index,
         )
 
 
-def record(route_id: str, *, completion: float = 100.0, penalty: float = 0.7, status: str = "Completed") -> RouteRecord:
-    """A record with one red light and one stretch outside the lanes."""
+def record(
+    route_id: str,
+    *,
+    completion: float = 100.0,
+    penalty: float = 0.7,
+    status: str = "Completed",
+    scenario_type: str = "",
+    state: str = "over",
+    clean: bool = False,
+) -> RouteRecord:
+    """A record with one red light and one stretch outside the lanes, or `clean`, without any infraction."""
     infractions: dict[str, list[str]] = {kind.value: [] for kind in Infraction}
-    infractions[Infraction.RED_LIGHT.value] = ["ran a red light 7"]
-    infractions[Infraction.OUTSIDE_ROUTE_LANES.value] = [
-        "Agent went outside its route lanes for about 3.0 meters (4.69% of the completed route)"
-    ]
+    if not clean:
+        infractions[Infraction.RED_LIGHT.value] = ["ran a red light 7"]
+        infractions[Infraction.OUTSIDE_ROUTE_LANES.value] = [
+            "Agent went outside its route lanes for about 3.0 meters (4.69% of the completed route)"
+        ]
     return RouteRecord(
         route_id=route_id,
         town="Gen20",
@@ -83,17 +94,40 @@ def record(route_id: str, *, completion: float = 100.0, penalty: float = 0.7, st
         seed=20,
         traffic=15,
         sensors=["sensor.camera.rgb"] * 6 + ["sensor.other.imu"],
-        provenance={"server": "embedded", "server_version": "0.9.16", "agent": "agent/entry.py"},
+        provenance={
+            "server": "embedded",
+            "server_version": "0.9.16",
+            "agent": "agent/entry.py",
+            "route_file": "routes.xml",
+            "route_file_sha256": "0" * 64,
+            "scenarios": [{"name": "s", "type": scenario_type, "state": state, "reason": ""}] if scenario_type else [],
+            "junction_credit_percent": 100.0,
+            "timings_ms": {"world": 27.0, "sensors": 0.1, "agent": 12.0, "decision": 24.0, "criteria": 1.0},
+            "startup_s": 3.5,
+            "wall_s": 14.0,
+            "memory_mib": 500,
+            "tries": 1,
+        },
     )
 
 
-def write_run(folder: Path, route_ids: tuple[str, ...], **kwargs: str) -> None:
-    """A run's folder with records, moments and pictures."""
+def write_records(folder: Path, records: Sequence[RouteRecord]) -> None:
+    """A run's folder with nothing but its journal."""
     folder.mkdir(exist_ok=True)
-    with (folder / "results.jsonl").open("w") as file:
-        for route_id in route_ids:
-            trace = TraceFile(moments_folder(folder), route_id)
-            for moment in moments(20, route_id=route_id, **kwargs):
-                trace(moment)
-            trace.close()
-            file.write(json.dumps(record(route_id).to_json()) + "\n")
+    (folder / "results.jsonl").write_text("".join(json.dumps(item.to_json()) + "\n" for item in records))
+    (folder / "results.json").write_text(json.dumps(leaderboard_json(records, len(records))))
+
+
+def write_moments(folder: Path, route_id: str, **kwargs: str) -> None:
+    """Moments and pictures of a route in a run's folder."""
+    trace = TraceFile(moments_folder(folder), route_id)
+    for moment in moments(20, route_id=route_id, **kwargs):
+        trace(moment)
+    trace.close()
+
+
+def write_run(folder: Path, route_ids: Sequence[str], **kwargs: str) -> None:
+    """A run's folder with records, moments and pictures."""
+    write_records(folder, [record(route_id) for route_id in route_ids])
+    for route_id in route_ids:
+        write_moments(folder, route_id, **kwargs)

@@ -222,7 +222,10 @@ def test_routes_are_driven_scored_and_resumed(tmp_path: Path, generated_map: car
         assert motion["99"]["location"] != motion["0"]["location"]
     (own,) = read_runs([tmp_path / "run"])
     assert summarise([own], Options(resamples=10)).values["comfort_as_coded_percent"] is not None
+    left = sorted(path.name for path in (tmp_path / "run" / "moments").glob("*.[mf][pr]*"))
+    assert left == ["1.mp4", "2.mp4"], "routes that fail leave a film, and nothing of what it was made of"
     provenance = results["evaluation"]["routes"][0]
+    assert provenance["recording_s"] > 0.0 and provenance["timings_ms"]["decision"] is not None
     assert provenance["server"] == "embedded" and len(provenance["route_file_sha256"]) == 64
 
     again = evaluate(*arguments)
@@ -243,6 +246,7 @@ def test_routes_are_driven_scored_and_resumed(tmp_path: Path, generated_map: car
             "no CARLA server listens",
         ),
         (["--routes", "{routes}", "--agent", "constant-throttle"], "no town 'Nowhere'"),
+        (["--routes", "{routes}", "--agent", "README.md"], "is no Python file"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -259,6 +263,22 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert main() == 2
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1 and expected in errors[0]
+
+
+def test_a_missing_map_is_told_before_anything_is_driven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    routes, out, maps = tmp_path / "routes.xml", tmp_path / "run", tmp_path / "Maps" / "Town01" / "OpenDrive"
+    line = ((0.0, 0.0, 0.0), (9.0, 0.0, 0.0))
+    write_routes([Route("1", "Town01", line), Route("2", "Town12", line)], routes)
+    maps.mkdir(parents=True)
+    (maps / "Town01.xodr").write_text("<OpenDRIVE/>")
+    command = ["eval", "run", "--routes", str(routes), "--agent", "constant-throttle", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", [*command, "--town-dir", str(tmp_path / "Maps")])
+    assert main() == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert "no map of Town12;" in error and "--towns Town01" in error
+    assert not out.exists()
 
 
 def test_a_route_of_bench2drive_reaches_its_verdict(shared_dir: Path, tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def test_records_survive_the_disk_and_bad_lines_are_skipped(tmp_path: Path) -> N
     folder.append(RED)
     lines = tmp_path / "run" / "results.jsonl"
     with lines.open("a") as file:
+        file.write("[" * 100_000 + "\n" + "9" * 5_000 + "\n")  # too deep, too long a number
         file.write('{"format": 1, "route_id": "4"}\nnot json\n{"format": 99}\n{"cut')
     folder.close()
     folder = ResultsFolder(tmp_path / "run", {"seed": 0})

@@ -91,6 +91,13 @@ def test_the_hash_of_an_agent_covers_its_package(tmp_path: Path) -> None:
         ({"skip": "1"}, "leaves no route"),
         ({"repetitions": 0}, "--repetitions"),
         ({"workers": 0}, "--workers"),
+        ({"stall_s": -1.0}, "--stall-s -1.0: must be more than 0"),
+        ({"max_wall_s": float("nan")}, "--max-wall-s nan"),
+        ({"start_timeout_s": 0.0}, "--start-timeout-s 0.0"),
+        ({"seed": -1}, "--seed -1"),
+        ({"gpus": "-1", "carla_image": "carla"}, "--gpus -1: adapters are counted from 0"),
+        ({"ray_gpus": 0.5}, "--ray-gpus is for"),
+        ({"cameras": "other-episode", "cameras_from": Path("none")}, "--cameras-from none: no such folder"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_starts(tmp_path: Path, options: dict, expected: str) -> None:

@@ -32,7 +32,7 @@ def test_a_short_run_as_json() -> None:
     assert report["resets"]["wall"]["median_ms"] > 0.0
     assert set(report["memory_mib"]) == {"start", "2 cars", "cameras", "4 cars", "resets"}
     assert all(50.0 < mib < 2000.0 for mib in report["memory_mib"].values())
-    assert report["growth_by_ticks"] is None and report["cameras"] == []
+    assert report["growth_by_ticks"] is None and report["cameras"] == [] and report["renderer"] == "software"
 
 
 def test_wrong_numbers_are_refused_with_the_remedy() -> None:

@@ -370,6 +370,10 @@ def test_lights_without_controllers_share_phases_by_street(shared_dir: Path) -> 
 def test_names(tmp_path: Path) -> None:
     (tmp_path / "Mine.xodr").write_text(generate(3))
     assert available_towns(tmp_path)[0] == "Gen01" and "Mine" in available_towns(tmp_path)
+    carlas = tmp_path / "Yours" / "OpenDrive"
+    carlas.mkdir(parents=True)
+    (carlas / "Yours.xodr").write_text(generate(3))
+    assert load_town("Yours", tmp_path).lights == load_town("Mine", tmp_path).lights
     assert load_town("Mine", tmp_path).lights == load_town(str(tmp_path / "Mine.xodr")).lights
     for name in ("Town99", "Gen1", "Gen", "../Mine", "", "Gen-1"):
         with pytest.raises(TownError, match=r"there is no town .*Gen01.*Mine"):

@@ -17,6 +17,7 @@ def test_the_published_table_is_that_of_its_data() -> None:
     for key in ("routes", "triggered", "expert", "blind"):
         assert summary["total"][key] == sum(counts[key] for counts in summary["types"].values())
     assert (DOCS / "scenarios.md").read_text(encoding="utf-8").endswith(table(summary))
+    assert summary["total"]["expert"] >= 0.9 * summary["total"]["routes"]
     assert summary["total"]["blind"] <= 0.25 * summary["total"]["routes"]
 
 

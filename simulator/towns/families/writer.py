@@ -13,24 +13,22 @@ from simulator.towns.families.roads import (
     Link,
     Plan,
     Road,
-    Signal,
     Strip,
     width_m,
 )
+from simulator.towns.opendrive_furniture import (
+    FIRST_CONTROLLER_ID,
+    FIRST_OBJECT_ID,
+    STOP_LINE_BEFORE_END_M,
+    controllers,
+    signal_reference,
+    signal_tag,
+    stop_line,
+    zebra,
+)
 from simulator.towns.opendrive_text import header, plan_view, tag
 
-FIRST_OBJECT_ID = 9000
-FIRST_CONTROLLER_ID = 5000
-ZEBRA_M = (1.2, 4.2)
-"""A zebra crossing lies this far behind the stop line, inside the junction."""
-STOP_LINE_BEFORE_END_M = 0.3
-REFERENCE_S_M = 0.2
-"""Where on a connecting road its traffic light or sign holds."""
-PLATE_HEIGHT_M = 2.4
-"""Height of a sign's plate; the signal of a light stands for the foot of its post, as in CARLA's towns."""
 MARK_WIDTH_M = {"motorway": 0.15}
-SIGNAL_TYPES = {"light": 1000001, "stop": 206, "yield": 205}
-SIGNAL_NAMES = {"light": "Signal_3Light_Post01", "stop": "Sign_Stop", "yield": "Sign_Yield"}
 
 
 def write_plan(plan: Plan, name: str) -> str:
@@ -38,9 +36,10 @@ def write_plan(plan: Plan, name: str) -> str:
     signals: dict[int, list[str]] = defaultdict(list)
     for junction in plan.junctions:
         for signal in junction.signals:
-            signals[signal.road].append(_signal(signal))
+            text = signal_tag(signal.kind, signal.id, signal.s_m, signal.t_m, signal.heading_offset_rad)
+            signals[signal.road].append(text)
             for held in signal.held:
-                signals[held].append(_signal_reference(signal))
+                signals[held].append(signal_reference(signal.id))
     objects: dict[int, list[str]] = defaultdict(list)
     for index, approach in enumerate(plan.approaches):
         objects[approach.arm.road.id] += _approach_objects(approach, FIRST_OBJECT_ID + 2 * index)
@@ -48,9 +47,9 @@ def write_plan(plan: Plan, name: str) -> str:
         _road(road, objects[road.id], signals[road.id])
         for road in sorted(plan.roads, key=lambda road: (road.junction != -1, road.id))
     ]
-    controllers, junctions = _controllers_and_junctions(plan.junctions)
+    controls, junctions = _controllers_and_junctions(plan.junctions)
     poses = [pose for road in plan.roads for pose in road.curve.sample(5.0)]
-    body = "\n".join([header(poses, name), *roads, *controllers, *junctions])
+    body = "\n".join([header(poses, name), *roads, *controls, *junctions])
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<OpenDRIVE>\n{body}\n</OpenDRIVE>\n'
 
 
@@ -126,15 +125,11 @@ def _approach_objects(approach: Approach, first_id: int) -> list[str]:
     arm, objects = approach.arm, []
     if approach.stop_line:
         line_m = width_m(arm.inbound, frozenset({DRIVING}))
-        objects.append(
-            tag(
-                "object", id=first_id, name="StopLine", s=_arm_s_m(arm, STOP_LINE_BEFORE_END_M),
-                t=arm.inbound_sign * line_m / 2.0, zOffset=0.0, hdg=1.570796327, roll=0.0, pitch=0.0,
-                orientation="none", type=-1, width=0.0, length=line_m,
-            )
-        )  # fmt: skip
+        objects.append(stop_line(first_id, _arm_s_m(arm, STOP_LINE_BEFORE_END_M), arm.inbound_sign, line_m))
     if approach.zebra:
-        objects.append(_zebra(arm, first_id + 1))
+        profile, inwards = arm.profile, -1.0 if arm.at_start else 1.0
+        left_m, right_m = width_m(profile.left, ASPHALT), width_m(profile.right, ASPHALT)
+        objects.append(zebra(first_id + 1, _arm_s_m(arm, 0.0), inwards, left_m, right_m))
     return objects
 
 
@@ -142,38 +137,9 @@ def _arm_s_m(arm: Arm, before_end_m: float) -> float:
     return before_end_m if arm.at_start else arm.road.curve.length_m - before_end_m
 
 
-def _zebra(arm: Arm, identity: int) -> str:
-    """A crosswalk just inside the junction, across the whole arm."""
-    inwards = -1.0 if arm.at_start else 1.0
-    near_m, far_m = (inwards * edge for edge in ZEBRA_M)
-    profile = arm.profile
-    left_m, right_m = width_m(profile.left, ASPHALT) + 0.6, -width_m(profile.right, ASPHALT) - 0.6
-    corners = ((near_m, left_m), (near_m, right_m), (far_m, right_m), (far_m, left_m), (near_m, left_m))
-    outline = tag("outline", "".join(tag("cornerLocal", u=u, v=v, z=0.0) for u, v in corners))
-    return tag(
-        "object", outline, id=identity, name="SimpleCrosswalk", s=_arm_s_m(arm, 0.0), t=0.0, zOffset=0.0, hdg=0.0,
-        roll=0.0, pitch=0.0, orientation="none", type="crosswalk", width=ZEBRA_M[1] - ZEBRA_M[0],
-        length=left_m - right_m,
-    )  # fmt: skip
-
-
-def _signal(signal: Signal) -> str:
-    light = signal.kind == "light"
-    return tag(
-        "signal", tag("validity", fromLane=0, toLane=0), name=SIGNAL_NAMES[signal.kind], id=signal.id, s=signal.s_m,
-        t=signal.t_m, zOffset=0.0 if light else PLATE_HEIGHT_M, hOffset=signal.heading_offset_rad, roll=0.0, pitch=0.0,
-        orientation="+", dynamic="yes" if light else "no", country="OpenDRIVE", type=SIGNAL_TYPES[signal.kind],
-        subtype=-1, value=-1, text="", height=1.16 if light else 1.0, width=0.52 if light else 0.97,
-    )  # fmt: skip
-
-
-def _signal_reference(signal: Signal) -> str:
-    validity = tag("validity", fromLane=-1, toLane=-1)
-    return tag("signalReference", validity, id=signal.id, s=REFERENCE_S_M, t=0.0, orientation="+")
-
-
 def _controllers_and_junctions(junctions: list[Junction]) -> tuple[list[str], list[str]]:
-    controllers, written, identity = [], [], FIRST_CONTROLLER_ID
+    listed: list[str] = []
+    written: list[str] = []
     for junction in junctions:
         content = ""
         for index, way in enumerate(junction.connections):
@@ -182,10 +148,8 @@ def _controllers_and_junctions(junctions: list[Junction]) -> tuple[list[str], li
                 "connection", links, id=index, incomingRoad=way.incoming, connectingRoad=way.connecting,
                 contactPoint="start",
             )  # fmt: skip
-        for sequence, phase in enumerate(junction.phases):
-            controls = "".join(tag("control", signalId=light, type="") for light in phase)
-            controllers.append(tag("controller", controls, name=f"ctrl{identity}", id=identity, sequence=sequence))
-            content += tag("controller", id=identity, type="", sequence=sequence)
-            identity += 1
+        more, references = controllers(junction.phases, FIRST_CONTROLLER_ID + len(listed))
+        listed += more
+        content += references
         written.append(tag("junction", content, id=junction.id, name=f"junction{junction.id}"))
-    return controllers, written
+    return listed, written

@@ -1,0 +1,143 @@
+"""Windows out of segments: read, checked, unpacked, pooled to the model's size and laid side by side."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numba
+import numpy as np
+import torch
+
+from training.bev import SIZE_PX
+from training.experience.catalogue import Piece
+from training.experience.index import segment_path
+from training.experience.writer import transition_of
+from training.replay import SegmentError, SegmentLayout, read_layout, read_steps
+from training.world_model.model import Replayed
+
+
+@dataclass(frozen=True, slots=True)
+class WindowArrays:
+    """Where windows are decoded into; leading axes (b, t)."""
+
+    words: np.ndarray
+    """(b, t, size, size) uint64."""
+    vector: np.ndarray
+    """(b, t, v) float32."""
+    action: np.ndarray
+    """(b, t) int64, of the step before."""
+    reward: np.ndarray
+    """(b, t) float32."""
+    flags: np.ndarray
+    """(b, t, 3) bool: first, last, terminal."""
+
+    @classmethod
+    def empty(cls, windows: int, steps: int, size_px: int, vector: int) -> WindowArrays:
+        """Arrays to be filled. Raises: ValueError for a size that the words cannot be pooled to."""
+        if not 0 < size_px <= SIZE_PX or SIZE_PX % size_px:
+            raise ValueError(f"words of {SIZE_PX} px cannot be pooled to {size_px} px")
+        shape = (windows, steps)
+        return cls(
+            words=np.empty((*shape, size_px, size_px), np.uint64),
+            vector=np.empty((*shape, vector), np.float32),
+            action=np.empty(shape, np.int64),
+            reward=np.empty(shape, np.float32),
+            flags=np.empty((*shape, 3), bool),
+        )
+
+    def replayed(self) -> Replayed:
+        """As the learner takes it. What comes before a first step is a last one, even if its writer never said so."""
+        first, last, terminal = (torch.from_numpy(np.ascontiguousarray(self.flags[..., k])) for k in range(3))
+        last[:, :-1] |= first[:, 1:]
+        return Replayed(
+            words=torch.from_numpy(self.words.view(np.int64)),
+            vector=torch.from_numpy(self.vector) if self.vector.shape[-1] else None,
+            previous_action=torch.from_numpy(self.action),
+            reward=torch.from_numpy(self.reward),
+            first=first,
+            last=last,
+            terminal=terminal,
+        )
+
+
+class DamagedSegment(SegmentError):
+    """A segment with wrong bytes; carries its name."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.name = name
+
+
+class GoneSegment(Exception):
+    """A segment that is not there any more; carries its name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class Decoder:
+    """Reads pieces of segments; the layouts of segments read before are remembered. Safe to share by threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._layouts: dict[str, SegmentLayout] = {}
+        self._lock = threading.Lock()
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Drop the layouts of segments that are not read any more."""
+        with self._lock:
+            for name in names:
+                self._layouts.pop(name, None)
+
+    def window(self, pieces: Sequence[Piece], arrays: WindowArrays, number: int) -> None:
+        """Decode a window into row `number` of the arrays. Raises: DamagedSegment, GoneSegment."""
+        at = 0
+        for piece in pieces:
+            name = piece.row.name
+            try:
+                self._piece(piece, arrays, number, at)
+            except FileNotFoundError as error:
+                raise GoneSegment(name) from error
+            except SegmentError as error:
+                raise DamagedSegment(name, str(error)) from error
+            at += piece.stop - piece.start
+
+    def _piece(self, piece: Piece, arrays: WindowArrays, number: int, at: int) -> None:
+        path = segment_path(self._folder, piece.row.name)
+        layout = self._layouts.get(piece.row.name)
+        if layout is None:
+            layout = read_layout(path)
+            with self._lock:
+                self._layouts[piece.row.name] = layout
+        if piece.stop > layout.steps:
+            raise SegmentError(f"{path}: has {layout.steps} steps, its index entry says {piece.row.steps}")
+        for offset, step in enumerate(read_steps(path, layout, piece.start, piece.stop), at):
+            pool_into(step.words(), arrays.words[number, offset])
+            width = arrays.vector.shape[-1]
+            if width:
+                vector = step.arrays.get("vector")
+                if vector is None or vector.shape != (width,):
+                    found = "none" if vector is None else f"one of shape {vector.shape}"
+                    raise ValueError(f"{path}: the model wants an ego vector of {width} values, stored is {found}")
+                arrays.vector[number, offset] = vector
+            values = transition_of(step)
+            arrays.action[number, offset] = values["action"]
+            arrays.reward[number, offset] = values["reward"]
+            arrays.flags[number, offset] = values["first"], values["last"], values["terminal"]
+
+
+@numba.njit("void(Array(uint64, 2, 'C', readonly=True), uint64[:, ::1])", cache=True, nogil=True)
+def pool_into(words, pooled):  # pragma: no cover - compiled
+    """OR of square blocks of words (n, n) into pooled (m, m): a coarse pixel holds what any of its pixels holds."""
+    factor = words.shape[0] // pooled.shape[0]
+    for row in range(pooled.shape[0]):
+        for column in range(pooled.shape[1]):
+            value = np.uint64(0)
+            for i in range(row * factor, (row + 1) * factor):
+                for j in range(column * factor, (column + 1) * factor):
+                    value |= words[i, j]
+            pooled[row, column] = value

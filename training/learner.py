@@ -1,0 +1,133 @@
+"""One update of the privileged stage: world model, then actor and critic inside it, with Think2Drive's tricks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from agent.checkpoint import check_state
+from agent.model.rssm import Belief, LatentState
+from training.optim import Stepper
+from training.policy.actor_critic import ActorCritic, PolicyLoss
+from training.presets import PrivilegedConfig
+from training.world_model.model import Replayed, WorldModel
+
+
+class Learner:
+    """World model, policy and optimisers of the privileged stage.
+
+    The metrics of an update stay tensors on the device, so that an update does not wait for it.
+    """
+
+    def __init__(self, config: PrivilegedConfig, *, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        self.config = config
+        weights = torch.Generator().manual_seed(seed)
+        self.model = WorldModel(config.world_model, weights).to(device)
+        self.policy = ActorCritic(config.policy, config.world_model, weights).to(device)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.updates = 0
+        actor, critic = list(self.policy.actor.parameters()), list(self.policy.critic.parameters())
+        if config.joint:
+            self.steppers = {"model": Stepper(config.model_optimizer, [*self.model.parameters(), *actor, *critic])}
+        else:
+            self.steppers = {
+                "model": Stepper(config.model_optimizer, self.model.parameters()),
+                "actor": Stepper(config.policy_optimizer, actor),
+                "critic": Stepper(config.policy_optimizer, critic),
+            }
+
+    def update(self, batch: Replayed) -> tuple[dict[str, Tensor], LatentState]:
+        """One update; gives its metrics and the filtered states (b, t), which the replay may keep for carry-over."""
+        if self.updates in self.config.tricks.planner_resets:
+            self.reset_planner()
+        metrics, belief = self._update_jointly(batch) if self.config.joint else self._update_model(batch)
+        state = belief.state.detach()
+        together = 1 if self.config.joint else 0
+        for _ in range(self.config.tricks.ratio(self.updates) - together):
+            metrics |= self.update_policy(state, batch.terminal)
+        self.updates += 1
+        return metrics, state
+
+    def _update_model(self, batch: Replayed) -> tuple[dict[str, Tensor], Belief]:
+        stepper = self.steppers["model"]
+        stepper.zero_grad()
+        loss = self.model.loss(batch, generator=self.generator)
+        loss.total.backward()
+        norm = stepper.step()
+        return _detached(loss.terms) | {"model_gradient_norm": norm}, loss.belief
+
+    def update_policy(self, state: LatentState, terminal: Tensor) -> dict[str, Tensor]:
+        """One actor-critic update on a fresh imagination from the replayed states; the world model is kept."""
+        loss = self._imagine(state, terminal)
+        names = ("model",) if self.config.joint else ("actor", "critic")
+        for name in names:
+            self.steppers[name].zero_grad()
+        (loss.actor + loss.critic).backward()
+        for name in names:
+            self.steppers[name].step()
+        self.policy.update_slow_critic()
+        return _policy_metrics(loss)
+
+    def _update_jointly(self, batch: Replayed) -> tuple[dict[str, Tensor], Belief]:
+        stepper = self.steppers["model"]
+        stepper.zero_grad()
+        model = self.model.loss(batch, generator=self.generator)
+        policy = self._imagine(model.belief.state, batch.terminal)
+        total = model.total + policy.actor + policy.critic
+        metrics = _detached(model.terms) | _policy_metrics(policy)
+        if self.config.policy.replay_critic:
+            returns = policy.start_returns.unflatten(0, batch.first.shape)
+            replay = self.policy.replay_loss(model.belief.state.features(), batch, returns)
+            total = total + self.config.policy.replay_critic * replay
+            metrics["replay_critic"] = replay.detach()
+        total.backward()
+        metrics["model_gradient_norm"] = stepper.step()
+        self.policy.update_slow_critic()
+        return metrics, model.belief
+
+    def _imagine(self, state: LatentState, terminal: Tensor) -> PolicyLoss:
+        start, alive = self.policy.starts(state, terminal, self.generator)
+        return self.policy.loss(self.model, start, alive, self.generator)
+
+    def reset_planner(self) -> None:
+        """Actor, critic and their moments start afresh; the world model is kept. Source: Think2Drive, section 3."""
+        device = self.generator.device
+        fresh = ActorCritic(self.config.policy, self.config.world_model)
+        self.policy.load_state_dict(fresh.to(device).state_dict())
+        planner = [*self.policy.actor.parameters(), *self.policy.critic.parameters()]
+        for stepper in self.steppers.values():
+            stepper.forget(planner)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything needed to go on, by name, for a checkpoint."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
+        for name, stepper in self.steppers.items():
+            tensors |= {f"optimizer.{name}.{key}": value for key, value in stepper.tensors().items()}
+        return tensors | {"updates": torch.tensor(self.updates), "generator": self.generator.get_state()}
+
+    def load(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Go on from `tensors`. Raises: CheckpointError naming `where` for missing, unknown or misshapen entries."""
+        modules: dict[str, nn.Module] = {"model.": self.model, "policy.": self.policy}
+        for prefix, module in modules.items():
+            part = _part(tensors, prefix)
+            check_state(module.state_dict(), part, where)
+            module.load_state_dict(part)
+        for name, stepper in self.steppers.items():
+            stepper.load(_part(tensors, f"optimizer.{name}."))
+        self.updates = int(tensors["updates"])
+        self.generator.set_state(tensors["generator"])
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _detached(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in terms.items()}
+
+
+def _policy_metrics(loss: PolicyLoss) -> dict[str, Tensor]:
+    return _detached({"actor": loss.actor, "critic": loss.critic}) | loss.metrics
