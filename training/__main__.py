@@ -17,6 +17,7 @@ from eval.generate import RouteGenerationError
 from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
 from training import bench, clone, collect, scenario_study
+from training.env import picture
 from training.experience import bench as replay_bench
 from training.replay import SegmentError
 
@@ -162,12 +163,25 @@ class Bench:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """Draw the 43 masks of the privileged observation with their legend, from a drive of the expert."""
+
+    config: tyro.conf.OmitArgPrefixes[picture.PictureConfig] = field(default_factory=picture.PictureConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        print(picture.draw(self.config))
+        return 0
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Clone, tyro.conf.subcommand("clone")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Picture, tyro.conf.subcommand("picture")]
 )
 
 

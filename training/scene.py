@@ -14,7 +14,7 @@ import carla
 import numpy as np
 
 from eval.criteria import TICK_S, SignalBox, stop_line
-from eval.planner import DensePlan
+from eval.planner import DensePlan, RoadOption
 from eval.scenarios.lanes import behind, lane_path
 from training import bev
 from training.expert import Scene, nearest_index
@@ -24,6 +24,8 @@ from training.sidestep import LaneTable
 TICKS_PER_SLICE = 5
 """BEV history slices lie 0.25 s apart: five ticks of 0.05 s."""
 VIEW_RADIUS_M = 160.0
+OTHER_LEVEL_M = 8.0
+"""Who is so much higher or lower is on another road."""
 DRIVABLE = ("dirtdebris", "trigger")
 """Props that are no obstacle."""
 STANDING_MPS = 0.2
@@ -62,6 +64,7 @@ class _Body:
 class _Signal:
     """A light's or sign's stop line on one lane."""
 
+    actor_id: int
     pose: tuple[float, float, float]
     half_width_m: float
     light: carla.TrafficLight | None
@@ -115,7 +118,7 @@ class PrivilegedView:
         carla_map = world.get_map()
         self._ways = LaneWays(carla_map)
         self._static = bev.load_static_map(carla_map)
-        waypoints = _route_waypoints(carla_map, plan)
+        waypoints, self.commands = _route_waypoints(carla_map, plan)
         self.corridor = bev.build_corridor(waypoints)
         self.lanes = read_lanes(waypoints)
         steps = np.hypot(*np.diff(self.corridor.points[:, :2], axis=0).T)
@@ -123,11 +126,17 @@ class PrivilegedView:
         self.index = 0
         self._bodies = self._read_bodies()
         self._signals = self._read_signals(carla_map)
-        self._history: deque[np.ndarray] = deque(maxlen=(len(bev.HISTORY_S) - 1) * TICKS_PER_SLICE + 1)
-        self._light_history: deque[list[int]] = deque(maxlen=self._history.maxlen)
+        self._rows = np.empty((0, 6))
+        self._log: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=(len(bev.HISTORY_S) - 1) * TICKS_PER_SLICE + 1)
+        self._signal_boxes = np.array(
+            [(*signal.pose, bev.STOP_LINE_HALF_DEPTH_M, signal.half_width_m) for signal in self._signals]
+        ).reshape(-1, 5)
+        self._signal_channels = np.empty(0, np.int64)
+        self._read_sizes()
         extent = ego.bounding_box.extent
         self._ego_half_m = (extent.x, extent.y)
-        self.honoured_signs: set[float] = set()
+        self.honoured_signs: set[int] = set()
+        """Actor ids of the stop signs at which the ego has stopped: no longer drawn, nor in the way."""
         self._stood_since: dict[int, int] = {}
         self._heights_m = np.empty(0)
         self._ticks = 0
@@ -135,7 +144,7 @@ class PrivilegedView:
     def refresh_actors(self) -> None:
         """Look for actors that appeared or vanished since the start."""
         self._bodies = self._read_bodies()
-        self._history.clear()
+        self._read_sizes()
 
     def update(self) -> None:
         """Take in the tick that has just been made."""
@@ -144,7 +153,7 @@ class PrivilegedView:
         snapshot = self._world.get_snapshot()
         if any(not snapshot.has_actor(body.actor.id) for body in self._bodies):
             self.refresh_actors()  # somebody was taken off the road
-        rows = np.empty((len(self._bodies), 6))
+        rows = self._rows = np.empty((len(self._bodies), 6))
         self._heights_m = np.empty(len(self._bodies))
         for k, (row, body) in enumerate(zip(rows, self._bodies, strict=True)):
             now = snapshot.find(body.actor.id)
@@ -159,23 +168,26 @@ class PrivilegedView:
                 self._stood_since.get(body.actor.id, self._ticks) if standing else self._ticks
             )
         self._ticks += 1
-        self._history.appendleft(rows)
-        self._light_history.appendleft([_light_channel(signal.light) for signal in self._signals])
+        self._log.appendleft(self._boxes_now())
 
-    def scene(self) -> Scene:
-        """The expert's scene now."""
+    def scene(self, *, ways: bool = True) -> Scene:
+        """The expert's scene now; `ways`: with the lanes that others follow, which only the expert needs."""
         velocity = self._ego.get_velocity()
         pose = world_pose(self._ego.get_transform())
         speed = velocity.x * math.cos(pose[2]) - velocity.y * math.sin(pose[2])
-        rows = self._history[0]
+        rows = self._rows
         near = np.hypot(rows[:, 0] - pose[0], rows[:, 1] - pose[1]) < VIEW_RADIUS_M
         bodies = [body for body, close in zip(self._bodies, near, strict=True) if close]
         along = rows[:, 3] * np.cos(rows[:, 2]) + rows[:, 4] * np.sin(rows[:, 2])
-        states = self._light_history[0]
+        states = self._signal_channels
         stops = [
             signal.arc_m for signal, state in zip(self._signals, states, strict=True) if state in (bev.RED, bev.YELLOW)
         ]
-        signs = [signal.arc_m for signal in self._signals if signal.light is None]
+        signs = [
+            signal.arc_m
+            for signal in self._signals
+            if signal.light is None and signal.actor_id not in self.honoured_signs
+        ]
         return Scene(
             pose=pose,
             speed_mps=speed,
@@ -192,7 +204,9 @@ class PrivilegedView:
                 half_width_m=np.array([body.half_width_m for body in bodies]),
                 kind=np.array([_kind_now(body) for body in bodies], np.int64),
                 parked=np.array([_is_parked(body) for body in bodies], bool),
-                ways=self._lane_ways(bodies, rows[near], self._heights_m[near]),
+                ways=self._lane_ways(bodies, rows[near], self._heights_m[near])
+                if ways
+                else np.full(len(bodies), None, object),
                 ids=np.array([body.actor.id for body in bodies], np.int64),
                 stood_s=np.array([TICK_S * (self._ticks - self._stood_since[body.actor.id]) for body in bodies]),
             ),
@@ -211,20 +225,35 @@ class PrivilegedView:
 
     def words(self) -> np.ndarray:
         """BEV words (128, 128) around the ego now."""
-        boxes, channels = [], []
-        for age in range(len(bev.HISTORY_S)):
-            k = min(age * TICKS_PER_SLICE, len(self._history) - 1)
-            rows = self._history[k]
-            for row, body in zip(rows, self._bodies, strict=True):
-                boxes.append((row[0], row[1], row[2], body.half_length_m, body.half_width_m))
-                channels.append(body.channel + age)
-            for signal, channel in zip(self._signals, self._light_history[k], strict=True):
-                if channel >= 0 and signal.arc_m not in self.honoured_signs:
-                    boxes.append((*signal.pose, bev.STOP_LINE_HALF_DEPTH_M, signal.half_width_m))
-                    channels.append(channel + age)
-        dynamic = bev.DynamicBoxes(np.array(boxes).reshape(-1, 5), np.array(channels, np.int64))
+        slices = [self._log[min(age * TICKS_PER_SLICE, len(self._log) - 1)] for age in range(len(bev.HISTORY_S))]
+        boxes = np.concatenate([boxes for boxes, _ in slices])
+        channels = np.concatenate([channels + age for age, (_, channels) in enumerate(slices)])
         pose = world_pose(self._ego.get_transform())
+        dynamic = bev.DynamicBoxes(boxes, channels)
         return bev.paint(self._static, pose, self._ego_half_m, self.corridor, self.index, dynamic)
+
+    def _boxes_now(self) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (n, 5) of everybody near and of all stop lines, and the first channel of each."""
+        location = self._ego.get_location()
+        rows = self._rows
+        near = np.hypot(rows[:, 0] - location.x, rows[:, 1] + location.y) < VIEW_RADIUS_M
+        near &= np.abs(self._heights_m - location.z) < OTHER_LEVEL_M
+        boxes = np.empty((int(near.sum()), 5))
+        boxes[:, :3] = rows[near, :3]
+        boxes[:, 3:] = self._half_sizes_m[near]
+        states: dict[int, int] = {}
+        for signal in self._signals:
+            if signal.actor_id not in states:
+                honoured = signal.actor_id in self.honoured_signs
+                states[signal.actor_id] = -1 if honoured else _light_channel(signal.light)
+        self._signal_channels = np.array([states[signal.actor_id] for signal in self._signals], np.int64)
+        shown = self._signal_channels >= 0
+        channels = np.concatenate([self._body_channels[near], self._signal_channels[shown]])
+        return np.concatenate([boxes, self._signal_boxes[shown]]), channels
+
+    def _read_sizes(self) -> None:
+        self._half_sizes_m = np.array([(body.half_length_m, body.half_width_m) for body in self._bodies]).reshape(-1, 2)
+        self._body_channels = np.array([body.channel for body in self._bodies], np.int64)
 
     def _read_bodies(self) -> list[_Body]:
         bodies = []
@@ -248,7 +277,7 @@ class PrivilegedView:
             light = actor if isinstance(actor, carla.TrafficLight) else None
             for waypoint in waypoints:
                 pose = world_pose(waypoint.transform)
-                signals.append(_Signal(pose, 0.5 * waypoint.lane_width, light, self._arc_of(pose)))
+                signals.append(_Signal(actor.id, pose, 0.5 * waypoint.lane_width, light, self._arc_of(pose)))
         return signals
 
     def _arc_of(self, pose: tuple[float, float, float]) -> float | None:
@@ -260,15 +289,17 @@ class PrivilegedView:
         return float(self.arc_m[k]) if distance[k] < STOP_LINE_LATERAL_M else None
 
 
-def _route_waypoints(carla_map: carla.Map, plan: DensePlan) -> Sequence[carla.Waypoint]:
-    """A waypoint about every metre; lane changes, which the plan makes in one leap, are drawn out."""
+def _route_waypoints(carla_map: carla.Map, plan: DensePlan) -> tuple[list[carla.Waypoint], list[RoadOption]]:
+    """A waypoint about every metre with its command; lane changes, which the plan makes in one leap, are drawn out."""
     waypoints: list[carla.Waypoint] = []
-    for transform, _ in plan:
+    commands: list[RoadOption] = []
+    for transform, command in plan:
         waypoint = carla_map.get_waypoint(transform.location)
         if waypoints and waypoint.transform.location.distance(waypoints[-1].transform.location) < 0.3:
             continue
         waypoints.append(waypoint)
-    return waypoints
+        commands.append(command)
+    return waypoints, commands
 
 
 def read_lanes(waypoints: Sequence[carla.Waypoint]) -> LaneTable:

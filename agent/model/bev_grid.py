@@ -75,7 +75,8 @@ class RigGeometry(nn.Module):
     """Everything about a grid and a fixed camera rig that no weight and no frame changes, computed once.
 
     Buffers (not saved): `anchors_uv` (cameras, cells, pillar, 2) fractions of the image, `visible` (cameras, cells),
-    `centres` (cells, 2); visible pairs, sorted by cell: `pair_camera`, `pair_cell` (p,), `pair_uv` (p, pillar, 2).
+    `centres` (cells, 2); visible pairs, sorted by cell: `pair_camera`, `pair_cell` (p,), `pair_uv` (p, pillar, 2);
+    `padded_cells` (cameras, k): each camera's visible cells, then others up to the busiest camera's number.
     """
 
     anchors_uv: Tensor
@@ -84,6 +85,7 @@ class RigGeometry(nn.Module):
     pair_camera: Tensor
     pair_cell: Tensor
     pair_uv: Tensor
+    padded_cells: Tensor
 
     def __init__(self, grid: BevGrid, lidar2img: Tensor, image_hw: tuple[int, int]) -> None:
         """lidar2img (cameras, 4, 4): BEV point [m] to pixels times depth; image_hw: the padded network input."""
@@ -98,10 +100,20 @@ class RigGeometry(nn.Module):
         self.register_buffer("pair_camera", camera, persistent=False)
         self.register_buffer("pair_cell", cell, persistent=False)
         self.register_buffer("pair_uv", uv[camera, cell], persistent=False)
+        # A stable descending sort lists each camera's visible cells first.
+        padded = visible.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
+        self.register_buffer("padded_cells", padded[:, : int(visible.sum(1).max())], persistent=False)
 
     @property
     def cameras(self) -> int:
         return self.visible.shape[0]
+
+    def padded(self, camera_valid: Tensor) -> tuple[Tensor, Tensor]:
+        """`padded_cells` and the share (b, cameras, k) of each in its cell's mean, zero for those not seen."""
+        valid = camera_valid.to(torch.float32)
+        visible = self.visible.to(torch.float32)
+        share = visible / (valid @ visible).clamp(min=1.0)[:, None] * valid[..., None]
+        return self.padded_cells, share.gather(2, self.padded_cells.expand(len(valid), -1, -1))
 
     def pair_weights(self, camera_valid: Tensor) -> Tensor:
         """Share of each visible pair in its cell's mean over seeing cameras: camera_valid (b, cameras) -> (b, p)."""

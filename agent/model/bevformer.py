@@ -1,7 +1,8 @@
 """BEVFormer's encoder (Li et al. 2022) in plain PyTorch, with the official parameter names below `pts_bbox_head.`.
 
-Two sampling paths give the same numbers: "plain" loops over cameras and uses `grid_sample`; "static" reads only the
-(cell, camera) pairs a fixed rig can see, all at once. Batches never mix, unlike the official code's.
+Three sampling paths give the same numbers: "plain" loops over cameras and uses `grid_sample`; "static" reads only the
+(cell, camera) pairs a fixed rig can see, all at once; "mmcv" hands every camera's cells to a compiled mmcv's operator.
+Batches never mix, unlike the official code's.
 """
 
 import math
@@ -14,12 +15,15 @@ from torch.nn import functional
 
 from agent.model.bev_grid import BevGrid, RigGeometry, official_shift, rotate_memory, warp_memory
 from agent.model.deformable import RING, TableLayout, ringed, sample_plain, sample_table, softmax_of_few, table_layout
+from agent.model.multi_scale_op import MultiScaleOp, mmcv_op, run_levels
 
 CAN_BUS_SIZE = 18
 MAPS = 2
 """Temporal attention reads two maps: the memory and the current queries."""
 WARPS = ("official", "affine")
 PATHS = ("static", "plain")
+MMCV_PATH = "mmcv"
+"""Needs an operator that is not ours, see `agent.model.multi_scale_op`."""
 OFFICIAL_TINY_GRID = BevGrid(50, 50, (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0))
 
 
@@ -134,8 +138,17 @@ class TemporalSelfAttention(DeformableWeights):
         y = context.y[:, :, None, :, None] + offset_y.view(shape)
         attention = softmax_of_few(logits.view(shape)) / MAPS
         values = self.value_proj(maps).unflatten(2, (grid.rows, grid.columns))
-        read = self._read_plain if path == "plain" else self._read_static
-        return self.dropout(self.output_proj(read(values, x, y, attention, context).to(query.dtype))) + query
+        if context.op is not None:
+            read = self._read_op(context.op, values, x, y, attention)
+        else:
+            read = (self._read_plain if path == "plain" else self._read_static)(values, x, y, attention, context)
+        return self.dropout(self.output_proj(read.to(query.dtype))) + query
+
+    def _read_op(self, op: MultiScaleOp, values: Tensor, x: Tensor, y: Tensor, attention: Tensor) -> Tensor:
+        b, heads = x.shape[0], self.config.heads
+        maps = values.flatten(0, 1).float().unflatten(-1, (heads, -1))
+        x, y, attention = (value.permute(0, 3, 1, 2, 4).flatten(0, 1)[:, :, :, None] for value in (x, y, attention))
+        return run_levels(op, [maps], x, y, attention).unflatten(0, (b, MAPS)).sum(1)
 
     def _read_plain(
         self, values: Tensor, x: Tensor, y: Tensor, attention: Tensor, context: "TemporalContext"
@@ -167,9 +180,11 @@ class TemporalContext:
     """(b, n, 2 maps): reference points of each cell in either map [cells]"""
     y: Tensor
     layout: TableLayout
+    op: MultiScaleOp | None = None
+    """Reads instead of our own sampling."""
 
     @classmethod
-    def build(cls, config: BEVFormerConfig, references: Tensor) -> "TemporalContext":
+    def build(cls, config: BEVFormerConfig, references: Tensor, op: MultiScaleOp | None = None) -> "TemporalContext":
         """references (b, n, 2 maps, 2): fractions (x, y) of the grid."""
         b, grid, device = references.shape[0], config.grid, references.device
         layout = table_layout([(grid.rows, grid.columns)], config.heads, device)
@@ -177,7 +192,7 @@ class TemporalContext:
         maps = torch.arange(b * MAPS, dtype=torch.int32, device=device).view(b, 1, 1, MAPS) * rows_per_map
         layout = layout.shifted(maps.repeat_interleave(config.temporal_points, -1))
         x, y = references.unbind(-1)
-        return cls(x * grid.columns - 0.5, y * grid.rows - 0.5, layout)
+        return cls(x * grid.columns - 0.5, y * grid.rows - 0.5, layout, op)
 
 
 class SpatialCrossAttention(nn.Module):
@@ -199,6 +214,7 @@ class SpatialCrossAttention(nn.Module):
         )
         attention = softmax_of_few(logits)
         read = self._read_plain if path == "plain" else self._read_static
+        read = self._read_op if context.op is not None else read
         slots = read(values, context, offset_x, offset_y, attention)
         return self.dropout(self.output_proj(slots.to(query.dtype))) + query
 
@@ -239,6 +255,27 @@ class SpatialCrossAttention(nn.Module):
         ).flatten(2)
         return read.new_zeros(b, n, self.config.embed_dims).index_add(1, cell, read)
 
+    def _read_op(
+        self, values: list[Tensor], context: "SpatialContext", offset_x: Tensor, offset_y: Tensor, attention: Tensor
+    ) -> Tensor:
+        """Each camera's visible cells, padded to the busiest camera's by a static table."""
+        assert context.op is not None
+        b, n, heads = offset_x.shape[:3]
+        geometry, points = context.geometry, self.config.spatial_points
+        cells, weights = geometry.padded(context.camera_valid)
+        anchors = geometry.anchors_uv.gather(1, cells[..., None, None].expand(-1, -1, *geometry.anchors_uv.shape[2:]))
+        u, v = anchors.repeat(1, 1, points // geometry.grid.pillar_points, 1)[:, :, None, None].unbind(-1)
+        sizes = torch.tensor([level.shape[2:4] for level in values], device=u.device, dtype=u.dtype)[:, :, None]
+        x, y, shares = (
+            control[:, cells].unflatten(-1, (len(values), points)) for control in (offset_x, offset_y, attention)
+        )
+        x, y = u * sizes[:, 1] - 0.5 + x, v * sizes[:, 0] - 0.5 + y
+        maps = [level.flatten(0, 1).float().unflatten(-1, (heads, -1)) for level in values]
+        shares = shares * weights[..., None, None, None]
+        read = run_levels(context.op, maps, x.flatten(0, 1), y.flatten(0, 1), shares.flatten(0, 1))
+        summed = read.new_zeros(b, n, self.config.embed_dims)
+        return summed.index_add(1, cells.flatten(), read.unflatten(0, (b, -1)).flatten(1, 2))
+
 
 @dataclass(frozen=True)
 class SpatialContext:
@@ -253,10 +290,17 @@ class SpatialContext:
     """(p, 1, levels * points): the anchor each point of a visible pair belongs to [cells of its level]"""
     y: Tensor
     layout: TableLayout
+    op: MultiScaleOp | None = None
+    """Reads instead of our own sampling."""
 
     @classmethod
     def build(
-        cls, config: BEVFormerConfig, geometry: RigGeometry, features: list[Tensor], camera_valid: Tensor
+        cls,
+        config: BEVFormerConfig,
+        geometry: RigGeometry,
+        features: list[Tensor],
+        camera_valid: Tensor,
+        op: MultiScaleOp | None = None,
     ) -> "SpatialContext":
         """features: maps (b, cameras, d, h, w) of every level; only their sizes are used."""
         b, points, device = camera_valid.shape[0], config.spatial_points, camera_valid.device
@@ -274,6 +318,7 @@ class SpatialContext:
             u * layout.width - 0.5,
             v * layout.height - 0.5,
             layout.shifted(rows[..., None, None]),
+            op,
         )
 
 
@@ -372,12 +417,14 @@ class PerceptionTransformer(nn.Module):
 class BEVFormer(nn.Module):
     """Image features and ego motion to BEV features, with the previous BEV features as memory."""
 
-    def __init__(self, config: BEVFormerConfig, path: str = "static") -> None:
+    def __init__(self, config: BEVFormerConfig, path: str = "static", op: MultiScaleOp | None = None) -> None:
+        """op: another operator for the path "mmcv". Raises: ImportError if there is none for it."""
         super().__init__()
-        if path not in PATHS:
-            raise ValueError(f"path must be one of {PATHS}, got {path!r}")
+        if path not in (*PATHS, MMCV_PATH):
+            raise ValueError(f"path must be one of {(*PATHS, MMCV_PATH)}, got {path!r}")
         self.config = config
         self.path = path
+        self._op = (op or mmcv_op()) if path == MMCV_PATH else None
         self.bev_embedding = nn.Embedding(config.grid.cells, config.embed_dims)
         self.positional_encoding = LearnedPosition(config.grid.rows, config.grid.columns, config.embed_dims)
         self.transformer = PerceptionTransformer(config)
@@ -404,16 +451,20 @@ class BEVFormer(nn.Module):
         b = can_bus.shape[0]
         if camera_valid is None:
             camera_valid = torch.ones(b, geometry.cameras, dtype=torch.bool, device=can_bus.device)
-        ego = transformer.can_bus_mlp(can_bus.to(self.bev_embedding.weight.dtype))
-        query = self.bev_embedding.weight[None] + ego[:, None]
+        query = self.first_query(can_bus)
         position = self.positional_encoding()
-        spatial = SpatialContext.build(config, geometry, features, camera_valid)
+        spatial = SpatialContext.build(config, geometry, features, camera_valid, self._op)
         values = self._project_values(features)
-        maps, references = self._align(query, can_bus, geometry, memory, has_memory, motion)
-        around = Surroundings(TemporalContext.build(config, references), spatial, self.path, taps)
+        maps, references = self.align(query, can_bus, geometry, memory, has_memory, motion)
+        around = Surroundings(TemporalContext.build(config, references, self._op), spatial, self.path, taps)
         for layer, layer_values in zip(transformer.encoder.layers, values, strict=True):
             query = layer(query, position, self._layer_maps(maps, query, has_memory), layer_values, around)
         return query
+
+    def first_query(self, can_bus: Tensor) -> Tensor:
+        """The queries before the first layer: can_bus (b, 18) -> (b, n, d)."""
+        ego = self.transformer.can_bus_mlp(can_bus.to(self.bev_embedding.weight.dtype))
+        return self.bev_embedding.weight[None] + ego[:, None]
 
     def _layer_maps(self, maps: Tensor | None, query: Tensor, has_memory: Tensor | None) -> Tensor:
         """The two maps (b, 2, n, d) one layer's temporal attention reads.
@@ -445,7 +496,7 @@ class BEVFormer(nn.Module):
             by_level.append(functional.linear(embedded, weight, bias).chunk(len(projections), -1))
         return [list(maps) for maps in zip(*by_level, strict=True)]
 
-    def _align(
+    def align(
         self,
         query: Tensor,
         can_bus: Tensor,

@@ -89,11 +89,11 @@ def sample_table(table: Tensor, x: Tensor, y: Tensor, weights: Tensor, layout: T
     """
     if torch.is_grad_enabled() and table.device.type == "cpu":
         return _SampleTable.apply(table, x, y, weights, layout)
-    rows, fraction_x, fraction_y = _corner_rows(x, y, layout)
-    return _gather(table, rows, _corner_weights(fraction_x, fraction_y, weights))
+    rows, fraction_x, fraction_y = corner_rows(x, y, layout)
+    return gather_rows(table, rows, corner_weights(fraction_x, fraction_y, weights))
 
 
-def _gather(table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
+def gather_rows(table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
     """Sums of shares (..., 4, k) times rows (..., 4, k) of the table: (..., c)."""
     bags, entries = rows.shape[:-2], rows.shape[-2] * rows.shape[-1]
     sums = functional.embedding_bag(
@@ -102,7 +102,7 @@ def _gather(table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
     return sums.view(*bags, -1)
 
 
-def _corner_rows(x: Tensor, y: Tensor, layout: TableLayout) -> tuple[Tensor, Tensor, Tensor]:
+def corner_rows(x: Tensor, y: Tensor, layout: TableLayout) -> tuple[Tensor, Tensor, Tensor]:
     """Table rows (..., 4, k) int32 of the cells around each position, and its fractions (..., k) between them.
 
     Corners: (left, low), (right, low), (left, high), (right, high).
@@ -119,7 +119,8 @@ def _corner_rows(x: Tensor, y: Tensor, layout: TableLayout) -> tuple[Tensor, Ten
     return torch.stack(corners, -2), x - left, y - low
 
 
-def _corner_weights(fraction_x: Tensor, fraction_y: Tensor, weights: Tensor) -> Tensor:
+def corner_weights(fraction_x: Tensor, fraction_y: Tensor, weights: Tensor) -> Tensor:
+    """Each corner's share (..., 4, k) of a weighted bilinear sample, in the order of `corner_rows`."""
     high = fraction_y * weights
     low = weights - high
     high_right, low_right = high * fraction_x, low * fraction_x
@@ -131,10 +132,10 @@ class _SampleTable(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, x: Tensor, y: Tensor, weights: Tensor, layout: TableLayout) -> Tensor:
-        rows, fraction_x, fraction_y = _corner_rows(x, y, layout)
-        shares = _corner_weights(fraction_x, fraction_y, weights)
+        rows, fraction_x, fraction_y = corner_rows(x, y, layout)
+        shares = corner_weights(fraction_x, fraction_y, weights)
         ctx.save_for_backward(table, rows, shares, fraction_x, fraction_y, weights)
-        return _gather(table, rows, shares)
+        return gather_rows(table, rows, shares)
 
     @staticmethod
     @once_differentiable

@@ -88,8 +88,9 @@ def _compare_encoder(reference: ReferenceFile, case: EncoderCase) -> Iterator[Di
 
 def _run_encoder(reference: ReferenceFile, case: EncoderCase, path: str, mix_batch: bool) -> list[Tensor]:
     """Outputs (b, cells, d) of all frames, each frame's output being the next one's memory."""
-    config = replace(case.config, mix_batch=mix_batch)
     state = f"{case.state_from}/state/{STATE_PREFIX}"
+    stored_levels = reference.tensor(state + "transformer.level_embeds").shape[0]  # may exceed the levels in use
+    config = replace(case.config, mix_batch=mix_batch, level_embeds=max(stored_levels, case.config.levels))
     # Before anything of its size is allocated:
     reference.tensor(state + "bev_embedding.weight", (config.grid.cells, config.embed_dims))
     encoder = BEVFormer(config, path).eval()

@@ -15,6 +15,7 @@ from training import bev
 OPEN_GROUND = bev.StaticMap(bits=np.zeros((8, 8), np.uint8), origin_m=np.array([-1000.0, -1000.0]))
 NO_ROUTE = bev.Corridor(np.array([[900.0, 900.0, 0.0]]), np.ones(1), np.ones(1))
 MAX_PAINT_S = 3e-4
+ACTORS = 60
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +28,23 @@ def paint_box(pose, box, channel=bev.VEHICLE) -> np.ndarray:
     return bev.paint(OPEN_GROUND, pose, (2.4, 0.9), NO_ROUTE, 0, dynamic)
 
 
+def random_boxes(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ten boxes in view with random sizes, headings and dynamic channels."""
+    generator = np.random.default_rng(seed)
+    boxes = generator.uniform((-15.0, -28.0, -3.1, 0.8, 0.8), (40.0, 28.0, 3.1, 5.0, 1.3), (10, 5))
+    return boxes, generator.integers(bev.VEHICLE, bev.CHANNELS, 10)
+
+
 def mask(words: np.ndarray, channel: int) -> np.ndarray:
     return bev.unpack(words, [channel])[0]
 
 
 def test_channel_list_is_complete() -> None:
-    assert bev.STOP_SIGN + len(bev.HISTORY_S) == bev.CHANNELS == 43
+    assert bev.STOP_SIGN + len(bev.HISTORY_S) == bev.CHANNELS == 43 == len(set(bev.CHANNEL_NAMES))
+    assert (
+        bev.CHANNEL_NAMES[bev.VEHICLE + 2] == "vehicle, 0.5 s ago"
+        and bev.CHANNEL_NAMES[bev.RED] == "red light, 0 s ago"
+    )
     assert bev.VEHICLE == 7 and bev.GREEN == 27 and bev.YELLOW == 31 and bev.RED == 35 and bev.STOP_SIGN == 39
 
 
@@ -59,6 +71,42 @@ def test_a_box_is_painted_where_it_stands(x, y, yaw, ahead, left, turn) -> None:
     assert (bev.EGO_ROW_PX - rows.mean() - 0.5) / bev.PIXELS_PER_M == pytest.approx(ahead, abs=0.3)
     assert (bev.SIZE_PX / 2 - columns.mean() - 0.5) / bev.PIXELS_PER_M == pytest.approx(left, abs=0.3)
     assert len(rows) / bev.PIXELS_PER_M**2 == pytest.approx(8.0, rel=0.3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(x=st.floats(-500, 500), y=st.floats(-500, 500), yaw=st.floats(-math.pi, math.pi), seed=st.integers(0, 2**32 - 1))
+def test_moving_and_turning_the_whole_scene_changes_nothing(x, y, yaw, seed) -> None:
+    """Only pixels whose centre lies on a box's very edge may differ: none but for rounding."""
+    boxes, channels = random_boxes(seed)
+    here = bev.paint(OPEN_GROUND, (0.0, 0.0, 0.0), (2.4, 0.9), NO_ROUTE, 0, bev.DynamicBoxes(boxes, channels))
+    moved = boxes.copy()
+    moved[:, 0] = x + boxes[:, 0] * math.cos(yaw) - boxes[:, 1] * math.sin(yaw)
+    moved[:, 1] = y + boxes[:, 0] * math.sin(yaw) + boxes[:, 1] * math.cos(yaw)
+    moved[:, 2] += yaw
+    there = bev.paint(OPEN_GROUND, (x, y, yaw), (2.4, 0.9), NO_ROUTE, 0, bev.DynamicBoxes(moved, channels))
+    assert int((here ^ there != 0).sum()) <= 2
+
+
+@given(steps=st.integers(-20, 20), sideways=st.integers(-20, 20), seed=st.integers(0, 2**32 - 1))
+def test_driving_a_pixel_shifts_the_view_by_a_pixel(steps, sideways, seed) -> None:
+    boxes, channels = random_boxes(seed)
+    dynamic = bev.DynamicBoxes(boxes, channels)
+    others = ~(np.uint64(1) << np.uint64(bev.EGO))
+    here = bev.paint(OPEN_GROUND, (0.0, 0.0, 0.0), (2.4, 0.9), NO_ROUTE, 0, dynamic) & others
+    there = bev.paint(OPEN_GROUND, (0.5 * steps, 0.5 * sideways, 0.0), (2.4, 0.9), NO_ROUTE, 0, dynamic) & others
+    shifted = np.roll(here, (steps, sideways), (0, 1))  # what was ahead comes down, what was to the left goes right
+    inside = slice(20, bev.SIZE_PX - 20)
+    np.testing.assert_array_equal(there[inside, inside], shifted[inside, inside])
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_order_of_the_boxes_does_not_matter(seed) -> None:
+    boxes, channels = random_boxes(seed)
+    order = np.random.default_rng(seed).permutation(len(boxes))
+    pose = (1.0, 2.0, 0.3)
+    first = bev.paint(OPEN_GROUND, pose, (2.4, 0.9), NO_ROUTE, 0, bev.DynamicBoxes(boxes, channels))
+    second = bev.paint(OPEN_GROUND, pose, (2.4, 0.9), NO_ROUTE, 0, bev.DynamicBoxes(boxes[order], channels[order]))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_boxes_outside_the_view_paint_nothing() -> None:
@@ -102,8 +150,10 @@ def test_corridor_lies_on_the_road_and_painting_is_fast(town: carla.Map) -> None
         waypoints.append(waypoints[-1].next(1.0)[0])
     corridor = bev.build_corridor(waypoints)
     pose = tuple(corridor.points[5])
-    boxes = np.tile(np.array([[pose[0] + 8.0, pose[1], 0.0, 2.4, 1.0]]), (80, 1))
-    dynamic = bev.DynamicBoxes(boxes, np.tile(np.arange(bev.VEHICLE, bev.VEHICLE + 4), 20))
+    slices = len(bev.HISTORY_S)
+    boxes = np.tile(np.array([[0.0, 0.0, 0.0, 2.4, 1.0]]), (slices * ACTORS, 1))
+    boxes[:, :2] = pose[:2] + np.random.default_rng(0).uniform(-30.0, 30.0, (slices * ACTORS, 2))
+    dynamic = bev.DynamicBoxes(boxes, np.tile(np.arange(bev.VEHICLE, bev.VEHICLE + slices), ACTORS))
     words = bev.paint(static, pose, (2.4, 0.9), corridor, 5, dynamic)
     route, lanes, road = (mask(words, channel) for channel in (bev.ROUTE, bev.EGO_LANES, bev.ROAD))
     assert route.sum() > 100
@@ -112,7 +162,7 @@ def test_corridor_lies_on_the_road_and_painting_is_fast(town: carla.Map) -> None
     durations = []
     for _ in range(30):
         start = time.process_time()
-        bev.paint(static, pose, (2.4, 0.9), corridor, 5, dynamic)
+        bev.pool(bev.paint(static, pose, (2.4, 0.9), corridor, 5, dynamic), 2)
         durations.append(time.process_time() - start)
     assert np.median(durations) < MAX_PAINT_S
 
