@@ -18,6 +18,7 @@ from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
 from training import bench, clone, collect, scenario_study
 from training.env import picture
+from training.experience import bench as replay_bench
 from training.replay import SegmentError
 
 BAD_INPUT = 2
@@ -137,14 +138,26 @@ class Scenarios:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Time an update of world model, actor and critic against a plain implementation."""
+    """Time an update of world model, actor and critic against a plain implementation, or the replay."""
 
+    part: Literal["update", "replay"] = "update"
+    """What is timed; the replay uses batch, size-px, threads and seed, and windows of 64 steps."""
     config: tyro.conf.OmitArgPrefixes[bench.BenchConfig] = field(default_factory=bench.BenchConfig)
     json: bool = False
     """Print the numbers as JSON."""
 
     def run(self) -> int:
         """Exit code."""
+        if self.part == "replay":
+            config = replay_bench.ReplayBenchConfig(
+                batch=self.config.batch,
+                size_px=self.config.size_px,
+                threads=self.config.threads,
+                seed=self.config.seed,
+            )
+            timing = replay_bench.run(config)
+            print(strict_json.dumps(replay_bench.report(timing)) if self.json else replay_bench.table(timing))
+            return 0
         timings = bench.run(self.config)
         print(strict_json.dumps(bench.report(self.config, timings)) if self.json else bench.table(timings))
         return 0

@@ -248,7 +248,11 @@ class PrivilegedView:
                 states[signal.actor_id] = -1 if honoured else _light_channel(signal.light)
         self._signal_channels = np.array([states[signal.actor_id] for signal in self._signals], np.int64)
         shown = self._signal_channels >= 0
-        channels = np.concatenate([self._body_channels[near], self._signal_channels[shown]])
+        channels = self._body_channels[near]
+        for k, index in enumerate(np.flatnonzero(near)):
+            if channels[k] == bev.EMERGENCY and _kind_now(self._bodies[index]) is Kind.VEHICLE:
+                channels[k] = bev.VEHICLE  # nobody need make way for it
+        channels = np.concatenate([channels, self._signal_channels[shown]])
         return np.concatenate([boxes, self._signal_boxes[shown]]), channels
 
     def _read_sizes(self) -> None:

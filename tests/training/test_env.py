@@ -222,7 +222,9 @@ def test_interrupted_it_leaves_no_server(routes: list[Route], tmp_path: Path) ->
             env.reset(seed=0)
             print(env.servers._own.pid, flush=True)
             while True:
-                env.step(0)
+                _, _, terminated, truncated, _ = env.step({FULL_BRAKE})
+                if terminated or truncated:
+                    env.reset()
         finally:
             env.close()
             print("closed", flush=True)

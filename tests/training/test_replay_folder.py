@@ -246,6 +246,14 @@ def test_folder_without_a_window_is_an_error_with_counts(tmp_path: Path, steps: 
         batches.next()
 
 
+def test_learner_can_wait_for_the_first_segments(tmp_path: Path) -> None:
+    with Batches(tmp_path, settings(), ahead=2) as batches:
+        assert batches.refresh() == 0
+        fill(tmp_path, 20, 0)
+        assert batches.refresh() == 15
+        assert batches.next().replayed.reward.shape == (4, 6)
+
+
 def test_segments_later_than_the_checkpoint_are_not_sampled(tmp_path: Path) -> None:
     fill(tmp_path, 40, 0)
     state = Sampler(tmp_path, STILL, 6, 0).state()

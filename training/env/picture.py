@@ -27,7 +27,9 @@ LARGE = 5
 LINE_PX = 24
 ROW_PX = 18
 """Height of a channel's name above its mask."""
-COLUMNS = 9
+COLUMNS = 8
+"""The static channels fill a row but for one place, two dynamic ones with their slices each further row."""
+COLUMN_PX = 172
 FONT_PX = 15
 SMALL_FONT_PX = 11
 
@@ -37,12 +39,12 @@ class PictureConfig:
     """What is drawn: the decision of a scenario's first seconds in which the most channels show something."""
 
     out: Path = Path("docs/bev.png")
-    town: str = "Gen02"
-    kind: str = "VehicleTurningRoutePedestrian"
+    town: str = "Gen03"
+    kind: str = "ConstructionObstacle"
     """Scenario type of the route."""
     seed: int = 0
     traffic: int = 40
-    seconds: float = 40.0
+    seconds: float = 60.0
     """Game time to drive at most."""
 
 
@@ -80,9 +82,9 @@ def richest_words(config: PictureConfig) -> np.ndarray:
 def sheet(words: np.ndarray) -> Image.Image:
     """All masks together with their colours on the left, every channel by itself on the right."""
     cell = bev.SIZE_PX
-    rows = -(-bev.CHANNELS // COLUMNS)
+    rows = -(-(bev.CHANNELS + 1) // COLUMNS)
     left_px = LARGE * cell + 2 * MARGIN_PX
-    width = left_px + COLUMNS * (cell + MARGIN_PX)
+    width = left_px + COLUMNS * COLUMN_PX
     height = max(2 * MARGIN_PX + rows * (cell + ROW_PX + MARGIN_PX), LARGE * cell + 2 * MARGIN_PX + 7 * LINE_PX)
     image = Image.new("RGB", (width, height), BACKGROUND)
     pen = ImageDraw.Draw(image)
@@ -90,8 +92,8 @@ def sheet(words: np.ndarray) -> Image.Image:
     _legend(pen, LARGE * cell + 2 * MARGIN_PX)
     small = ImageFont.load_default(SMALL_FONT_PX)
     for channel, name in enumerate(bev.CHANNEL_NAMES):
-        row, column = divmod(channel, COLUMNS)
-        x = left_px + column * (cell + MARGIN_PX)
+        row, column = divmod(channel if channel < bev.VEHICLE else channel + 1, COLUMNS)
+        x = left_px + column * COLUMN_PX
         y = MARGIN_PX + row * (cell + ROW_PX + MARGIN_PX)
         pen.text((x, y), f"{channel} {name}", fill=TEXT, font=small)
         mask = bev.unpack(words, [channel])[0]

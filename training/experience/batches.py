@@ -84,9 +84,8 @@ class Batches:
         self._stop = threading.Event()
         self._ready: queue.Queue[_Prepared | Exception] = queue.Queue(max(ahead, 1))
         self._pool = ThreadPoolExecutor(threads, "decode") if threads > 1 else None
-        self._thread = threading.Thread(target=self._work, name="batches", daemon=True) if ahead else None
-        if self._thread is not None:
-            self._thread.start()
+        self._ahead = ahead
+        self._thread: threading.Thread | None = None  # starts with the first batch: data may have to be waited for
 
     def __enter__(self) -> Batches:
         return self
@@ -96,9 +95,12 @@ class Batches:
 
     def next(self) -> Batch:
         """The next batch. Raises: whatever went wrong while it was prepared, ReplayError above all."""
-        if self._thread is None:
+        if not self._ahead:
             item: _Prepared | Exception = self._prepare()
         else:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
+                self._thread.start()
             item = self._ready.get()
         if isinstance(item, Exception):
             self._ready.put(item)  # who asks again hears it again
@@ -119,10 +121,11 @@ class Batches:
         """Keep what `state()` names on the disk for a checkpoint."""
         pin(self.sampler.folder, checkpoint, self._state)
 
-    def refresh(self) -> None:
-        """Take in segments published since, at once."""
+    def refresh(self) -> int:
+        """Take in segments published since, at once; gives the number of windows, so that one can wait for some."""
         with self._lock:
             self.sampler.refresh(scan=True)
+            return self.sampler.catalogue.windows
 
     def sweep(self) -> list[str]:
         """Delete segments beyond the capacity that are neither sampled nor pinned; gives their names."""

@@ -6,6 +6,7 @@ DreamerV3's do (the model resets its state where `first` is set). Drawing costs 
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -128,7 +129,7 @@ class Catalogue:
     def _step(self, window: Window) -> int | None:
         """Number of the window's first step among all stored ones."""
         positions, numbers = self._row_of_stream.get(window.stream, ([], []))
-        at = int(np.searchsorted(positions, window.position, side="right")) - 1
+        at = bisect.bisect_right(positions, window.position) - 1
         if at < 0:
             return None
         offset = window.position - positions[at]
