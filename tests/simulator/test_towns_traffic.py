@@ -56,16 +56,22 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize(("town", "least_mps"), [("Motorway02", 12.0), ("Rural02", 5.0), ("Avenue01", 2.5)])
-def test_traffic_flows_and_stays_on_the_road(town: str, least_mps: float) -> None:
+def drive(town: str) -> subprocess.CompletedProcess[str]:
+    """Run the client on a server of its own."""
     server = start_server("--no-render", town=town)
+    command = [sys.executable, "-c", DRIVE, str(server.port), str(CARS), str(TICKS)]
     try:
-        run = subprocess.run(
-            [sys.executable, "-c", DRIVE, str(server.port), str(CARS), str(TICKS)],
-            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize(("town", "least_mps"), [("Motorway02", 12.0), ("Rural02", 5.0), ("Avenue01", 2.5)])
+def test_traffic_flows_and_stays_on_the_road(town: str, least_mps: float) -> None:
+    try:
+        run = drive(town)
+    except subprocess.TimeoutExpired:  # the Traffic Manager of CARLA 0.9.16's client rarely freezes, on any server
+        run = drive(town)
     assert run.returncode == 0, run.stderr
     seen = json.loads(run.stdout.splitlines()[-1])
     assert sum(seen["driven"]) / CARS / (0.05 * TICKS) > least_mps
