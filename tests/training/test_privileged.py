@@ -30,7 +30,7 @@ from training.privileged.driver import PolicyDriver, newest, publish, take_over
 from training.privileged.trainer import train
 
 TOWN = "Gen02"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 REPOSITORY = Path(__file__).resolve().parents[2]
 OPTIONS = {
     "size": "debug",
@@ -109,6 +109,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.timeout(600)
 def test_killed_resumed_and_stopped(folder: Path) -> None:
     """SIGKILL leaves nothing running and the run goes on from its checkpoint, without a collector that dies, until
     SIGTERM; then the time ends it."""

@@ -61,8 +61,8 @@ class _Stopped(Exception):
 def work(pipe: Connection, job: CollectorJob, owner_pid: int) -> None:
     """Main function of the process. It ends when the other end of the pipe closes, or by itself after an evaluation."""
     end_with_parent(owner_pid)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's, who ends this process in order
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the owner hears them, too, and ends this process in order
+        signal.signal(number, _ignore)
     logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s collector {job.number}: %(message)s")
     torch.set_num_threads(1)
     code = 0
@@ -80,6 +80,10 @@ def work(pipe: Connection, job: CollectorJob, owner_pid: int) -> None:
     finally:
         env.close()
     os._exit(code)  # the client's own threads may not survive an orderly end
+
+
+def _ignore(*_: object) -> None:
+    """A handler and not SIG_IGN, which the server would inherit: then it could not be ended any more."""
 
 
 def _tell(pipe: Connection, message: Mapping[str, Any]) -> None:
