@@ -197,7 +197,7 @@ def _transition(
 def _outcome(info: Mapping[str, Any], decisions: int, total: float) -> dict[str, Any]:
     return {
         "route": info["route"],
-        "kind": info["kind"],
+        "scenario": info["kind"],
         "end": info["end"],
         "success": bool(info["success"]),
         "completion_percent": float(info.get("completion_percent", 0.0)),
