@@ -461,10 +461,13 @@ class BEVFormer(nn.Module):
             query = layer(query, position, self._layer_maps(maps, query, has_memory), layer_values, around)
         return query
 
+    def ego(self, can_bus: Tensor) -> Tensor:
+        """What the ego vector adds to every query: can_bus (b, 18) -> (b, d)."""
+        return self.transformer.can_bus_mlp(can_bus.to(self.bev_embedding.weight.dtype))
+
     def first_query(self, can_bus: Tensor) -> Tensor:
         """The queries before the first layer: can_bus (b, 18) -> (b, n, d)."""
-        ego = self.transformer.can_bus_mlp(can_bus.to(self.bev_embedding.weight.dtype))
-        return self.bev_embedding.weight[None] + ego[:, None]
+        return self.bev_embedding.weight[None] + self.ego(can_bus)[:, None]
 
     def _layer_maps(self, maps: Tensor | None, query: Tensor, has_memory: Tensor | None) -> Tensor:
         """The two maps (b, 2, n, d) one layer's temporal attention reads.

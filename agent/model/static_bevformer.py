@@ -72,6 +72,12 @@ def spatial_rows(
     return rows, corner_weights(fraction_x, fraction_y, attention).to(control.dtype)
 
 
+def add_norm(x: Tensor, update: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Layer norm of x + update, in float32 and once more in the type of `update`."""
+    result = functional.layer_norm(x + update.float(), weight.shape, weight, bias, eps)
+    return result, result.to(update.dtype)
+
+
 @dataclass(frozen=True)
 class _Control:
     """Weights of one attention's offsets and logits: x offsets, y offsets, logits, one row each."""
@@ -125,9 +131,14 @@ class StaticLayer(nn.Module):
         weight = self.get_buffer(f"{name}_weight")
         return functional.linear(x.to(weight.dtype), weight, self.get_buffer(f"{name}_bias"))
 
+    def norm(self, index: int) -> tuple[Tensor, Tensor, float]:
+        """Arguments of `add_norm` for one of the three norms."""
+        norm = cast(nn.LayerNorm, self.norms[index])
+        return norm.weight, norm.bias, norm.eps
+
     def feed_forward(self, x: Tensor) -> Tensor:
-        """The perceptron with its shortcut."""
-        return x + self.linear("narrow", functional.relu(self.linear("wide", x)))
+        """The perceptron without its shortcut."""
+        return self.linear("narrow", functional.relu(self.linear("wide", x)))
 
 
 class StaticBEVFormer(nn.Module):
@@ -161,18 +172,20 @@ class StaticBEVFormer(nn.Module):
         self.encoder = encoder.eval().requires_grad_(False)
         with torch.no_grad():
             self._fold(encoder, dtype)
-        self._temporal_rows, self._spatial_rows, self._whole = temporal_rows, spatial_rows, self._frame
+        self._temporal_rows, self._spatial_rows, self._add_norm = temporal_rows, spatial_rows, add_norm
+        self._whole = self._frame
         if compiler and encoder.bev_embedding.weight.is_cuda:
             mode = "reduce-overhead" if compiler == "inductor" else None  # which records a CUDA graph
             self._whole = torch.compile(self._frame, dynamic=False, backend=compiler, mode=mode)
         elif compiler:
             self._temporal_rows = torch.compile(temporal_rows, dynamic=False, backend=compiler)
             self._spatial_rows = torch.compile(spatial_rows, dynamic=False, backend=compiler)
+            self._add_norm = torch.compile(add_norm, dynamic=False, backend=compiler)
 
     def _fold(self, encoder: BEVFormer, dtype: torch.dtype) -> None:
         transformer = encoder.transformer
         layers = [cast(EncoderLayer, layer) for layer in transformer.encoder.layers]
-        position = encoder.positional_encoding()
+        position, grid = encoder.positional_encoding(), self.config.grid
         self.layers = nn.ModuleList(StaticLayer(layer, position, dtype) for layer in layers)
         projections = [
             cast(SpatialCrossAttention, layer.attentions[1]).deformable_attention.value_proj for layer in layers
@@ -187,6 +200,10 @@ class StaticBEVFormer(nn.Module):
         for name in ("temporal_memory", "temporal_value_weight", "temporal_value_bias"):
             stacked = torch.cat([layer.get_buffer(name) for layer in self.layers])
             self.register_buffer(f"all_{name}", stacked, persistent=False)
+        # The first queries are the embedding plus one vector per frame, so are their values.
+        values = [cast(TemporalSelfAttention, layer.attentions[0]).value_proj for layer in layers]
+        embedding = torch.stack([projection(encoder.bev_embedding.weight) for projection in values])
+        self.register_buffer("embedding_values", embedding.unflatten(1, (grid.rows, grid.columns)), persistent=False)
 
     @torch.no_grad()
     def forward(
@@ -230,33 +247,29 @@ class StaticBEVFormer(nn.Module):
         weights = geometry.pair_weights(camera_valid)[..., None, None]
         layout, anchor_x, anchor_y = self._image_layout(can_bus.shape[0])
         mark("values")
-        shared = None if maps is None else self._shared(maps)
+        shared = None if maps is None else self._shared(maps, encoder.ego(can_bus))
         per_sample = None if self.config.warp == "affine" or maps is None else has_memory
+        rough = query.to(self.dtype)
         for index, layer in enumerate(self.layers):
             layer = cast(StaticLayer, layer)
-            rough = query.to(self.dtype)
             remembered, table = self._temporal_inputs(layer, index, rough, shared, per_sample)
-            own, constant = (
-                functional.linear(rough, layer.get_buffer("temporal_query")),
-                layer.get_buffer("temporal_constant"),
-            )
+            own = functional.linear(rough, layer.get_buffer("temporal_query"))
+            constant = layer.get_buffer("temporal_constant")
             rows, shares = self._temporal_rows(
                 own, constant, remembered, temporal.x, temporal.y, temporal.layout, self.config.heads
             )
             read = gather_rows(table, rows, shares).flatten(2)
-            query = layer.norms[0](query + layer.linear("temporal_out", read))
+            query, rough = self._add_norm(query, layer.linear("temporal_out", read), *layer.norm(0))
             mark("temporal")
-            control = functional.linear(
-                query.to(self.dtype), layer.get_buffer("spatial_query"), layer.get_buffer("spatial_bias")
-            )
+            control = functional.linear(rough, layer.get_buffer("spatial_query"), layer.get_buffer("spatial_bias"))
             rows, shares = self._spatial_rows(
                 control, geometry.pair_cell, weights, anchor_x, anchor_y, layout, self.config.heads
             )
-            read = gather_rows(tables[index], rows, shares).flatten(2).float()
-            slots = torch.zeros_like(query).index_add_(1, geometry.pair_cell, read)
-            query = layer.norms[1](query + layer.linear("spatial_out", slots))
+            read = gather_rows(tables[index], rows, shares).flatten(2)
+            slots = torch.zeros_like(rough).index_add_(1, geometry.pair_cell, read)
+            query, rough = self._add_norm(query, layer.linear("spatial_out", slots), *layer.norm(1))
             mark("spatial")
-            query = layer.norms[2](layer.feed_forward(query))
+            query, rough = self._add_norm(query, layer.feed_forward(rough), *layer.norm(2))
             mark("ffn")
         return query
 
@@ -286,26 +299,34 @@ class StaticBEVFormer(nn.Module):
         u, v = geometry.pair_uv.repeat(1, points // geometry.grid.pillar_points * config.levels, 1)[:, None].unbind(-1)
         return layout.shifted(rows[..., None, None]), u * layout.width - 0.5, v * layout.height - 0.5
 
-    def _shared(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """What all layers take from the same maps: controls (b, n, layers, k) and tables (layers, rows, channels)."""
-        maps = maps.to(self.dtype)
-        controls = functional.linear(maps[:, 0], self.get_buffer("all_temporal_memory"))
-        values = functional.linear(
-            maps, self.get_buffer("all_temporal_value_weight"), self.get_buffer("all_temporal_value_bias")
-        )
-        return controls.unflatten(-1, (self.config.layers, -1)), self._temporal_table(values)
+    def _shared(self, maps: Tensor, ego: Tensor) -> tuple[Tensor, Tensor]:
+        """What all layers take from the same maps: controls (b, n, layers, k) and tables (layers, rows, channels).
 
-    def _temporal_table(self, values: Tensor) -> Tensor:
-        """values (b, 2, n, layers * d) -> (layers, rows, channels of a head), each map in its ring of zeros."""
+        maps (b, 2, n, d), the second of which are the first queries; ego (b, d): see `BEVFormer.ego`.
+        """
+        memory = maps[:, 0].to(self.dtype)
+        controls = functional.linear(memory, self.get_buffer("all_temporal_memory"))
+        weight, bias = self.get_buffer("all_temporal_value_weight"), self.get_buffer("all_temporal_value_bias")
+        table, inside = self._temporal_table(maps.shape[0], self.config.layers)
+        inside[:, :, 0] = self._as_maps(functional.linear(memory, weight, bias))
+        ego_values = functional.linear(ego.to(self.dtype), weight).unflatten(-1, (self.config.layers, -1))
+        inside[:, :, 1] = self.get_buffer("embedding_values")[:, None] + ego_values.transpose(0, 1)[:, :, None, None]
+        return controls.unflatten(-1, (self.config.layers, -1)), table
+
+    def _as_maps(self, values: Tensor) -> Tensor:
+        """values (b, n, layers * d) as a view (layers, b, rows, columns, d)."""
+        grid = self.config.grid
+        maps = values.unflatten(-1, (-1, self.config.embed_dims)).unflatten(1, (grid.rows, grid.columns))
+        return maps.permute(3, 0, 1, 2, 4)
+
+    def _temporal_table(self, b: int, layers: int) -> tuple[Tensor, Tensor]:
+        """A table of zeros (layers, rows, channels of a head), and its maps inside their rings as a view
+        (layers, b, 2, rows, columns, d)."""
         grid, config = self.config.grid, self.config
-        layers = values.shape[-1] // config.embed_dims
-        table = torch.zeros(
-            layers, values.shape[0] * MAPS, grid.rows + 2 * RING, grid.columns + 2 * RING, config.embed_dims,
-            dtype=values.dtype, device=values.device,
-        )  # fmt: skip
-        inside = values.flatten(0, 1).view(-1, grid.rows, grid.columns, layers, config.embed_dims)
-        table[:, :, RING:-RING, RING:-RING] = inside.permute(3, 0, 1, 2, 4)
-        return table.view(layers, -1, config.embed_dims // config.heads)
+        size = (layers, b, MAPS, grid.rows + 2 * RING, grid.columns + 2 * RING, config.embed_dims)
+        table = torch.zeros(size, dtype=self.dtype, device=self.geometry.pair_cell.device)
+        inside = table[:, :, :, RING:-RING, RING:-RING]
+        return table.view(layers, -1, config.embed_dims // config.heads), inside
 
     def _temporal_inputs(
         self,
@@ -322,8 +343,9 @@ class StaticBEVFormer(nn.Module):
         if shared is not None and has_memory is None:
             return shared[0][:, :, index], shared[1][index]
         remembered = functional.linear(query, layer.get_buffer("temporal_memory"))
-        values = layer.linear("temporal_value", query)
-        table = self._temporal_table(values[:, None].expand(-1, MAPS, -1, -1))[0]
+        table, inside = self._temporal_table(query.shape[0], 1)
+        inside[:] = self._as_maps(layer.linear("temporal_value", query))[:, :, None]
+        table = table[0]
         if shared is None or has_memory is None:
             return remembered, table
         chosen = has_memory[:, None, None]

@@ -212,17 +212,21 @@ def test_interrupted_it_leaves_no_server(routes: list[Route], tmp_path: Path) ->
     write_routes(routes, tmp_path / "routes.xml")
     program = textwrap.dedent(
         f"""
+        import signal
         from pathlib import Path
         from eval.routes import read_routes
         from training.env.config import EnvConfig
         from training.env.environment import DrivingEnv
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         env = DrivingEnv(EnvConfig(traffic=4), read_routes(Path({str(tmp_path / "routes.xml")!r})))
         try:
             env.reset(seed=0)
             print(env.servers._own.pid, flush=True)
             while True:
-                env.step(0)
+                _, _, terminated, truncated, _ = env.step({FULL_BRAKE})
+                if terminated or truncated:
+                    env.reset()
         finally:
             env.close()
             print("closed", flush=True)

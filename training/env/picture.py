@@ -39,12 +39,12 @@ class PictureConfig:
     """What is drawn: the decision of a scenario's first seconds in which the most channels show something."""
 
     out: Path = Path("docs/bev.png")
-    town: str = "Gen02"
-    kind: str = "VehicleTurningRoutePedestrian"
+    town: str = "Gen03"
+    kind: str = "ConstructionObstacle"
     """Scenario type of the route."""
     seed: int = 0
     traffic: int = 40
-    seconds: float = 40.0
+    seconds: float = 60.0
     """Game time to drive at most."""
 
 
