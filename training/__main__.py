@@ -1,4 +1,4 @@
-"""Command line of the training folder: collect data, clone the expert, export weights, time an update."""
+"""Command line of the training folder: collect data, train, export weights, time an update."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from eval.server import ServerError
 from training import bench, clone, collect, scenario_study
 from training.env import picture
 from training.experience import bench as replay_bench
+from training.presets import Recipe, Size, preset
+from training.privileged import trainer
+from training.privileged.config import RunConfig
 from training.replay import SegmentError
 
 BAD_INPUT = 2
@@ -164,6 +167,24 @@ class Bench:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Privileged:
+    """Train world model and policy on privileged masks by reinforcement learning; a run that exists is resumed."""
+
+    out: Path
+    """Folder of the run."""
+    preset: Recipe = "paper"
+    size: Size = "tiny"
+    minutes: float = 60.0
+    """Training time in all, resumed parts included."""
+    config: RunConfig = field(default_factory=RunConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        trainer.train(preset(self.preset, self.size), self.config, self.out, self.minutes)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Picture:
     """Draw the 43 masks of the privileged observation with their legend, from a drive of the expert."""
 
@@ -181,6 +202,7 @@ Command = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Privileged, tyro.conf.subcommand("privileged")]
     | Annotated[Picture, tyro.conf.subcommand("picture")]
 )
 

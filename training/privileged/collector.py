@@ -1,0 +1,237 @@
+"""A process that drives: collects experience for the replay, or evaluates one version of the policy."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import torch
+
+from agent.actions import ACTIONS
+from agent.checkpoint import CheckpointError
+from eval.episode import FAILURE_SIMULATION, EpisodeError
+from eval.processes import end_with_parent
+from eval.routes import Route
+from eval.server import ServerDiedError, ServerError
+from training.env.config import EnvConfig
+from training.env.environment import DrivingEnv
+from training.env.reward import End
+from training.experience.writer import ExperienceWriter, Transition
+from training.presets import PrivilegedConfig
+from training.privileged.driver import PolicyDriver, newest, take_over, version_of
+
+REPORT_DECISIONS = 20
+"""Decisions after which a collector tells how far it is, and looks for new weights."""
+FAILED = 1
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorJob:
+    """What one process does."""
+
+    number: int
+    """Of the collector."""
+    seed: int
+    config: PrivilegedConfig
+    env: EnvConfig
+    routes: tuple[Route, ...]
+    weights: Path
+    """Folder of weight files to collect with; the file itself to evaluate."""
+    replay: Path | None
+    """Folder for the experience; None: evaluate."""
+    prefill_expert: bool = False
+    """Whether the expert drives until there are weights, otherwise random actions do."""
+    scheduler: Mapping[str, Any] | None = None
+    """Outcomes to go on from."""
+
+
+class _Stopped(Exception):
+    """The owner wants no more."""
+
+
+def work(pipe: Connection, job: CollectorJob, owner_pid: int) -> None:
+    """Main function of the process. It ends when the other end of the pipe closes, or by itself after an evaluation."""
+    end_with_parent(owner_pid)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the owner hears them, too, and ends this process in order
+        signal.signal(number, _ignore)
+    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s collector {job.number}: %(message)s")
+    torch.set_num_threads(1)
+    code = 0
+    env = DrivingEnv(job.env, job.routes)
+    try:
+        if job.replay is None:
+            _evaluate(pipe, job, env)
+        else:
+            _collect(pipe, job, env, job.replay)
+    except (_Stopped, EOFError, BrokenPipeError, ConnectionResetError):
+        pass
+    except (ServerError, ServerDiedError, EpisodeError, CheckpointError, ValueError, OSError) as error:
+        logger.error("%s", error)  # the owner starts another process
+        code = FAILED
+    finally:
+        env.close()
+    os._exit(code)  # the client's own threads may not survive an orderly end
+
+
+def _ignore(*_: object) -> None:
+    """A handler and not SIG_IGN, which the server would inherit: then it could not be ended any more."""
+
+
+def _tell(pipe: Connection, message: Mapping[str, Any]) -> None:
+    """Send a message. Raises: _Stopped when the owner has closed the pipe, OSError."""
+    if pipe.poll():
+        raise _Stopped
+    packed = msgpack.packb(message)
+    assert packed is not None  # msgpack's stubs allow None for a caller-owned buffer only
+    pipe.send_bytes(packed)
+
+
+class _Crew:
+    """Who drives: random actions or the expert before there are weights, then the policy."""
+
+    def __init__(self, job: CollectorJob, env: DrivingEnv) -> None:
+        self.version: int | None = None
+        self._job, self._env = job, env
+        self._driver = PolicyDriver(job.config, job.seed)
+        self._generator = np.random.default_rng(job.seed)
+
+    def refresh(self) -> None:
+        """Take over the newest weights."""
+        path = newest(self._job.weights)
+        if path is None or version_of(path) == self.version:
+            return
+        try:
+            take_over(self._driver, path)
+        except FileNotFoundError:
+            return  # replaced just now; the next look finds the newer one
+        self.version = version_of(path)
+
+    def begin(self) -> None:
+        """Before an episode: what is driven and whether the expert is asked."""
+        self.refresh()
+        self._driver.begin()
+        wants_expert = self._job.prefill_expert and self.version is None
+        if self._env.config.expert != wants_expert:
+            self._env.config = replace(self._env.config, expert=wants_expert)
+        self._env.scheduler.scenarios_on = self._job.config.tricks.scenarios_on(self.version or 0)
+
+    def act(self, observation: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> int:
+        """The next action."""
+        if self.version is not None:
+            return self._driver.act(observation)
+        action = info.get("expert_action")
+        if action is None:
+            action = int(self._generator.integers(len(ACTIONS)))
+        self._driver.follow(action)
+        return action
+
+
+def _collect(pipe: Connection, job: CollectorJob, env: DrivingEnv, replay: Path) -> None:
+    """Drive episode after episode. Raises: _Stopped, and what environment and writer raise."""
+    crew = _Crew(job, env)
+    seed: int | None = job.seed
+    with ExperienceWriter(replay, segment_steps=job.config.replay.segment_steps) as writer:
+        while True:
+            crew.begin()
+            observation, info = env.reset(seed=seed)
+            if seed is not None and job.scheduler is not None:
+                env.scheduler.restore(job.scheduler)  # a reset with a seed forgets outcomes
+            seed = None
+            _episode(pipe, env, crew, writer, observation, info)
+
+
+def _episode(
+    pipe: Connection,
+    env: DrivingEnv,
+    crew: _Crew,
+    writer: ExperienceWriter,
+    observation: Mapping[str, np.ndarray],
+    info: Mapping[str, Any],
+) -> None:
+    writer.add(_transition(observation, action=0, reward=0.0, first=True))
+    fresh, decisions, total = 1, 0, 0.0
+    over = False
+    while not over:
+        action = crew.act(observation, info)
+        observation, reward, terminated, truncated, info = env.step(action)
+        over = terminated or truncated
+        writer.add(_transition(observation, action=action, reward=reward, first=False, last=over, terminal=terminated))
+        fresh, decisions, total = fresh + 1, decisions + 1, total + reward
+        if decisions % REPORT_DECISIONS == 0:
+            _tell(pipe, {"steps": fresh})
+            fresh = 0
+            crew.refresh()
+    outcome = _outcome(info, decisions, total) | {"version": crew.version}
+    _tell(pipe, {"steps": fresh, "episode": outcome, "scheduler": env.scheduler.state()})
+
+
+def _transition(
+    observation: Mapping[str, np.ndarray],
+    *,
+    action: int,
+    reward: float,
+    first: bool,
+    last: bool = False,
+    terminal: bool = False,
+) -> Transition:
+    return Transition(
+        words=observation["words"],
+        previous_action=action,
+        reward=reward,
+        first=first,
+        last=last,
+        terminal=terminal,
+        vector=observation["vector"],
+    )
+
+
+def _outcome(info: Mapping[str, Any], decisions: int, total: float) -> dict[str, Any]:
+    return {
+        "route": info["route"],
+        "scenario": info["kind"],
+        "end": info["end"],
+        "success": bool(info["success"]),
+        "completion_percent": float(info.get("completion_percent", 0.0)),
+        "decisions": decisions,
+        "reward": total,
+    }
+
+
+def _evaluate(pipe: Connection, job: CollectorJob, env: DrivingEnv) -> None:
+    """Drive every route once, greedily and always with the same traffic; tell all outcomes at once."""
+    driver = PolicyDriver(job.config)
+    take_over(driver, job.weights)
+    outcomes = [_drive_once(pipe, env, driver, route, job.seed + k) for k, route in enumerate(job.routes)]
+    _tell(pipe, {"evaluation": outcomes, "version": version_of(job.weights)})
+
+
+def _drive_once(pipe: Connection, env: DrivingEnv, driver: PolicyDriver, route: Route, seed: int) -> dict[str, Any]:
+    driver.begin()
+    observation, info = env.reset(options={"route": route.id, "episode_seed": seed})
+    decisions, total, over = 0, 0.0, False
+    while not over:
+        observation, reward, terminated, truncated, info = env.step(driver.act(observation, greedy=True))
+        over, decisions, total = terminated or truncated, decisions + 1, total + reward
+        if decisions % REPORT_DECISIONS == 0:
+            _tell(pipe, {"steps": 0})
+    if info["end"] == End.LOST.value:
+        raise EpisodeError(FAILURE_SIMULATION, f"route {route.id} was lost during an evaluation")
+    return _outcome(info, decisions, total)
+
+
+def summary(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over the routes of an evaluation."""
+    return {
+        "completion_percent": float(np.mean([outcome["completion_percent"] for outcome in outcomes])),
+        "reward": float(np.mean([outcome["reward"] for outcome in outcomes])),
+        "success": float(np.mean([outcome["success"] for outcome in outcomes])),
+    }

@@ -1,0 +1,87 @@
+"""Configuration of a run of the privileged stage: collectors, replay, evaluation and checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from training.env.config import EnvConfig
+from training.env.observation import VECTOR_SIZE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RouteConfig:
+    """What is driven. Generated routes are written into the run's folder and stay the same when it is resumed."""
+
+    towns: tuple[str, ...] = ("Gen02",)
+    """Towns in which routes are generated where no file is given."""
+    per_type: int = 2
+    """Generated routes of every scenario type in every town; types without a place there are left out."""
+    warm_up: int = 10
+    """Generated routes without scenarios in every town."""
+    file: Path | None = None
+    """Route file to train on instead."""
+    evaluation_file: Path | None = None
+    """Route file to evaluate on instead."""
+    evaluation: int = 5
+    """Generated routes of the evaluation, without scenarios first, in the first town."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.towns or min(self.per_type, self.warm_up) < 0 or self.evaluation < 1:
+            raise ValueError(
+                "routes: towns must not be empty, per_type and warm_up not negative and evaluation at least 1, got "
+                f"{self.towns}, {self.per_type}, {self.warm_up}, {self.evaluation}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """How a run is organised on one machine."""
+
+    collectors: int = 1
+    """Processes that drive, each with a server of its own."""
+    threads: int = 1
+    """Of the learner."""
+    seed: int = 0
+    train_ratio: float = 64.0
+    """Replayed steps per collected step at most; where it is reached, the learner waits. Not in Raw2Drive."""
+    prefill: Literal["random", "expert"] = "random"
+    """Who drives before the first update: uniformly random actions or the rule-based expert."""
+    prefill_steps: int = 5000
+    """Collected steps before the first update."""
+    publish_updates: int = 20
+    """The collectors get new weights after so many updates."""
+    log_updates: int = 20
+    checkpoint_minutes: float = 10.0
+    evaluate_minutes: float = 30.0
+    """The greedy policy drives the evaluation's routes so often; 0: never."""
+    vector: bool = True
+    """Whether the world model sees the ego vector beside the masks: the reward depends on the speed limit in it."""
+    batch: int | None = None
+    """Windows per update instead of the preset's."""
+    steps: int | None = None
+    """Decisions per window instead of the preset's."""
+    segment_steps: int | None = None
+    """Steps per replay segment instead of the preset's."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    routes: RouteConfig = field(default_factory=RouteConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.collectors, self.threads, self.publish_updates, self.log_updates) < 1 or self.prefill_steps < 0:
+            raise ValueError(
+                "collectors, threads, publish_updates and log_updates must be at least 1 and prefill_steps not "
+                f"negative, got {self.collectors}, {self.threads}, {self.publish_updates}, {self.log_updates}, "
+                f"{self.prefill_steps}"
+            )
+        if self.train_ratio <= 0.0 or self.checkpoint_minutes <= 0.0 or self.evaluate_minutes < 0.0:
+            raise ValueError(
+                "train_ratio and checkpoint_minutes must be positive and evaluate_minutes not negative, got "
+                f"{self.train_ratio}, {self.checkpoint_minutes}, {self.evaluate_minutes}"
+            )
+
+    @property
+    def vector_size(self) -> int:
+        """Width of the model's ego vector."""
+        return VECTOR_SIZE if self.vector else 0

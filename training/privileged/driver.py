@@ -1,0 +1,110 @@
+"""The policy as it drives: filters the observations of one episode and acts; its weights as versioned files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from agent.checkpoint import check_state
+from agent.model.rssm import LatentState, Rssm, unimix_log_probs
+from training import bev
+from training.learner import Learner
+from training.policy.actor_critic import ActorCritic
+from training.presets import PrivilegedConfig
+from training.world_model.encoder import Encoder
+
+KEPT_VERSIONS = 2
+"""Older weight files are deleted: a reader may still be opening the one before the newest."""
+
+
+class PolicyDriver(nn.Module):
+    """Encoder, recurrence and actor, one episode at a time."""
+
+    def __init__(self, config: PrivilegedConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.world_model)
+        self.rssm = Rssm(config.world_model.rssm, self.encoder.outputs)
+        self.actor = ActorCritic(config.policy, config.world_model).actor
+        self.generator = torch.Generator().manual_seed(seed)
+        self.requires_grad_(False)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the episode before."""
+        self._state: LatentState | None = None
+        self._action = 0
+
+    @torch.inference_mode()
+    def act(self, observation: Mapping[str, np.ndarray], *, greedy: bool = False) -> int:
+        """The action for the next observation: sampled, or the likeliest one under the likeliest state."""
+        world = self.config.world_model
+        words = observation["words"]
+        factor = words.shape[0] // world.observation.size_px
+        pooled = bev.pool(words, factor) if factor > 1 else np.ascontiguousarray(words)
+        masks = torch.from_numpy(pooled.view(np.int64))[None]
+        vector = torch.from_numpy(np.array(observation["vector"]))[None] if world.observation.vector else None
+        first = torch.tensor([self._state is None])
+        state = self._state
+        if state is None:
+            state = LatentState(torch.zeros(1, world.rssm.deter), torch.zeros(1, world.rssm.stoch))
+        previous = F.one_hot(torch.tensor([self._action]), world.rssm.actions).float()
+        self._state, _ = self.rssm.observe_step(
+            state, previous, self.encoder(masks, vector), first, mode=greedy, generator=self.generator
+        )
+        log_policy = unimix_log_probs(self.actor(self._state.features()), self.config.policy.actor_unimix)[0]
+        if greedy:
+            self._action = int(log_policy.argmax())
+        else:
+            self._action = int(torch.multinomial(log_policy.exp(), 1, generator=self.generator))
+        return self._action
+
+    def follow(self, action: int) -> None:
+        """Another driver chose this action instead of the one `act` gave."""
+        self._action = action
+
+
+def driver_tensors(learner: Learner) -> dict[str, Tensor]:
+    """What a driver needs of a learner."""
+    parts = {"encoder": learner.model.encoder, "rssm": learner.model.rssm, "actor": learner.policy.actor}
+    return {f"{name}.{key}": value for name, module in parts.items() for key, value in module.state_dict().items()}
+
+
+def publish(folder: Path, learner: Learner) -> Path:
+    """Write the weights after `learner.updates` updates, complete or not at all, and delete old ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{learner.updates:09d}.safetensors"
+    partial = target.with_suffix(".partial")
+    partial.write_bytes(save_tensors({k: v.detach().cpu().contiguous() for k, v in driver_tensors(learner).items()}))
+    partial.replace(target)
+    for old in sorted(folder.glob("*.safetensors"))[:-KEPT_VERSIONS]:
+        old.unlink(missing_ok=True)
+    return target
+
+
+def newest(folder: Path) -> Path | None:
+    """The weight file after the most updates; None before the first."""
+    return max(folder.glob("*.safetensors"), default=None)
+
+
+def version_of(path: Path) -> int:
+    """Updates after which a weight file was written."""
+    return int(path.stem)
+
+
+def take_over(driver: PolicyDriver, path: Path) -> None:
+    """Load a weight file. Raises: FileNotFoundError when it was replaced meanwhile, CheckpointError, ValueError."""
+    try:
+        tensors = load_tensors(path.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({error}); delete it") from error
+    check_state(driver.state_dict(), tensors, str(path))
+    driver.load_state_dict(tensors)

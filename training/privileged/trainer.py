@@ -1,0 +1,357 @@
+"""The training loop of the privileged stage on one machine: collectors drive, the learner replays what they wrote.
+
+A run's folder holds `checkpoints` (everything to go on), `model` (world model and policy alone), `replay`, `weights`
+(what the collectors drive with), the routes and `events.jsonl`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agent import config as configs
+from agent import strict_json
+from agent.checkpoint import CheckpointError, latest_valid, load_checkpoint, save_checkpoint
+from agent.model.rssm import LatentState
+from training.clone import EventLog, NonFiniteLossError
+from training.experience.batches import Batches, to_device
+from training.experience.sampler import unpin
+from training.learner import Learner
+from training.presets import PrivilegedConfig
+from training.privileged.collector import summary
+from training.privileged.config import RunConfig
+from training.privileged.crew import Crew
+from training.privileged.driver import newest, publish
+from training.privileged.routes import routes_of
+from training.world_model.model import Replayed, WorldModel
+
+CREATED_BY = "python -m training privileged"
+WAIT_S = 0.1
+"""Between two looks at the collectors while the learner has to wait."""
+SHOW_S = 15.0
+logger = logging.getLogger(__name__)
+
+
+def configured(config: PrivilegedConfig, run: RunConfig) -> PrivilegedConfig:
+    """The preset with the run's own choices."""
+    world = config.world_model
+    world = replace(world, observation=replace(world.observation, vector=run.vector_size))
+    replay = config.replay
+    if run.segment_steps is not None:
+        replay = replace(replay, segment_steps=run.segment_steps)
+    batch, steps = run.batch or config.batch, run.steps or config.steps
+    return replace(config, world_model=world, replay=replay, batch=batch, steps=steps)
+
+
+def train(config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float) -> int:
+    """Train until `minutes` in all are used up, or SIGTERM or SIGINT comes; gives the number of updates.
+
+    A run that exists is gone on with. Raises: ValueError for a run with another configuration and what else can be
+    wrong with the input, ReplayError, ServerError, CheckpointError, NonFiniteLossError.
+    """
+    if minutes <= 0.0:
+        raise ValueError(f"--minutes must be positive, got {minutes}")
+    torch.set_num_threads(run.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(configured(config, run), run, folder, minutes)
+    with _stopping_on_signals(trainer.stop):
+        trainer.train()
+    return trainer.learner.updates
+
+
+@contextlib.contextmanager
+def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT end the training in order; a second one is the same wish."""
+
+    def wish(number: int, _: FrameType | None) -> None:
+        logger.warning("%s: the run is stopped and can be resumed", signal.Signals(number).name)
+        stop.set()
+
+    before = {number: signal.signal(number, wish) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """State and loop of a run."""
+
+    def __init__(self, config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float) -> None:
+        """Restores the newest sound checkpoint. Raises: ValueError, CheckpointError."""
+        self.config, self.run, self.folder, self.minutes = config, run, folder, minutes
+        self.stop = threading.Event()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.learner = Learner(config, seed=run.seed, device=self.device)
+        self.collected = 0
+        """Steps of all collectors."""
+        self.elapsed_s = 0.0
+        """Training time without earlier starts' preparations."""
+        self.evaluated_s = 0.0
+        self.resumed = False
+        self._sampler: dict[str, Any] | None = None
+        self._schedulers: Mapping[str, Any] = {}
+        self._restore()
+
+    def train(self) -> None:
+        """Collect and learn until the time is used up or somebody wants a stop."""
+        left_s = 60.0 * self.minutes - self.elapsed_s
+        if left_s <= 0.0:
+            raise ValueError(
+                f"{self.folder}: has been trained for {self.elapsed_s / 60.0:.1f} minutes; give more than "
+                f"--minutes {self.minutes:g} to go on"
+            )
+        routes, evaluation = routes_of(self.run.routes, self.run.env, self.folder)
+        shutil.rmtree(self.folder / "weights", ignore_errors=True)
+        if self.learner.updates:
+            publish(self.folder / "weights", self.learner)
+        seed = self.run.seed
+        arguments = {"latents": self.folder, "state": self._sampler}
+        with contextlib.ExitStack() as stack:
+            log = EventLog(self.folder / "events.jsonl")
+            stack.callback(log.close)
+            batches = stack.enter_context(Batches(self.folder / "replay", self.config, seed, **arguments))
+            if not self.resumed:
+                self.collected = batches.sampler.catalogue.steps  # a start that was stopped before its first update
+            crew = Crew(self.config, self.run, self.folder, routes, evaluation, self._schedulers)
+            stack.enter_context(crew)
+            log.write(
+                "start",
+                {
+                    "resumed": self.resumed,
+                    "updates": self.learner.updates,
+                    "collected": self.collected,
+                    "collectors": crew.pids(),
+                    "parameters": sum(p.numel() for p in self.learner.model.parameters()),
+                },
+            )
+            loop = _Loop(self, batches, crew, log)
+            loop.run()
+            if self.learner.updates:  # what was collected before the first one is found again in the replay
+                self.save(batches, crew)
+            log.write("stop", {"updates": self.learner.updates, "elapsed_s": self.elapsed_s})
+        logger.info("stopped after %d updates and %d collected steps", self.learner.updates, self.collected)
+
+    # ------------------------------------------------------------------------- checkpoints
+
+    def save(self, batches: Batches, crew: Crew) -> Path:
+        """Write a checkpoint with its pin, and the model alone; the checkpoint before is deleted."""
+        name = f"{self.learner.updates:09d}"
+        progress = {
+            "updates": self.learner.updates,
+            "collected": self.collected,
+            "elapsed_s": self.elapsed_s,
+            "evaluated_s": self.evaluated_s,
+            "sampler": batches.state(),
+            "schedulers": crew.schedulers(),
+        }
+        batches.pin(name)
+        target = self.folder / "checkpoints" / name
+        texts = {"progress.json": strict_json.dumps(progress)}
+        plain = configs.to_plain(self.config)
+        step = self.learner.updates
+        tensors = self.learner.tensors()
+        save_checkpoint(target, plain, tensors, step=step, created_by=CREATED_BY, extra_files=texts)
+        model = {key: value for key, value in tensors.items() if key.startswith(("model.", "policy."))}
+        save_checkpoint(self.folder / "model", plain, model, step=step, created_by=CREATED_BY)
+        for old in target.parent.iterdir():
+            if old != target and old.is_dir() and not old.name.startswith("."):
+                shutil.rmtree(old)
+                unpin(self.folder / "replay", old.name)
+        batches.sweep()
+        return target
+
+    def _restore(self) -> None:
+        parent = self.folder / "checkpoints"
+        latest = latest_valid(parent)
+        if latest is None:
+            if parent.is_dir() and any(not path.name.startswith(".") for path in parent.iterdir()):
+                raise CheckpointError(f"{parent}: no sound checkpoint; delete the folder or give another --out")
+            return
+        plain, tensors = load_checkpoint(latest)
+        if plain != json.loads(strict_json.dumps(configs.to_plain(self.config))):
+            raise ValueError(
+                f"{self.folder}: was trained with another preset, size or window; give the same ones or another --out"
+            )
+        self.learner.load(tensors, str(latest))
+        progress = json.loads((latest / "progress.json").read_text(encoding="utf-8"))
+        self.collected, self.elapsed_s = int(progress["collected"]), float(progress["elapsed_s"])
+        self.evaluated_s = float(progress["evaluated_s"])
+        self._sampler, self._schedulers = progress["sampler"], progress["schedulers"]
+        self.resumed = True
+
+
+class _Endings:
+    """What the world model says at real terminations, and how often it cries wolf elsewhere."""
+
+    def __init__(self, model: WorldModel) -> None:
+        self._model = model
+        self._sums = dict.fromkeys(("end_probability", "end_reward", "end_reward_real", "false_end_probability"), 0.0)
+        self._terminal = self._other = 0
+
+    @torch.no_grad()
+    def take(self, batch: Replayed, state: LatentState) -> None:
+        """Add a batch with the states (b, t) that were filtered from it, the final frame seen."""
+        features = state.features()
+        alive = self._model.continue_logits(features).sigmoid()
+        if self._model.config.discount.in_continue:
+            alive = (alive / self._model.config.discount.gamma).clamp(max=1.0)
+        terminal = batch.terminal
+        sums = self._sums
+        sums["false_end_probability"] += float((1.0 - alive[~terminal]).sum())
+        self._other += int((~terminal).sum())
+        if bool(terminal.any()):
+            sums["end_probability"] += float((1.0 - alive[terminal]).sum())
+            sums["end_reward"] += float(self._model.reward(features[terminal]).sum())
+            sums["end_reward_real"] += float(batch.reward[terminal].sum())
+            self._terminal += int(terminal.sum())
+
+    def report(self) -> dict[str, float]:
+        """Means since the last report; without terminations only their number."""
+        counts = dict.fromkeys(self._sums, self._terminal) | {"false_end_probability": self._other}
+        values = {name: value / counts[name] for name, value in self._sums.items() if counts[name]}
+        values["ends"] = float(self._terminal)
+        self._sums = dict.fromkeys(self._sums, 0.0)
+        self._terminal = self._other = 0
+        return values
+
+
+class _Loop:
+    """One start of a run, from its first batch to the stop."""
+
+    def __init__(self, trainer: Trainer, batches: Batches, crew: Crew, log: EventLog) -> None:
+        self._trainer, self._batches, self._crew, self._log = trainer, batches, crew, log
+        self._learner, self._run = trainer.learner, trainer.run
+        self._endings = _Endings(trainer.learner.model)
+        self._last_s = self._shown_s = time.monotonic()
+        self._saved_s = trainer.elapsed_s
+        self._updates_at_log = trainer.learner.updates
+        self._logged_s = trainer.elapsed_s
+        self._ready = False
+        self._metrics: Mapping[str, Tensor] = {}
+
+    def run(self) -> None:
+        """Until the time is over or a stop is wanted."""
+        trainer = self._trainer
+        while not trainer.stop.is_set() and trainer.elapsed_s < 60.0 * trainer.minutes:
+            self._listen()
+            if self._may_learn():
+                self._update()
+            else:
+                trainer.stop.wait(WAIT_S)
+            now_s = time.monotonic()
+            trainer.elapsed_s += now_s - self._last_s
+            self._last_s = now_s
+            self._show()
+            due = trainer.elapsed_s - self._saved_s > 60.0 * self._run.checkpoint_minutes
+            if due and self._learner.updates:
+                self._saved_s = trainer.elapsed_s
+                trainer.save(self._batches, self._crew)
+                self._log.write("checkpoint", {"updates": self._learner.updates, "elapsed_s": trainer.elapsed_s})
+            self._evaluate_if_due()
+
+    def _may_learn(self) -> bool:
+        """Whether there is enough experience, and not too little for what was replayed from it."""
+        trainer, config = self._trainer, self._trainer.config
+        if trainer.collected < self._run.prefill_steps:
+            return False
+        if not self._ready:
+            self._ready = self._batches.refresh() > 0
+            if not self._ready:
+                return False
+        replayed = self._batches.state()["drawn"] * config.steps
+        return replayed < self._run.train_ratio * trainer.collected
+
+    def _update(self) -> None:
+        batch = self._batches.next()
+        replayed = to_device(batch.replayed, self._trainer.device)
+        self._metrics, state = self._learner.update(replayed)
+        self._batches.store(batch, state)
+        self._endings.take(replayed, state)
+        updates = self._learner.updates
+        if updates % self._run.log_updates == 0:
+            self._report()
+        if updates % self._run.publish_updates == 0 or newest(self._trainer.folder / "weights") is None:
+            publish(self._trainer.folder / "weights", self._learner)
+
+    def _report(self) -> None:
+        trainer = self._trainer
+        values = {name: float(value) for name, value in self._metrics.items()}
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if wrong:
+            raise NonFiniteLossError(
+                f"update {self._learner.updates}: {', '.join(wrong)} not finite; resume from the last checkpoint"
+            )
+        updates = self._learner.updates
+        passed_s = max(trainer.elapsed_s - self._logged_s, 1e-9)
+        rate = (updates - self._updates_at_log) / passed_s if trainer.elapsed_s > self._logged_s else 0.0
+        self._updates_at_log, self._logged_s = updates, trainer.elapsed_s
+        place = {
+            "update": updates,
+            "elapsed_s": trainer.elapsed_s,
+            "collected": trainer.collected,
+            "drawn": self._batches.state()["drawn"],
+            "updates_per_s": rate,
+        }
+        self._log.write("update", place | values | self._endings.report())
+
+    def _listen(self) -> None:
+        for message in self._crew.listen():
+            self._trainer.collected += message.get("steps", 0)
+            updates = {"update": self._learner.updates, "elapsed_s": self._trainer.elapsed_s}
+            if "episode" in message:
+                self._log.write("episode", updates | {"collector": message["collector"]} | message["episode"])
+            elif "lost" in message:
+                lost = {"collector": message["collector"], "why": message["lost"], "collectors": self._crew.pids()}
+                self._log.write("lost", updates | lost)
+            elif "evaluation" in message:
+                means = summary(message["evaluation"])
+                self._log.write(
+                    "evaluation",
+                    updates | {"version": message["version"], **means, "routes": message["evaluation"]},
+                )
+                logger.info(
+                    "evaluation after %d updates: completion %.1f %%, reward %.1f, success %.0f %%",
+                    message["version"],
+                    means["completion_percent"],
+                    means["reward"],
+                    100.0 * means["success"],
+                )
+            elif "evaluation_lost" in message:
+                self._log.write("evaluation_lost", updates | {"why": message["evaluation_lost"]})
+                logger.warning("the evaluation is lost: %s", message["evaluation_lost"])
+
+    def _evaluate_if_due(self) -> None:
+        trainer, period_s = self._trainer, 60.0 * self._run.evaluate_minutes
+        if not period_s or self._crew.evaluating or trainer.elapsed_s - trainer.evaluated_s < period_s:
+            return
+        if self._learner.updates:
+            trainer.evaluated_s = trainer.elapsed_s
+            copy = trainer.folder / "evaluated"
+            self._crew.evaluate(publish(copy, self._learner))
+
+    def _show(self) -> None:
+        now_s, trainer = time.monotonic(), self._trainer
+        if now_s - self._shown_s < SHOW_S:
+            return
+        self._shown_s = now_s
+        left_min = max(trainer.minutes - trainer.elapsed_s / 60.0, 0.0)
+        doing = "update" if self._learner.updates or self._ready else "waiting for experience, update"
+        logger.info(
+            "%s %d, %d steps collected, %.1f min left", doing, self._learner.updates, trainer.collected, left_min
+        )
