@@ -46,6 +46,8 @@ OPTIONS = {
     "config.publish-updates": "2",
 }
 
+pytestmark = pytest.mark.soak  # half a minute of two processes with servers, minutes on a busy machine
+
 
 def start(folder: Path, **options: str) -> subprocess.Popen[bytes]:
     """The command on the town's routes, in a session of its own."""
