@@ -334,7 +334,8 @@ def check_image(image: str) -> Finding:
 
 def check_extra(module: str, extra: str, option: str) -> Finding:
     """An optional package that an option needs."""
-    if importlib.util.find_spec(module) is None:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:  # a mere folder of that name is no package
         return Finding(Level.FAIL, option, f"{module} is not installed", f"pip install 'raw2drive[{extra}]'")
     return Finding(Level.OK, option, f"{module} {importlib.metadata.version(module)}")
 
