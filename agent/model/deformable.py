@@ -68,7 +68,7 @@ def table_layout(levels_hw: list[tuple[int, int]], heads: int, device: torch.dev
     Shapes: (levels * points,) each level repeated for its points, but `start` (heads, levels * points).
     """
     heights, widths = (
-        torch.tensor(sizes, device=device).repeat_interleave(points) for sizes in zip(*levels_hw, strict=False)
+        torch.tensor(sizes, device=device).repeat_interleave(points) for sizes in zip(*levels_hw, strict=True)
     )
     areas = [(height + 2 * RING) * (width + 2 * RING) for height, width in levels_hw]
     before = torch.tensor([0, *accumulate(areas[:-1])], device=device).repeat_interleave(points)
