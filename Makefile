@@ -19,7 +19,7 @@ demo: $(STAMP)
 	$(PY) -m eval demo $(if $(SERVER),--server $(SERVER))
 
 test: $(STAMP)
-	$(PY) -m pytest --numprocesses 2 --dist loadfile
+	$(PY) -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(STAMP)
 	$(PY) -m ruff format --check agent simulator eval training tests

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import carla
 import pytest
@@ -19,6 +20,7 @@ START_PATIENCE_S = 90.0
 STOP_PATIENCE_S = 60.0
 TIMEOUT_S = 20.0
 WORKER_THREADS = 16
+_KEPT: list[carla.Client] = []  # until the process ends
 
 
 @dataclass
@@ -28,9 +30,12 @@ class ServerProcess:
     process: subprocess.Popen[str]
     port: int
 
+    @cached_property
     def client(self) -> carla.Client:
+        """The one client of this server: destroying one while a tick arrives aborts or freezes the wheel's process."""
         client = carla.Client("127.0.0.1", self.port, WORKER_THREADS)
         client.set_timeout(TIMEOUT_S)
+        _KEPT.append(client)
         return client
 
     def stop(self) -> int:
@@ -63,7 +68,7 @@ def server() -> Iterator[ServerProcess]:
 @pytest.fixture
 def world(server: ServerProcess) -> Iterator[carla.World]:
     """The server's world in synchronous mode at 20 Hz; whatever a test spawns is destroyed afterwards."""
-    world = server.client().get_world()
+    world = server.client.get_world()
     make_synchronous(world)
     before = {actor.id for actor in world.get_actors()}
     yield world

@@ -44,7 +44,7 @@ def an_episode(client: carla.Client, world: carla.World, ticks: int = 3) -> None
 
 
 def test_resets_of_an_episode_leave_nothing_behind(drawing_server: ServerProcess) -> None:
-    client, pid = drawing_server.client(), drawing_server.process.pid
+    client, pid = drawing_server.client, drawing_server.process.pid
     world = client.get_world()
     make_synchronous(world)
     town_actors = len(world.get_actors())
@@ -60,7 +60,7 @@ def test_resets_of_an_episode_leave_nothing_behind(drawing_server: ServerProcess
 
 
 def test_loading_towns_in_turn_does_not_grow(drawing_server: ServerProcess) -> None:
-    client, pid, samples, counts = drawing_server.client(), drawing_server.process.pid, [], []
+    client, pid, samples, counts = drawing_server.client, drawing_server.process.pid, [], []
     for number in range(LOADS):
         world = client.load_world(TOWNS[number % 2])
         make_synchronous(world)

@@ -13,7 +13,7 @@ FIRST_MOVE_TICKS = 60
 
 
 def test_session_answers_what_a_client_asks_first(server, world):
-    client = server.client()
+    client = server.client
     assert client.get_server_version() == client.get_client_version()
     assert world.get_map().name == "Carla/Maps/Gen01"
     assert len(world.get_map().get_spawn_points()) > 20
@@ -103,7 +103,7 @@ def test_batch_spawns_with_follow_ups(server, world):
     spawn = carla.command.SpawnActor(blueprint, point).then(
         carla.command.ApplyVehicleControl(carla.command.FutureActor, control)
     )
-    good, taken = server.client().apply_batch_sync([spawn, carla.command.SpawnActor(blueprint, point)], False)
+    good, taken = server.client.apply_batch_sync([spawn, carla.command.SpawnActor(blueprint, point)], False)
     assert not good.error and "collision" in taken.error
     for _ in range(20):
         world.tick()
@@ -188,7 +188,7 @@ def test_a_vehicle_before_a_light_is_told_so(world, spawn):
 
 
 def test_load_world_starts_a_new_episode(server):
-    client = server.client()
+    client = server.client
     world = client.get_world()
     make_synchronous(world)
     old_ids = {actor.id for actor in world.get_actors()}
@@ -210,7 +210,7 @@ def test_load_world_starts_a_new_episode(server):
 
 
 def test_asynchronous_world_ticks_by_itself(server):
-    world = server.client().get_world()
+    world = server.client.get_world()
     settings = world.get_settings()
     settings.synchronous_mode = False
     settings.fixed_delta_seconds = None
@@ -227,7 +227,7 @@ def test_ground_projection_finds_the_road(world):
 
 def test_unsupported_calls_say_so(server, world):
     with pytest.raises(RuntimeError, match="recorder is not supported"):
-        server.client().start_recorder("x.log")
+        server.client.start_recorder("x.log")
     blueprint = world.get_blueprint_library().find("sensor.camera.depth")
     with pytest.raises(RuntimeError, match="not supported by this server"):
         world.spawn_actor(blueprint, carla.Transform())

@@ -31,7 +31,7 @@ def drawing_server() -> Iterator[ServerProcess]:
 
 def test_every_weather_preset_is_accepted_and_looks_different(drawing_server: ServerProcess) -> None:
     """Mean difference of the closest pair, cloudy and wet night against soft rain at night: 1.3 grey levels."""
-    world = drawing_server.client().get_world()
+    world = drawing_server.client.get_world()
     make_synchronous(world)
     car = world.spawn_actor(
         world.get_blueprint_library().find("vehicle.lincoln.mkz_2020"), world.get_map().get_spawn_points()[0]

@@ -106,7 +106,7 @@ def test_lights_of_vehicles(server, world, place):
     wanted = states(states.Position | states.LowBeam | states.LeftBlinker)
     car, truck = place("vehicle.lincoln.mkz_2020", 0), place("vehicle.carlamotors.firetruck", 4)
     car.set_light_state(wanted)
-    server.client().apply_batch_sync([carla.command.SetVehicleLightState(truck.id, states.Special1)], False)
+    server.client.apply_batch_sync([carla.command.SetVehicleLightState(truck.id, states.Special1)], False)
     ticks(world, 2)
     assert car.get_light_state() == wanted
     assert world.get_vehicles_light_states() == {car.id: wanted, truck.id: states.Special1}
@@ -118,7 +118,7 @@ def test_lights_of_vehicles(server, world, place):
 def test_traffic_manager_switches_lights(server, world, place):
     cores = os.sched_getaffinity(0)
     pin_this_thread()
-    manager = server.client().get_trafficmanager(server.port + 100)
+    manager = server.client.get_trafficmanager(server.port + 100)
     manager.set_synchronous_mode(True)
     car, bicycle = place("vehicle.lincoln.mkz_2020", 0), place("vehicle.diamondback.century", 4)
     start = [actor.get_location() for actor in (car, bicycle)]
@@ -187,7 +187,7 @@ def test_a_walker_is_hit_by_a_car(server, world, place, watch):
     elsewhere = carla.Transform(walker.get_location() + right * 6.0)
     for wait, obeys in ((1, False), (80, True)):
         ticks(world, wait)
-        server.client().apply_batch_sync([carla.command.ApplyWalkerState(walker.id, elsewhere, 1.0)], False)
+        server.client.apply_batch_sync([carla.command.ApplyWalkerState(walker.id, elsewhere, 1.0)], False)
         world.tick()
         assert (walker.get_location().distance(elsewhere.location) < 1.0) == obeys
 
@@ -207,7 +207,7 @@ def test_walkers_do_as_told(server, world, place):
     assert walker.get_control().speed == pytest.approx(1.5)
     pose = walker.get_transform()
     pose.location.x += 2.0
-    server.client().apply_batch_sync([carla.command.ApplyWalkerState(walker.id, pose, 1.2)], False)
+    server.client.apply_batch_sync([carla.command.ApplyWalkerState(walker.id, pose, 1.2)], False)
     world.tick()
     assert world.get_snapshot().find(walker.id).get_transform().location.x == pytest.approx(pose.location.x, abs=1e-3)
     assert walker.get_velocity().length() == pytest.approx(1.2, abs=0.01)
@@ -375,13 +375,13 @@ def test_spectator_and_sensors_are_moved(world, place):
 def test_numbers_that_are_none_are_refused(server, world, place):
     walker = place("walker.pedestrian.0001", 0, right_m=30.0)
     nowhere = carla.Location(math.nan, 0.0, 0.0)
-    (answer,) = server.client().apply_batch_sync(
+    (answer,) = server.client.apply_batch_sync(
         [carla.command.ApplyWalkerState(walker.id, carla.Transform(nowhere), 1.0)], False
     )
     assert "not finite" in answer.error
     car = place("vehicle.audi.tt", 1)
     no_speed = carla.Vector3D(math.nan, 0.0, 0.0)
-    (answer,) = server.client().apply_batch_sync([carla.command.ApplyTargetVelocity(car.id, no_speed)], False)
+    (answer,) = server.client.apply_batch_sync([carla.command.ApplyTargetVelocity(car.id, no_speed)], False)
     assert "cannot give actor" in answer.error
     car.set_target_velocity(no_speed)
     car.add_impulse(carla.Vector3D(1e38, 0.0, 0.0))

@@ -26,7 +26,7 @@ def drawing_server():
 
 @pytest.fixture
 def drawn_world(drawing_server):
-    world = drawing_server.client().get_world()
+    world = drawing_server.client.get_world()
     make_synchronous(world)
     yield world
     for actor in world.get_actors().filter("vehicle.*"):

@@ -188,16 +188,16 @@ def test_a_walker_crosses_on_the_crosswalk(world, lead, gen01):
 
 
 def test_files_of_other_names_are_refused(server, world):
-    (name,) = server.client().get_required_files("Nav", False)
+    (name,) = server.client.get_required_files("Nav", False)
     assert name.startswith("Carla/Maps/Nav/Gen01-")
     with pytest.raises(RuntimeError, match="not a file of this server"):
-        server.client().request_file("../../etc/passwd")
+        server.client.request_file("../../etc/passwd")
 
 
 def test_the_mesh_is_that_of_the_town_now_loaded(server):
     for name in ("Gen02", "Gen01"):
-        server.client().load_world(name)
-        world = server.client().get_world()  # a client of 0.9.15 keeps the mesh of the town it met first
+        server.client.load_world(name)
+        world = server.client.get_world()  # a client of 0.9.15 keeps the mesh of the town it met first
         make_synchronous(world)
         world.tick()
         walkable = load_or_build(load_town(name)).walkable
