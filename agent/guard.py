@@ -76,7 +76,7 @@ class GuardConfig:
             raise ValueError(f"guard.hold_s must lie in [0, 1] s, got {self.hold_s}")
         if not 0.0 < self.stop_brake <= 1.0:
             raise ValueError(f"guard.stop_brake must lie in (0, 1], got {self.stop_brake}")
-        if not 0.0 < self.lateral_limit_mps2:
+        if not self.lateral_limit_mps2 > 0.0:
             raise ValueError(f"guard.lateral_limit_mps2 must be positive, got {self.lateral_limit_mps2}")
         if self.recovery_ticks < 1:
             raise ValueError(f"guard.recovery_ticks must be at least 1, got {self.recovery_ticks}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agent.model.bev_grid import BevGrid, RigGeometry, official_shift, rotate_memory, warp_memory
+from agent.model.constants import constant
 from agent.model.deformable import RING, TableLayout, ringed, sample_plain, sample_table, softmax_of_few, table_layout
 from agent.model.multi_scale_op import MultiScaleOp, mmcv_op, run_levels
 
