@@ -69,7 +69,9 @@ class Decider:
         """spare: makes the network anew on the CPU, for when the device fails twice."""
         self._config = config
         self._spare = spare
-        self._worker = Worker()
+        self._worker = borrow_worker()
+        self.close = weakref.finalize(self, give_back_worker, self._worker)
+        """Give the thread back; also done when nobody holds this object any more."""
         self._said: set[str] = set()
         self._use(model)
 
@@ -83,10 +85,6 @@ class Decider:
     def reset(self) -> None:
         """Forget what the network has seen."""
         self.state = self.model.initial(1)
-
-    def close(self) -> None:
-        """End the thread."""
-        self._worker.close()
 
     def decide(self, arrays: dict[str, np.ndarray], previous_action: int | None) -> Outcome:
         """Logits for the fields of a ModelInput (without batch); the state moves on.
@@ -177,12 +175,19 @@ class Worker:
         self._jobs: queue.SimpleQueue[tuple[Callable[[], object], Future] | None] = queue.SimpleQueue()
         self._running: Future | None = None
         self._thread: threading.Thread | None = None
-        self.close = weakref.finalize(self, self._jobs.put, None)
-        """End the thread after its job; also done when nobody holds this object any more."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs."""
+        return self._running is not None and not self._running.done()
+
+    def close(self) -> None:
+        """End the thread after its job."""
+        self._jobs.put(None)
 
     def run(self, job: Callable[[], Result], timeout_s: float) -> Result:
         """The job's result. Raises: DecisionLate, what the job raises."""
-        if self._running is not None and not self._running.done():
+        if self.busy:
             raise DecisionLate("the network is still busy with an earlier decision")
         if self._thread is None:
             self._thread = threading.Thread(target=_work, args=(self._jobs,), name="network", daemon=True)
@@ -196,6 +201,23 @@ class Worker:
             if future.done():  # the job's own
                 raise
             raise DecisionLate(f"no decision within {timeout_s:g} s") from error
+
+
+_idle_workers: list[Worker] = []
+"""Routes of a process share a thread: each new one would get, and keep, memory of its own for the same work."""
+
+
+def borrow_worker() -> Worker:
+    """An idle worker, or a new one."""
+    return _idle_workers.pop() if _idle_workers else Worker()
+
+
+def give_back_worker(worker: Worker) -> None:
+    """For the next route; one that hangs is not."""
+    if worker.busy:
+        worker.close()
+    else:
+        _idle_workers.append(worker)
 
 
 def _work(jobs: queue.SimpleQueue[tuple[Callable[[], object], Future] | None]) -> None:

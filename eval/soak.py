@@ -5,6 +5,7 @@ Either a world is ticked, or the agent drives route after route in this one proc
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import statistics
@@ -50,7 +51,7 @@ class SoakConfig:
     ticks: int = 50_000
     """Ticks of 0.05 s."""
     traffic: int = 20
-    """Vehicles under the client's Traffic Manager, at least 1."""
+    """Vehicles under the client's Traffic Manager, at least 1 (of the agent's routes: 0 for none)."""
     town: str = "Gen01"
     """Town of the embedded server."""
     networks: Path | None = None
@@ -105,10 +106,12 @@ class Load:
 
 def soak(config: SoakConfig) -> int:
     """Run it; prints what it measured. A frozen client ends the process with exit code 70."""
+    if config.routes or config.minutes:
+        if min(config.routes, config.minutes, config.traffic) < 0 or config.route_s < TICK_S:
+            raise InputError("--routes, --minutes and --traffic must not be negative, and --route-s must be a tick")
+        return _drive_on(config)
     if config.traffic < 1 or config.ticks < 1:
         raise InputError("--traffic and --ticks must be at least 1 (a Traffic Manager without cars freezes its client)")
-    if config.routes or config.minutes:
-        return _drive_on(config)
     if config.networks is not None and not config.networks.is_file():
         raise InputError(f"--networks {config.networks}: no such file; give the agent's configuration (agent.yaml)")
     model = None
@@ -192,7 +195,7 @@ def _drive_on(config: SoakConfig) -> int:
             if not record.ticks:
                 raise InputError(f"route {done + 1} was not driven: {record.status} {record.failure_message}")
             game_s += record.duration_game_s
-            gc.collect()
+            _give_back_memory()
             sizes_mib.append({name: _resident_mib(pid) for name, pid in _processes(server.pid).items()})
             sizes = ", ".join(f"{name} {mib:.1f} MiB" for name, mib in sizes_mib[-1].items())
             print(
@@ -216,6 +219,14 @@ def _left(config: SoakConfig, sizes_mib: list[dict[str, float]], passed_s: float
     by_count_s = passed_s / max(len(sizes_mib) - 1, 1) * (max(config.routes, MIN_ROUTES) - len(sizes_mib))
     left_s = max(by_count_s, 60.0 * config.minutes - passed_s)
     return f", about {left_s:.0f} s left" if left_s > 0.0 else ""
+
+
+def _give_back_memory() -> None:
+    """Return what is free to the system, so that what remains is in use."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def _processes(server_pid: int) -> dict[str, int]:
