@@ -54,7 +54,8 @@ def configured(config: PrivilegedConfig, run: RunConfig) -> PrivilegedConfig:
     if run.segment_steps is not None:
         replay = replace(replay, segment_steps=run.segment_steps)
     batch, steps = run.batch or config.batch, run.steps or config.steps
-    return replace(config, world_model=world, replay=replay, batch=batch, steps=steps)
+    imitation = run.imitation if run.imitation.used else config.imitation
+    return replace(config, world_model=world, replay=replay, imitation=imitation, batch=batch, steps=steps)
 
 
 def train(config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float) -> int:
