@@ -63,7 +63,9 @@ def test_large_states_are_split_and_read_back_strictly(tmp_path: Path) -> None:
         return str(error.value)
 
     assert f"lists no {two}" in error_with(files={name: entry for name, entry in files.items() if name != two})
-    assert "lists no model-00001-of-00005" in error_with(files={**files, "model-00005-of-00005.safetensors": files[one]})
+    assert "lists no model-00001-of-00005" in error_with(
+        files={**files, "model-00005-of-00005.safetensors": files[one]}
+    )
     assert "besides model-00001-of-00004" in error_with(files={**files, "model-00001-of-00003.safetensors": files[one]})
     assert "lists no model.safetensors" in error_with(format=1)
     manifest.write_text(text)
@@ -89,7 +91,9 @@ def test_replacing_leaves_only_the_new_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["fsync", "rename"])
-def test_a_failing_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_T04_a_failing_disk_keeps_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
     save(tmp_path / "a", step=1)
 
     def full(*_: object) -> None:
@@ -115,7 +119,7 @@ def test_weights_that_could_not_be_loaded_again_are_not_saved(tmp_path: Path) ->
     assert read_manifest(tmp_path / "a")["step"] == 1
 
 
-def test_latest_valid_skips_what_does_not_load(tmp_path: Path) -> None:
+def test_T05_latest_valid_skips_what_does_not_load(tmp_path: Path) -> None:
     assert latest_valid(tmp_path) is None
     assert latest_valid(tmp_path / "none") is None
     for step in (1, 2, 3):
