@@ -32,7 +32,7 @@ from training.experience.batches import Batches, to_device
 from training.experience.sampler import unpin
 from training.learner import Learner
 from training.presets import PrivilegedConfig
-from training.privileged.collector import summary
+from training.privileged.collector import pause, summary
 from training.privileged.config import RunConfig
 from training.privileged.crew import Crew
 from training.privileged.driver import newest, publish
@@ -119,6 +119,7 @@ class Trainer:
             )
         routes, evaluation = routes_of(self.run.routes, self.run.env, self.folder)
         shutil.rmtree(self.folder / "weights", ignore_errors=True)
+        pause(self.folder, wanted=False)
         if self.learner.updates:
             publish(self.folder / "weights", self.learner)
         seed = self.run.seed
@@ -253,6 +254,7 @@ class _Loop:
             self._listen()
             if self._may_learn():
                 self._update()
+                self._pace()
             else:
                 trainer.stop.wait(WAIT_S)
             now_s = time.monotonic()
@@ -277,6 +279,12 @@ class _Loop:
                 return False
         replayed = self._batches.state()["drawn"] * config.steps
         return replayed < self._run.train_ratio * trainer.collected
+
+    def _pace(self) -> None:
+        """Have the collectors wait while what they collected has been replayed too little."""
+        trainer = self._trainer
+        replayed = self._batches.state()["drawn"] * trainer.config.steps
+        pause(trainer.folder, wanted=replayed < self._run.collect_ratio * trainer.collected)
 
     def _update(self) -> None:
         batch = self._batches.next()
