@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -31,6 +32,10 @@ from training.privileged.driver import PolicyDriver, newest, take_over, version_
 REPORT_DECISIONS = 20
 """Decisions after which a collector tells how far it is, and looks for new weights."""
 FAILED = 1
+PAUSED = "paused"
+"""A file of this name in the run's folder has its collectors wait."""
+PAUSE_S = 0.2
+PAUSE_TELL_S = 20.0
 EXPERT_TURN, NOISE_TURN = 30.0, 6.0
 """Mean lengths of their turns, in decisions."""
 logger = logging.getLogger(__name__)
@@ -105,6 +110,7 @@ class _Crew:
 
     def __init__(self, job: CollectorJob, env: DrivingEnv) -> None:
         self.version: int | None = None
+        self.run = job.weights.parent
         self._job, self._env = job, env
         self._driver = PolicyDriver(job.config, job.seed)
         self._generator = np.random.default_rng(job.seed)
@@ -174,6 +180,25 @@ class Turns:
         return self.on
 
 
+def pause(run: Path, *, wanted: bool) -> None:
+    """Have all collectors of a run's folder wait, or go on."""
+    if wanted:
+        (run / PAUSED).touch()
+    else:
+        (run / PAUSED).unlink(missing_ok=True)
+
+
+def _wait_while_paused(pipe: Connection, run: Path) -> None:
+    """Raises: _Stopped, OSError."""
+    told_s = time.monotonic()
+    while (run / PAUSED).exists():
+        if pipe.poll(PAUSE_S):
+            raise _Stopped
+        if time.monotonic() - told_s > PAUSE_TELL_S:  # who only waits is not taken for dead
+            _tell(pipe, {"steps": 0})
+            told_s = time.monotonic()
+
+
 def _collect(pipe: Connection, job: CollectorJob, env: DrivingEnv, replay: Path) -> None:
     """Drive episode after episode. Raises: _Stopped, and what environment and writer raise."""
     crew = _Crew(job, env)
@@ -209,6 +234,7 @@ def _episode(
         if decisions % REPORT_DECISIONS == 0:
             _tell(pipe, {"steps": fresh})
             fresh = 0
+            _wait_while_paused(pipe, crew.run)
             crew.refresh()
     outcome = _outcome(info, decisions, total) | {"version": crew.version}
     _tell(pipe, {"steps": fresh, "episode": outcome, "scheduler": env.scheduler.state()})

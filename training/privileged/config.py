@@ -76,6 +76,9 @@ class RunConfig:
     seed: int = 0
     train_ratio: float = 64.0
     """Replayed steps per collected step at most; where it is reached, the learner waits. Not in Raw2Drive."""
+    collect_ratio: float = 0.0
+    """Replayed steps per collected step at least: below it the collectors wait, and leave the processors to the
+    learner; 0: never."""
     prefill: Literal["random", "expert"] = "random"
     """Who drives before the first update: uniformly random actions or the rule-based expert."""
     expert_share: float = 0.0
@@ -121,6 +124,10 @@ class RunConfig:
         for name in ("expert_share", "noise_share"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if not 0.0 <= self.collect_ratio < self.train_ratio:
+            raise ValueError(
+                f"collect_ratio must lie in [0, train_ratio), got {self.collect_ratio} with {self.train_ratio}"
+            )
         if self.train_ratio <= 0.0 or self.checkpoint_minutes <= 0.0 or self.evaluate_minutes < 0.0:
             raise ValueError(
                 "train_ratio and checkpoint_minutes must be positive and evaluate_minutes not negative, got "

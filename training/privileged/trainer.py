@@ -32,7 +32,7 @@ from training.experience.batches import Batch, Batches, to_device
 from training.experience.sampler import ReplayError, unpin
 from training.learner import Learner, NonFiniteUpdateError
 from training.presets import PrivilegedConfig
-from training.privileged.collector import summary
+from training.privileged.collector import pause, summary
 from training.privileged.config import RunConfig
 from training.privileged.crew import Crew
 from training.privileged.driver import newest, publish
@@ -144,6 +144,7 @@ class Trainer:
         if self.run.collectors or self.run.evaluate_minutes:
             routes, evaluation = routes_of(self.run.routes, self.run.env, self.folder)
         shutil.rmtree(self.folder / "weights", ignore_errors=True)
+        pause(self.folder, wanted=False)
         if self.learner.updates and self.run.collectors:
             publish(self.folder / "weights", self.learner)
         seed = self.run.seed
@@ -310,6 +311,7 @@ class _Loop:
             self._listen()
             if self._may_learn():
                 self._update()
+                self._pace()
             else:
                 trainer.stop.wait(WAIT_S)
             now_s = time.monotonic()
@@ -360,6 +362,17 @@ class _Loop:
                 return False
         replayed = self._batches.state()["drawn"] * config.steps
         return replayed < self._run.train_ratio * trainer.collected
+
+    def _pace(self) -> None:
+        """Have the collectors wait while what they collected has been replayed too little."""
+        trainer = self._trainer
+        if not self._run.collectors:
+            return
+        replayed = self._batches.state()["drawn"] * trainer.config.steps
+        try:
+            pause(trainer.folder, wanted=replayed < self._run.collect_ratio * trainer.collected)
+        except OSError as error:
+            logger.warning("the collectors cannot be told to wait or to go on: %s", error)
 
     def _update(self) -> None:
         batch = self._batches.next()
