@@ -21,7 +21,7 @@ from training import bench, clone, collect, fit, scenario_study
 from training.env import picture
 from training.experience import bench as replay_bench
 from training.presets import Recipe, Size, preset
-from training.privileged import dream, trainer
+from training.privileged import curves, dream, trainer
 from training.privileged.config import RunConfig
 from training.replay import SegmentError
 
@@ -198,6 +198,20 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Draw the learning curves of runs of the privileged stage."""
+
+    runs: str
+    """Folders of runs, separated by commas."""
+    out: Path = Path("runs/curves.png")
+
+    def run(self) -> int:
+        """Exit code."""
+        print(curves.draw([Path(part) for part in self.runs.split(",") if part], self.out))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fit:
     """Train world models with different mask encoders on the same recorded windows and compare what they learn."""
 
@@ -231,6 +245,7 @@ Command = (
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Privileged, tyro.conf.subcommand("privileged")]
     | Annotated[Picture, tyro.conf.subcommand("picture")]
+    | Annotated[Curves, tyro.conf.subcommand("curves")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[DreamPicture, tyro.conf.subcommand("dream")]
 )
