@@ -29,7 +29,7 @@ from agent.driver import AgentConfig, load_model
 from eval.processes import is_dead
 from tests.conftest import REPOSITORY
 from tests.training.experience import fill, settings, transition
-from tests.training.frozen import RUN, arguments, events, fill_with_vector, learn, trainer_of
+from tests.training.frozen import arguments, events, fill_with_vector, learn, trainer_of
 from tests.training.privileged import debug_config, random_batch
 from training.__main__ import main
 from training.env.observation import VECTOR_SIZE
@@ -43,7 +43,7 @@ from training.privileged.config import AlarmConfig, RunConfig
 from training.privileged.crew import Crew, read_message
 from training.privileged.guard import LossBudget, RunStoppedError, SkippedUpdates
 from training.privileged.tracking import Tracker
-from training.privileged.trainer import MAX_FILE_BYTES, train
+from training.privileged.trainer import MAX_FILE_BYTES
 from training.world_model.encoder import Encoder
 
 PATIENCE_S = 120.0
@@ -208,19 +208,6 @@ def test_T03_out_of_memory_saves_and_names_a_batch_that_fits(
     assert len(error) == 1 and "--config.batch 2 --allow-config-change batch" in error[0]
     assert_equal(before, tensors_of(tmp_path))
     assert learn(tmp_path, updates=6, batch=2, allowed=("batch",)) == 6
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_T03_a_gpu_without_memory(tmp_path: Path) -> None:
-    fill(tmp_path / "replay", 60, 0)
-    torch.cuda.set_per_process_memory_fraction(0.01)
-    try:
-        with pytest.raises(RunStoppedError, match=r"one of \d+ does") as stopped:
-            train(preset("paper", "10m"), replace(RUN, batch=512, steps=16), tmp_path, 60.0)
-        fits = int(str(stopped.value).split("one of ")[1].split()[0])
-        assert train(preset("paper", "10m"), replace(RUN, batch=fits, steps=16, updates=2), tmp_path, 60.0) == 2
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 # ----------------------------------------------------------------------------- T4, T5: checkpoints
