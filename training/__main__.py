@@ -23,7 +23,7 @@ from training.experience import bench as replay_bench
 from training.presets import Recipe, Size, preset
 from training.privileged import curves, dream, trainer
 from training.privileged.config import RunConfig
-from training.privileged.guard import RunStoppedError
+from training.privileged.guard import FAILED, RunStoppedError
 from training.replay import SegmentError
 
 BAD_INPUT = 2
@@ -184,11 +184,7 @@ class Privileged:
 
     def run(self) -> int:
         """Exit code."""
-        try:
-            trainer.train(preset(self.preset, self.size), self.config, self.out, self.minutes, self.allow_config_change)
-        except RunStoppedError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
+        trainer.train(preset(self.preset, self.size), self.config, self.out, self.minutes, self.allow_config_change)
         return 0
 
 
@@ -274,6 +270,12 @@ def main() -> int:
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except RunStoppedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except clone.NonFiniteLossError as error:
+        print(f"error: {error}; resume from the last checkpoint", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 
