@@ -15,14 +15,16 @@ from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
 from agent.model.bench import make_settings, one_thread, row
 from eval.generate import RouteGenerationError
+from eval.results import write_json_atomically
 from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
-from training import bench, clone, collect, latency, scenario_study
+from training import bench, clone, collect, fit, latency, scenario_study
 from training.env import picture
 from training.experience import bench as replay_bench
 from training.presets import Recipe, Size, preset
-from training.privileged import trainer
+from training.privileged import curves, dream, trainer
 from training.privileged.config import RunConfig
+from training.privileged.guard import FAILED, RunStoppedError
 from training.replay import SegmentError
 
 BAD_INPUT = 2
@@ -190,11 +192,13 @@ class Privileged:
     size: Size = "tiny"
     minutes: float = 60.0
     """Training time in all, resumed parts included."""
+    allow_config_change: tuple[str, ...] = ()
+    """Keys, or sections of keys, that may differ from what a resumed run was begun with, as its refusal names them."""
     config: RunConfig = field(default_factory=RunConfig)
 
     def run(self) -> int:
         """Exit code."""
-        trainer.train(preset(self.preset, self.size), self.config, self.out, self.minutes)
+        trainer.train(preset(self.preset, self.size), self.config, self.out, self.minutes, self.allow_config_change)
         return 0
 
 
@@ -210,6 +214,46 @@ class Picture:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Draw the learning curves of runs of the privileged stage."""
+
+    runs: str
+    """Folders of runs, separated by commas."""
+    out: Path = Path("runs/curves.png")
+
+    def run(self) -> int:
+        """Exit code."""
+        print(curves.draw([Path(part) for part in self.runs.split(",") if part], self.out))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Train world models with different mask encoders on the same recorded windows and compare what they learn."""
+
+    config: tyro.conf.OmitArgPrefixes[fit.FitConfig]
+
+    def run(self) -> int:
+        """Exit code."""
+        result = fit.run(self.config)
+        write_json_atomically(self.config.out, result)
+        print(fit.table(result))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamPicture:
+    """Draw what a trained world model imagines beside what really came."""
+
+    config: tyro.conf.OmitArgPrefixes[dream.DreamConfig]
+
+    def run(self) -> int:
+        """Exit code."""
+        print(dream.draw(self.config))
+        return 0
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Clone, tyro.conf.subcommand("clone")]
@@ -218,6 +262,9 @@ Command = (
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Privileged, tyro.conf.subcommand("privileged")]
     | Annotated[Picture, tyro.conf.subcommand("picture")]
+    | Annotated[Curves, tyro.conf.subcommand("curves")]
+    | Annotated[Fit, tyro.conf.subcommand("fit")]
+    | Annotated[DreamPicture, tyro.conf.subcommand("dream")]
 )
 
 
@@ -237,6 +284,12 @@ def main() -> int:
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except RunStoppedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except clone.NonFiniteLossError as error:
+        print(f"error: {error}; resume from the last checkpoint", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 

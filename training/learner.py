@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,10 @@ from training.optim import Stepper
 from training.policy.actor_critic import ActorCritic, PolicyLoss
 from training.presets import PrivilegedConfig
 from training.world_model.model import Replayed, WorldModel
+
+
+class NonFiniteUpdateError(RuntimeError):
+    """An update with a loss or gradient that is not finite; nothing was changed by it."""
 
 
 class Learner:
@@ -42,48 +47,120 @@ class Learner:
         """One update; gives its metrics and the filtered states (b, t), which the replay may keep for carry-over."""
         if self.updates in self.config.tricks.planner_resets:
             self.reset_planner()
-        metrics, belief = self._update_jointly(batch) if self.config.joint else self._update_model(batch)
-        state = belief.state.detach()
-        together = 1 if self.config.joint else 0
-        for _ in range(self.config.tricks.ratio(self.updates) - together):
-            metrics |= self.update_policy(state, batch.terminal)
+        with self._undone_by_errors():
+            metrics, belief = self._update_jointly(batch) if self.config.joint else self._update_model(batch)
+            state = belief.state.detach()
+            together = 1 if self.config.joint else 0
+            for _ in range(self.config.tricks.ratio(self.updates) - together):
+                metrics |= self.update_policy(state, batch.terminal, batch.expert_action)
         self.updates += 1
         return metrics, state
+
+    @contextlib.contextmanager
+    def _undone_by_errors(self) -> Iterator[None]:
+        """Forgets what a failed update has left besides weights: gradients, and its returns in their scale."""
+        scale = {name: value.clone() for name, value in self.policy.scale.state_dict().items()}
+        try:
+            yield
+        except RuntimeError:
+            self._forget_update(scale)
+            raise
+
+    def _forget_update(self, scale: Mapping[str, Tensor]) -> None:
+        self.policy.scale.load_state_dict(scale)
+        for stepper in self.steppers.values():
+            stepper.zero_grad()
+
+    def _apply(self, names: Sequence[str], *losses: Tensor) -> Tensor:
+        """Let optimisers take a step, all or none; gives the first one's gradient norm.
+
+        Raises: NonFiniteUpdateError before any weight changes.
+        """
+        norms = [self.steppers[name].gradient_norm() for name in names]
+        values = [*norms, *(loss.detach() for loss in losses)]
+        if not bool(torch.isfinite(torch.stack(values)).all()):
+            shown = ", ".join(f"{float(value):g}" for value in values)
+            raise NonFiniteUpdateError(f"gradient norms of {', '.join(names)} and losses: {shown}")
+        for name, norm in zip(names, norms, strict=True):
+            self.steppers[name].step(norm)
+        return norms[0]
+
+    def rehearse(self, batch: Replayed) -> None:
+        """Go through an update's forward and backward passes and change nothing: shows whether they fit into memory."""
+        state = self.generator.get_state()
+        scale = {name: value.clone() for name, value in self.policy.scale.state_dict().items()}
+        moments = [torch.zeros_like(p) for s in self.steppers.values() for p in s.parameters_without_moments() * 2]
+        try:
+            model = self.model.loss(batch, generator=self.generator)
+            if not self.config.joint:
+                model.total.backward()
+            policy = self._imagine(
+                model.belief.state if self.config.joint else model.belief.state.detach(), batch.terminal
+            )
+            planner = policy.actor + policy.critic
+            (model.total + planner if self.config.joint else planner).backward()
+        finally:
+            del moments
+            self._forget_update(scale)
+            self.generator.set_state(state)
 
     def _update_model(self, batch: Replayed) -> tuple[dict[str, Tensor], Belief]:
         stepper = self.steppers["model"]
         stepper.zero_grad()
         loss = self.model.loss(batch, generator=self.generator)
-        loss.total.backward()
-        norm = stepper.step()
+        total, imitation = loss.total, self.config.imitation
+        if imitation.model_weight:
+            shaping = self.policy.imitation_loss(loss.belief.state.features(), batch.expert_action)
+            total = total + imitation.model_weight * imitation.weight_at(self.updates) * shaping
+        total.backward()
+        norm = self._apply(("model",), total)
         return _detached(loss.terms) | {"model_gradient_norm": norm}, loss.belief
 
-    def update_policy(self, state: LatentState, terminal: Tensor) -> dict[str, Tensor]:
-        """One actor-critic update on a fresh imagination from the replayed states; the world model is kept."""
+    def update_policy(
+        self, state: LatentState, terminal: Tensor, expert_action: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """One actor-critic update on a fresh imagination from the replayed states; the world model is kept.
+
+        expert_action: (b, t), for `config.imitation`.
+        """
         loss = self._imagine(state, terminal)
         names = ("model",) if self.config.joint else ("actor", "critic")
         for name in names:
             self.steppers[name].zero_grad()
-        (loss.actor + loss.critic).backward()
-        for name in names:
-            self.steppers[name].step()
+        actor, metrics = self._actor_loss(loss, state, expert_action)
+        (actor + loss.critic).backward()
+        self._apply(names, actor, loss.critic)
         self.policy.update_slow_critic()
-        return _policy_metrics(loss)
+        return _policy_metrics(loss) | metrics
+
+    def _actor_loss(
+        self, loss: PolicyLoss, state: LatentState, expert_action: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reinforcement and imitation with their weights, and the latter for the log."""
+        imitation = self.config.imitation
+        if not imitation.used:
+            return loss.actor, {}
+        cloning = self.policy.imitation_loss(state.features(), expert_action)
+        reinforcement = 0.0 if self.updates < imitation.alone_updates else 1.0
+        total = reinforcement * loss.actor + imitation.weight_at(self.updates) * cloning
+        return total, {"imitation": cloning.detach()}
 
     def _update_jointly(self, batch: Replayed) -> tuple[dict[str, Tensor], Belief]:
         stepper = self.steppers["model"]
         stepper.zero_grad()
         model = self.model.loss(batch, generator=self.generator)
         policy = self._imagine(model.belief.state, batch.terminal)
-        total = model.total + policy.actor + policy.critic
-        metrics = _detached(model.terms) | _policy_metrics(policy)
+        imitated = model.belief.state if self.config.imitation.model_weight else model.belief.state.detach()
+        actor, cloned = self._actor_loss(policy, imitated, batch.expert_action)
+        total = model.total + actor + policy.critic
+        metrics = _detached(model.terms) | _policy_metrics(policy) | cloned
         if self.config.policy.replay_critic:
             returns = policy.start_returns.unflatten(0, batch.first.shape)
             replay = self.policy.replay_loss(model.belief.state.features(), batch, returns)
             total = total + self.config.policy.replay_critic * replay
             metrics["replay_critic"] = replay.detach()
         total.backward()
-        metrics["model_gradient_norm"] = stepper.step()
+        metrics["model_gradient_norm"] = self._apply(("model",), total)
         self.policy.update_slow_critic()
         return metrics, model.belief
 
@@ -94,7 +171,8 @@ class Learner:
     def reset_planner(self) -> None:
         """Actor, critic and their moments start afresh; the world model is kept. Source: Think2Drive, section 3."""
         device = self.generator.device
-        fresh = ActorCritic(self.config.policy, self.config.world_model)
+        seed = int(torch.randint(2**31, (1,), generator=self.generator, device=device))  # a resumed run draws the same
+        fresh = ActorCritic(self.config.policy, self.config.world_model, torch.Generator().manual_seed(seed))
         self.policy.load_state_dict(fresh.to(device).state_dict())
         planner = [*self.policy.actor.parameters(), *self.policy.critic.parameters()]
         for stepper in self.steppers.values():
