@@ -141,7 +141,7 @@ class Recording:
     def save(self, path: Path) -> None:
         """Write it whole or not at all."""
         trace = self.trace
-        packed = msgpack.packb(
+        packed = msgpack.Packer().pack(
             {
                 "format": FORMAT,
                 "about": self.about,

@@ -35,8 +35,8 @@ SETTLED_SHARE: Final = 0.1
 REPORTS: Final = 20
 DIFFERENT_ROUTES: Final = 4
 """Driven in turns."""
-SETTLED_ROUTES: Final = 3
-"""Libraries and caches fill over the first routes."""
+SETTLED_ROUTES: Final = 5
+"""Caches, and the allocator's arena of every thread of the wheel, fill over the first routes."""
 MIN_ROUTES: Final = SETTLED_ROUTES + 1
 
 
@@ -67,7 +67,7 @@ class SoakConfig:
     weights: Path = DEFAULT_WEIGHTS
     """The agent's configuration file."""
     max_growth_percent: float = 1.0
-    """How much memory may grow over the routes, from the third (or a tenth of the time) on."""
+    """How much memory may grow over the routes, from the fifth or a tenth of them on."""
 
 
 class Load:
