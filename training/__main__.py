@@ -176,11 +176,13 @@ class Privileged:
     size: Size = "tiny"
     minutes: float = 60.0
     """Training time in all, resumed parts included."""
+    ray: str | None = None
+    """Address of a Ray cluster (or auto): the collectors drive on its nodes."""
     config: RunConfig = field(default_factory=RunConfig)
 
     def run(self) -> int:
         """Exit code."""
-        trainer.train(preset(self.preset, self.size), self.config, self.out, self.minutes)
+        trainer.train(preset(self.preset, self.size), self.config, self.out, self.minutes, self.ray)
         return 0
 
 

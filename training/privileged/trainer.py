@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -32,9 +32,10 @@ from training.experience.batches import Batches, to_device
 from training.experience.sampler import unpin
 from training.learner import Learner
 from training.presets import PrivilegedConfig
-from training.privileged.collector import summary
+from training.privileged.cluster import Nodes
+from training.privileged.collector import CollectorJob, summary
 from training.privileged.config import RunConfig
-from training.privileged.crew import Crew
+from training.privileged.crew import Crew, Hired, Worker
 from training.privileged.driver import newest, publish
 from training.privileged.routes import routes_of
 from training.world_model.model import Replayed, WorldModel
@@ -57,17 +58,18 @@ def configured(config: PrivilegedConfig, run: RunConfig) -> PrivilegedConfig:
     return replace(config, world_model=world, replay=replay, batch=batch, steps=steps)
 
 
-def train(config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float) -> int:
+def train(config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float, ray: str | None = None) -> int:
     """Train until `minutes` in all are used up, or SIGTERM or SIGINT comes; gives the number of updates.
 
-    A run that exists is gone on with. Raises: ValueError for a run with another configuration and what else can be
-    wrong with the input, ReplayError, ServerError, CheckpointError, NonFiniteLossError.
+    ray: address of a Ray cluster (or auto), whose nodes the collectors drive on. A run that exists is gone on with.
+    Raises: ValueError for a run with another configuration and what else can be wrong with the input, ReplayError,
+    ServerError, CheckpointError, NonFiniteLossError.
     """
     if minutes <= 0.0:
         raise ValueError(f"--minutes must be positive, got {minutes}")
     torch.set_num_threads(run.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(configured(config, run), run, folder, minutes)
+    trainer = Trainer(configured(config, run), run, folder, minutes, ray)
     with _stopping_on_signals(trainer.stop):
         trainer.train()
     return trainer.learner.updates
@@ -92,9 +94,12 @@ def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
 class Trainer:
     """State and loop of a run."""
 
-    def __init__(self, config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float) -> None:
+    def __init__(
+        self, config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float, ray: str | None = None
+    ) -> None:
         """Restores the newest sound checkpoint. Raises: ValueError, CheckpointError."""
         self.config, self.run, self.folder, self.minutes = config, run, folder, minutes
+        self.ray = ray
         self.stop = threading.Event()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.learner = Learner(config, seed=run.seed, device=self.device)
@@ -128,7 +133,8 @@ class Trainer:
             batches = stack.enter_context(Batches(self.folder / "replay", self.config, seed, **arguments))
             if not self.resumed:
                 self.collected = batches.sampler.catalogue.steps  # a start that was stopped before its first update
-            crew = Crew(self.config, self.run, self.folder, routes, evaluation, self._schedulers)
+            hire = self._hire(stack)
+            crew = Crew(self.config, self.run, self.folder, routes, evaluation, self._schedulers, hire)
             stack.enter_context(crew)
             log.write(
                 "start",
@@ -146,6 +152,12 @@ class Trainer:
                 self.save(batches, crew)
             log.write("stop", {"updates": self.learner.updates, "elapsed_s": self.elapsed_s})
         logger.info("stopped after %d updates and %d collected steps", self.learner.updates, self.collected)
+
+    def _hire(self, stack: contextlib.ExitStack) -> Callable[[CollectorJob, str], Hired]:
+        """How collectors are started: as processes here, or on the nodes of a cluster until the stack is closed."""
+        if self.ray is None:
+            return Worker
+        return stack.enter_context(Nodes(self.ray, self.folder, self.run.collectors, self.run.env.threads)).hire
 
     # ------------------------------------------------------------------------- checkpoints
 
@@ -316,6 +328,8 @@ class _Loop:
             updates = {"update": self._learner.updates, "elapsed_s": self._trainer.elapsed_s}
             if "episode" in message:
                 self._log.write("episode", updates | {"collector": message["collector"]} | message["episode"])
+            elif "placed" in message:
+                self._log.write("placed", updates | {"collector": message["collector"]} | message["placed"])
             elif "lost" in message:
                 lost = {"collector": message["collector"], "why": message["lost"], "collectors": self._crew.pids()}
                 self._log.write("lost", updates | lost)
