@@ -20,7 +20,7 @@ from training import bench, clone, collect, scenario_study
 from training.env import picture
 from training.experience import bench as replay_bench
 from training.presets import Recipe, Size, preset
-from training.privileged import trainer
+from training.privileged import dream, trainer
 from training.privileged.config import RunConfig
 from training.replay import SegmentError
 
@@ -198,6 +198,18 @@ class Picture:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class DreamPicture:
+    """Draw what a trained world model imagines beside what really came."""
+
+    config: tyro.conf.OmitArgPrefixes[dream.DreamConfig]
+
+    def run(self) -> int:
+        """Exit code."""
+        print(dream.draw(self.config))
+        return 0
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Clone, tyro.conf.subcommand("clone")]
@@ -206,6 +218,7 @@ Command = (
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Privileged, tyro.conf.subcommand("privileged")]
     | Annotated[Picture, tyro.conf.subcommand("picture")]
+    | Annotated[DreamPicture, tyro.conf.subcommand("dream")]
 )
 
 

@@ -46,7 +46,7 @@ class Learner:
         state = belief.state.detach()
         together = 1 if self.config.joint else 0
         for _ in range(self.config.tricks.ratio(self.updates) - together):
-            metrics |= self.update_policy(state, batch.terminal)
+            metrics |= self.update_policy(state, batch.terminal, batch.expert_action)
         self.updates += 1
         return metrics, state
 
@@ -54,29 +54,53 @@ class Learner:
         stepper = self.steppers["model"]
         stepper.zero_grad()
         loss = self.model.loss(batch, generator=self.generator)
-        loss.total.backward()
+        total, imitation = loss.total, self.config.imitation
+        if imitation.model_weight:
+            shaping = self.policy.imitation_loss(loss.belief.state.features(), batch.expert_action)
+            total = total + imitation.model_weight * imitation.weight_at(self.updates) * shaping
+        total.backward()
         norm = stepper.step()
         return _detached(loss.terms) | {"model_gradient_norm": norm}, loss.belief
 
-    def update_policy(self, state: LatentState, terminal: Tensor) -> dict[str, Tensor]:
-        """One actor-critic update on a fresh imagination from the replayed states; the world model is kept."""
+    def update_policy(
+        self, state: LatentState, terminal: Tensor, expert_action: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """One actor-critic update on a fresh imagination from the replayed states; the world model is kept.
+
+        expert_action: (b, t), for `config.imitation`.
+        """
         loss = self._imagine(state, terminal)
         names = ("model",) if self.config.joint else ("actor", "critic")
         for name in names:
             self.steppers[name].zero_grad()
-        (loss.actor + loss.critic).backward()
+        actor, metrics = self._actor_loss(loss, state, expert_action)
+        (actor + loss.critic).backward()
         for name in names:
             self.steppers[name].step()
         self.policy.update_slow_critic()
-        return _policy_metrics(loss)
+        return _policy_metrics(loss) | metrics
+
+    def _actor_loss(
+        self, loss: PolicyLoss, state: LatentState, expert_action: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reinforcement and imitation with their weights, and the latter for the log."""
+        imitation = self.config.imitation
+        if not imitation.used:
+            return loss.actor, {}
+        cloning = self.policy.imitation_loss(state.features(), expert_action)
+        reinforcement = 0.0 if self.updates < imitation.alone_updates else 1.0
+        total = reinforcement * loss.actor + imitation.weight_at(self.updates) * cloning
+        return total, {"imitation": cloning.detach()}
 
     def _update_jointly(self, batch: Replayed) -> tuple[dict[str, Tensor], Belief]:
         stepper = self.steppers["model"]
         stepper.zero_grad()
         model = self.model.loss(batch, generator=self.generator)
         policy = self._imagine(model.belief.state, batch.terminal)
-        total = model.total + policy.actor + policy.critic
-        metrics = _detached(model.terms) | _policy_metrics(policy)
+        imitated = model.belief.state if self.config.imitation.model_weight else model.belief.state.detach()
+        actor, cloned = self._actor_loss(policy, imitated, batch.expert_action)
+        total = model.total + actor + policy.critic
+        metrics = _detached(model.terms) | _policy_metrics(policy) | cloned
         if self.config.policy.replay_critic:
             returns = policy.start_returns.unflatten(0, batch.first.shape)
             replay = self.policy.replay_loss(model.belief.state.features(), batch, returns)

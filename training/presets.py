@@ -11,6 +11,7 @@ from typing import Literal
 
 from agent.actions import ACTIONS
 from agent.model.rssm import RssmConfig
+from training import bev
 from training.experience.config import ReplayConfig
 from training.optim import OptimizerConfig
 from training.policy.config import ActorCriticConfig
@@ -69,6 +70,36 @@ class TricksConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ImitationConfig:
+    """How much the expert's actions in the replayed states teach the actor besides reinforcement; off in the papers."""
+
+    weight: float = 0.0
+    """Of the cross-entropy in the actor's loss at the start."""
+    final_weight: float = 0.0
+    """The same after `updates`; in between it falls linearly."""
+    updates: int = 0
+    alone_updates: int = 0
+    """First updates in which the actor learns from the expert only, while model and critic learn as always."""
+    model_weight: float = 0.0
+    """Of the same cross-entropy in the world model's loss, relative to the actor's: keeps in the state what decides."""
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "final_weight", "updates", "alone_updates", "model_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"imitation.{name} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def used(self) -> bool:
+        """Whether the expert has to be asked."""
+        return max(self.weight, self.final_weight) > 0.0
+
+    def weight_at(self, update: int) -> float:
+        """Weight in update 0, 1, ..."""
+        share = min(update / self.updates, 1.0) if self.updates else 0.0
+        return self.weight + share * (self.final_weight - self.weight)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PrivilegedConfig:
     """World model, policy, their optimisers and the tricks of the privileged stage."""
 
@@ -81,6 +112,7 @@ class PrivilegedConfig:
     joint: bool = False
     """Whether one backward pass and the model's optimiser serve world model, actor and critic together (2025)."""
     tricks: TricksConfig = field(default_factory=TricksConfig)
+    imitation: ImitationConfig = field(default_factory=ImitationConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     batch: int = 16
     """Windows per update. Not in Raw2Drive; DreamerV3's value, as the length."""
@@ -111,18 +143,24 @@ class _Widths:
 # 10m: DreamerV3's XS of 2023. 100m: Think2Drive's widths (it reports 104 million parameters with 34 masks of 128 px).
 _PAPER = {
     "debug": _Widths(size_px=16, deter=32, hidden=32, units=32, depth=4, layers=1, groups=4, classes=4),
-    "tiny": _Widths(size_px=32, deter=256, hidden=256, units=256, depth=32, layers=1, groups=16, classes=16),
+    "tiny": _Widths(size_px=64, deter=256, hidden=256, units=256, depth=24, layers=1, groups=16, classes=16),
     "10m": _Widths(size_px=64, deter=256, hidden=256, units=256, depth=24, layers=1, groups=32, classes=32),
     "100m": _Widths(size_px=128, deter=512, hidden=512, units=512, depth=96, layers=5, groups=32, classes=32),
 }
 # 10m and 100m: size12m and size100m of DreamerV3's configuration (2025); layers are those of actor and critic.
 _STRONG = {
     "debug": _Widths(size_px=16, deter=64, hidden=16, units=16, depth=8, layers=1, groups=4, classes=4),
-    "tiny": _Widths(size_px=32, deter=512, hidden=128, units=128, depth=32, layers=3, groups=32, classes=8),
+    "tiny": _Widths(size_px=64, deter=512, hidden=128, units=128, depth=24, layers=3, groups=32, classes=8),
     "10m": _Widths(size_px=64, deter=2048, hidden=256, units=256, depth=16, layers=3, groups=32, classes=16),
     "100m": _Widths(size_px=128, deter=6144, hidden=768, units=768, depth=48, layers=3, groups=32, classes=48),
 }
 _SMALL: tuple[Size, ...] = ("debug", "tiny")
+_TINY_STATIC_WEIGHT = 0.03
+_TINY_WEIGHTS = {bev.VEHICLE: 0.1, bev.WALKER: 0.3} | dict.fromkeys(
+    (bev.BICYCLE, bev.EMERGENCY, bev.OBSTACLE, bev.GREEN, bev.YELLOW, bev.RED, bev.STOP_SIGN), 0.2
+)
+"""Weights of the masks in the reconstruction: what is small counts more, and the sum over all pixels does not drown
+the other losses."""
 _CPU_MODEL_RATE, _CPU_FINAL_MODEL_RATE, _CPU_POLICY_RATE = 5e-4, 2e-4, 2e-4
 _CPU_DECAY_UPDATES = 50_000
 
@@ -139,6 +177,8 @@ def preset(recipe: Recipe = "paper", size: Size = "10m") -> PrivilegedConfig:
         config = _strong(_STRONG[size], "patch" if size in _SMALL else "pooled")
     if size not in _SMALL:
         return config
+    if size == "tiny":
+        config = _sparing(config)
     return replace(
         config,
         model_optimizer=replace(
@@ -148,6 +188,35 @@ def preset(recipe: Recipe = "paper", size: Size = "10m") -> PrivilegedConfig:
             decay_updates=_CPU_DECAY_UPDATES,
         ),
         policy_optimizer=replace(config.policy_optimizer, learning_rate=_CPU_POLICY_RATE),
+    )
+
+
+def _sparing(config: PrivilegedConfig) -> PrivilegedConfig:
+    """Shorter windows, a nearer horizon and fewer decoded and imagined states, for some updates per second on a CPU.
+
+    Binary masks, and heavier heads with windows that end at terminations: a small model sees few endings and has to
+    know them for the policy to fear them.
+    """
+    world = config.world_model
+    slices = len(bev.HISTORY_S)
+    weights = [_TINY_WEIGHTS.get(k - (k - bev.VEHICLE) % slices, _TINY_STATIC_WEIGHT) for k in range(bev.CHANNELS)]
+    vision = replace(
+        world.vision,
+        likelihood="bernoulli",
+        sigmoid_output=False,
+        channel_weights=tuple(weights),
+        decode_share=0.125,
+    )
+    loss = replace(world.loss, reward=5.0, continuation=10.0)
+    discount = replace(world.discount, horizon_steps=100.0)
+    starts = 0 if config.policy.replay_critic else 128
+    return replace(
+        config,
+        world_model=replace(world, vision=vision, loss=loss, discount=discount),
+        policy=replace(config.policy, starts=starts, entropy=1e-3),
+        tricks=replace(config.tricks, termination_share=0.25, termination_steps=6),
+        batch=16,
+        steps=16,
     )
 
 

@@ -228,4 +228,5 @@ def to_device(batch: Replayed, device: torch.device | str) -> Replayed:
         last=move(batch.last),
         terminal=move(batch.terminal),
         start=start,
+        expert_action=None if batch.expert_action is None else move(batch.expert_action),
     )

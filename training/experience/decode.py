@@ -29,6 +29,8 @@ class WindowArrays:
     """(b, t, v) float32."""
     action: np.ndarray
     """(b, t) int64, of the step before."""
+    expert_action: np.ndarray
+    """(b, t) int64, NO_LABEL where the expert was not asked."""
     reward: np.ndarray
     """(b, t) float32."""
     flags: np.ndarray
@@ -44,6 +46,7 @@ class WindowArrays:
             words=np.empty((*shape, size_px, size_px), np.uint64),
             vector=np.empty((*shape, vector), np.float32),
             action=np.empty(shape, np.int64),
+            expert_action=np.empty(shape, np.int64),
             reward=np.empty(shape, np.float32),
             flags=np.empty((*shape, 3), bool),
         )
@@ -56,6 +59,7 @@ class WindowArrays:
             words=torch.from_numpy(self.words.view(np.int64)),
             vector=torch.from_numpy(self.vector) if self.vector.shape[-1] else None,
             previous_action=torch.from_numpy(self.action),
+            expert_action=torch.from_numpy(self.expert_action),
             reward=torch.from_numpy(self.reward),
             first=first,
             last=last,
@@ -126,6 +130,7 @@ class Decoder:
                 arrays.vector[number, offset] = vector
             values = transition_of(step)
             arrays.action[number, offset] = values["action"]
+            arrays.expert_action[number, offset] = values["expert_action"]
             arrays.reward[number, offset] = values["reward"]
             arrays.flags[number, offset] = values["first"], values["last"], values["terminal"]
 

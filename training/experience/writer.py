@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 STREAM_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 _NO_IMAGES = np.empty((0, 3, 0, 0), np.uint8)
 _FLAGS = ("first", "last", "terminal")
+NO_LABEL = -1
+"""Stands for the expert's action where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Transition:
     """The episode ended here for good."""
     vector: np.ndarray | None = None
     """(v,) float32 ego vector."""
+    expert_action: int = NO_LABEL
+    """What the expert would do here, whoever drives; NO_LABEL if it was not asked."""
 
     def __post_init__(self) -> None:
         if self.terminal and not self.last:
@@ -89,6 +93,7 @@ class ExperienceWriter:
         scalars = {
             "action": int(transition.previous_action),
             "reward": float(transition.reward),
+            "expert_action": int(transition.expert_action),
             **{name: bool(getattr(transition, name)) for name in _FLAGS},
         }
         self._segment.add(Step(images=_NO_IMAGES, words=transition.words, arrays=arrays, scalars=scalars))
@@ -131,11 +136,14 @@ class ExperienceWriter:
 
 
 def transition_of(step: PackedStep) -> dict[str, Any]:
-    """The numbers of a stored transition: action, reward, first, last, terminal. Raises: SegmentError."""
+    """The numbers of a stored transition: actions, reward, first, last, terminal. Raises: SegmentError."""
     scalars = step.scalars
     try:
-        return {"action": int(scalars["action"]), "reward": float(scalars["reward"])} | {
-            name: bool(scalars[name]) for name in _FLAGS
+        return {
+            "action": int(scalars["action"]),
+            "expert_action": int(scalars.get("expert_action", NO_LABEL)),
+            "reward": float(scalars["reward"]),
+            **{name: bool(scalars[name]) for name in _FLAGS},
         }
     except (KeyError, TypeError, ValueError) as error:
         raise SegmentError(f"the record is no transition: {error!r}") from error

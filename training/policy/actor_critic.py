@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from agent.model.rssm import LatentState, full_precision, unimix_log_probs
@@ -165,6 +165,16 @@ class ActorCritic(nn.Module):
             "weight": weight.mean(),
         }
         return PolicyLoss(actor, critic, returns[0], metrics)
+
+    def imitation_loss(
+        self, features: Float[Tensor, "b t f"], expert_action: Int64[Tensor, "b t"] | None
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy to the expert's actions, the mean over the states that have one; 0 without any."""
+        if expert_action is None:
+            return features.new_zeros(())
+        known = (expert_action >= 0).float()
+        chosen = self.log_policy(features).gather(-1, expert_action.clamp(min=0)[..., None])[..., 0]
+        return -(known * chosen).sum() / known.sum().clamp(min=1.0)
 
     def replay_loss(
         self, features: Float[Tensor, "b t f"], batch: Replayed, start_returns: Float[Tensor, "b t"]

@@ -20,7 +20,7 @@ from eval.cluster import connect
 from eval.metrics.junctions import town_file
 from eval.server import ServerError
 from training.experience.shipping import Shipment, ShipmentError, store_segment
-from training.privileged.collector import CollectorJob
+from training.privileged.collector import PAUSED, CollectorJob
 from training.privileged.crew import SILENCE_S
 from training.privileged.driver import newest
 from training.privileged.node import Assignment, RemoteCollector, Report
@@ -88,6 +88,10 @@ class Nodes:
     def forget(self, number: int) -> None:
         """The actor of a collector is gone for good."""
         self._actors.pop(number, None)
+
+    def paused(self) -> bool:
+        """Whether the collectors are to wait."""
+        return (self._weights.parent / PAUSED).exists()
 
     def weights(self) -> tuple[str, Any] | None:
         """Name of the newest weights and Ray's reference to them; None before the first ones."""
@@ -187,7 +191,7 @@ class RemoteWorker:
 
     def _look(self) -> Any:
         stored, self._stored = self._stored, []
-        return self._nodes.actor(self._number).look.remote(stored, self._fresh_weights())
+        return self._nodes.actor(self._number).look.remote(stored, self._fresh_weights(), self._nodes.paused())
 
     def _fresh_weights(self) -> Any:
         """Ray's reference to weights that the node does not have; None if it has the newest."""

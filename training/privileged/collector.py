@@ -24,13 +24,18 @@ from eval.server import ServerDiedError, ServerError
 from training.env.config import EnvConfig
 from training.env.environment import DrivingEnv
 from training.env.reward import End
-from training.experience.writer import ExperienceWriter, Transition
+from training.experience.writer import NO_LABEL, ExperienceWriter, Transition
 from training.presets import PrivilegedConfig
 from training.privileged.driver import PolicyDriver, newest, take_over, version_of
 
 REPORT_DECISIONS = 20
 """Decisions after which a collector tells how far it is, and looks for new weights."""
 FAILED = 1
+PAUSED = "paused"
+"""A file of this name in the run's folder has its collectors wait."""
+PAUSE_S = 0.2
+EXPERT_TURN, NOISE_TURN = 30.0, 6.0
+"""Mean lengths of their turns, in decisions."""
 logger = logging.getLogger(__name__)
 
 
@@ -50,6 +55,9 @@ class CollectorJob:
     """Folder for the experience; None: evaluate."""
     prefill_expert: bool = False
     """Whether the expert drives until there are weights, otherwise random actions do."""
+    expert_share: float = 0.0
+    noise_share: float = 0.0
+    """See RunConfig."""
     scheduler: Mapping[str, Any] | None = None
     """Outcomes to go on from."""
     indexed: bool = True
@@ -102,9 +110,13 @@ class _Crew:
 
     def __init__(self, job: CollectorJob, env: DrivingEnv) -> None:
         self.version: int | None = None
+        self.run = job.weights.parent
         self._job, self._env = job, env
         self._driver = PolicyDriver(job.config, job.seed)
         self._generator = np.random.default_rng(job.seed)
+        self._expert_turns = Turns(job.expert_share, EXPERT_TURN, self._generator)
+        self._noise_turns = Turns(job.noise_share, NOISE_TURN, self._generator)
+        self._held = 0
 
     def refresh(self) -> None:
         """Take over the newest weights."""
@@ -122,19 +134,65 @@ class _Crew:
         self.refresh()
         self._driver.begin()
         wants_expert = self._job.prefill_expert and self.version is None
+        wants_expert = wants_expert or self._job.config.imitation.used or self._job.expert_share > 0.0
         if self._env.config.expert != wants_expert:
             self._env.config = replace(self._env.config, expert=wants_expert)
-        self._env.scheduler.scenarios_on = self._job.config.tricks.scenarios_on(self.version or 0)
+        demonstrates = self._job.prefill_expert and self.version is None
+        self._env.scheduler.scenarios_on = demonstrates or self._job.config.tricks.scenarios_on(self.version or 0)
 
     def act(self, observation: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> int:
         """The next action."""
+        expert = info.get("expert_action")
         if self.version is not None:
-            return self._driver.act(observation)
-        action = info.get("expert_action")
-        if action is None:
-            action = int(self._generator.integers(len(ACTIONS)))
+            action = self._driver.act(observation)
+            if expert is not None and self._expert_turns.next():
+                action = expert
+        else:
+            action = self._without_policy(expert)
         self._driver.follow(action)
         return action
+
+    def _without_policy(self, expert: int | None) -> int:
+        was_held = self._noise_turns.on
+        if expert is None or not self._job.prefill_expert:
+            return int(self._generator.integers(len(ACTIONS)))
+        if not self._noise_turns.next():
+            return expert
+        if not was_held:
+            self._held = int(self._generator.integers(len(ACTIONS)))
+        return self._held
+
+
+class Turns:
+    """Whose turn it is: another driver takes over now and then, for a while of random length."""
+
+    def __init__(self, share: float, mean_decisions: float, generator: np.random.Generator) -> None:
+        """share: of all decisions, below 1; mean_decisions: of a turn."""
+        self.on = False
+        self._leave = 1.0 / mean_decisions
+        self._enter = min(share * self._leave / (1.0 - share), 1.0)
+        self._generator = generator
+
+    def next(self) -> bool:
+        """Whether the other driver takes this decision."""
+        draw = self._generator.random()
+        self.on = draw >= self._leave if self.on else draw < self._enter
+        return self.on
+
+
+def pause(run: Path, *, wanted: bool) -> None:
+    """Have all collectors of a run's folder wait, or go on."""
+    if wanted:
+        (run / PAUSED).touch()
+    else:
+        (run / PAUSED).unlink(missing_ok=True)
+
+
+def _wait_while_paused(pipe: Connection, run: Path) -> None:
+    """Raises: _Stopped, OSError."""
+    while (run / PAUSED).exists():
+        if pipe.poll(PAUSE_S):
+            raise _Stopped
 
 
 def _collect(pipe: Connection, job: CollectorJob, env: DrivingEnv, replay: Path) -> None:
@@ -160,18 +218,20 @@ def _episode(
     observation: Mapping[str, np.ndarray],
     info: Mapping[str, Any],
 ) -> None:
-    writer.add(_transition(observation, action=0, reward=0.0, first=True))
+    writer.add(_transition(observation, info, action=0, reward=0.0, first=True))
     fresh, decisions, total = 1, 0, 0.0
     over = False
     while not over:
         action = crew.act(observation, info)
         observation, reward, terminated, truncated, info = env.step(action)
         over = terminated or truncated
-        writer.add(_transition(observation, action=action, reward=reward, first=False, last=over, terminal=terminated))
+        flags = {"first": False, "last": over, "terminal": terminated}
+        writer.add(_transition(observation, info, action=action, reward=reward, **flags))
         fresh, decisions, total = fresh + 1, decisions + 1, total + reward
         if decisions % REPORT_DECISIONS == 0:
             _tell(pipe, {"steps": fresh})
             fresh = 0
+            _wait_while_paused(pipe, crew.run)
             crew.refresh()
     outcome = _outcome(info, decisions, total) | {"version": crew.version}
     _tell(pipe, {"steps": fresh, "episode": outcome, "scheduler": env.scheduler.state()})
@@ -179,6 +239,7 @@ def _episode(
 
 def _transition(
     observation: Mapping[str, np.ndarray],
+    info: Mapping[str, Any],
     *,
     action: int,
     reward: float,
@@ -194,6 +255,7 @@ def _transition(
         last=last,
         terminal=terminal,
         vector=observation["vector"],
+        expert_action=NO_LABEL if last else info.get("expert_action", NO_LABEL),
     )
 
 

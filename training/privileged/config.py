@@ -8,6 +8,7 @@ from typing import Literal
 
 from training.env.config import EnvConfig
 from training.env.observation import VECTOR_SIZE
+from training.presets import ImitationConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +48,15 @@ class RunConfig:
     seed: int = 0
     train_ratio: float = 64.0
     """Replayed steps per collected step at most; where it is reached, the learner waits. Not in Raw2Drive."""
+    collect_ratio: float = 0.0
+    """Replayed steps per collected step at least: below it the collectors wait, and leave the processors to the
+    learner; 0: never."""
     prefill: Literal["random", "expert"] = "random"
     """Who drives before the first update: uniformly random actions or the rule-based expert."""
+    expert_share: float = 0.0
+    """Share of the time that the expert drives in the policy's episodes, in turns of some seconds."""
+    noise_share: float = 0.0
+    """Share of the time that a random action is held in the expert's episodes, so that there are mistakes to see."""
     prefill_steps: int = 5000
     """Collected steps before the first update."""
     publish_updates: int = 20
@@ -59,6 +67,7 @@ class RunConfig:
     """The greedy policy drives the evaluation's routes so often; 0: never."""
     vector: bool = True
     """Whether the world model sees the ego vector beside the masks: the reward depends on the speed limit in it."""
+    imitation: ImitationConfig = field(default_factory=ImitationConfig)
     batch: int | None = None
     """Windows per update instead of the preset's."""
     steps: int | None = None
@@ -74,6 +83,13 @@ class RunConfig:
                 "collectors, threads, publish_updates and log_updates must be at least 1 and prefill_steps not "
                 f"negative, got {self.collectors}, {self.threads}, {self.publish_updates}, {self.log_updates}, "
                 f"{self.prefill_steps}"
+            )
+        for name in ("expert_share", "noise_share"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if not 0.0 <= self.collect_ratio < self.train_ratio:
+            raise ValueError(
+                f"collect_ratio must lie in [0, train_ratio), got {self.collect_ratio} with {self.train_ratio}"
             )
         if self.train_ratio <= 0.0 or self.checkpoint_minutes <= 0.0 or self.evaluate_minutes < 0.0:
             raise ValueError(

@@ -232,4 +232,6 @@ class Crew:
             weights=self._folder / "weights",
             replay=self._folder / "replay",
             prefill_expert=self._run.prefill == "expert",
+            expert_share=self._run.expert_share,
+            noise_share=self._run.noise_share,
         )

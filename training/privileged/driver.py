@@ -67,6 +67,13 @@ class PolicyDriver(nn.Module):
             self._action = int(torch.multinomial(log_policy.exp(), 1, generator=self.generator))
         return self._action
 
+    @property
+    def state(self) -> LatentState:
+        """The filtered state (batch of one) after the last `act`. Raises: RuntimeError before the first."""
+        if self._state is None:
+            raise RuntimeError("no observation has been filtered yet; call act() first")
+        return self._state
+
     def follow(self, action: int) -> None:
         """Another driver chose this action instead of the one `act` gave."""
         self._action = action

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from training.experience.shipping import Outbox, Shipment
-from training.privileged.collector import CollectorJob
+from training.privileged.collector import CollectorJob, pause
 from training.privileged.crew import Worker
 from training.privileged.driver import KEPT_VERSIONS
 
@@ -75,14 +75,18 @@ class RemoteCollector:
         self._worker, self._hung_up = Worker(job, assignment.name), False
         return os.getpid(), socket.gethostname()
 
-    def look(self, stored: Sequence[str], weights: Shipment | None) -> Report:
-        """What is new. stored: segments that are on the learner's disk. weights: newer ones, to drive with.
+    def look(self, stored: Sequence[str], weights: Shipment | None, paused: bool) -> Report:
+        """What is new.
+
+        stored: segments that are on the learner's disk. weights: newer ones, to drive with. paused: whether the collector
+        is to wait.
 
         Raises: ShipmentError, OSError.
         """
         self._outbox.confirm(stored)
         if weights is not None:
             self._outbox.take_weights(weights, WEIGHTS_FILE, KEPT_VERSIONS)
+        pause(self._outbox.folder, wanted=paused)
         worker = self._worker
         dead = "its actor was started anew" if worker is None else worker.dead  # asked first: last words follow
         messages = () if worker is None or self._hung_up else tuple(worker.messages())

@@ -33,7 +33,7 @@ from training.experience.sampler import unpin
 from training.learner import Learner
 from training.presets import PrivilegedConfig
 from training.privileged.cluster import Nodes
-from training.privileged.collector import CollectorJob, summary
+from training.privileged.collector import CollectorJob, pause, summary
 from training.privileged.config import RunConfig
 from training.privileged.crew import Crew, Hired, Worker
 from training.privileged.driver import newest, publish
@@ -55,7 +55,8 @@ def configured(config: PrivilegedConfig, run: RunConfig) -> PrivilegedConfig:
     if run.segment_steps is not None:
         replay = replace(replay, segment_steps=run.segment_steps)
     batch, steps = run.batch or config.batch, run.steps or config.steps
-    return replace(config, world_model=world, replay=replay, batch=batch, steps=steps)
+    imitation = run.imitation if run.imitation.used else config.imitation
+    return replace(config, world_model=world, replay=replay, imitation=imitation, batch=batch, steps=steps)
 
 
 def train(config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float, ray: str | None = None) -> int:
@@ -123,6 +124,7 @@ class Trainer:
             )
         routes, evaluation = routes_of(self.run.routes, self.run.env, self.folder)
         shutil.rmtree(self.folder / "weights", ignore_errors=True)
+        pause(self.folder, wanted=False)
         if self.learner.updates:
             publish(self.folder / "weights", self.learner)
         seed = self.run.seed
@@ -264,6 +266,7 @@ class _Loop:
             self._listen()
             if self._may_learn():
                 self._update()
+                self._pace()
             else:
                 trainer.stop.wait(WAIT_S)
             now_s = time.monotonic()
@@ -288,6 +291,12 @@ class _Loop:
                 return False
         replayed = self._batches.state()["drawn"] * config.steps
         return replayed < self._run.train_ratio * trainer.collected
+
+    def _pace(self) -> None:
+        """Have the collectors wait while what they collected has been replayed too little."""
+        trainer = self._trainer
+        replayed = self._batches.state()["drawn"] * trainer.config.steps
+        pause(trainer.folder, wanted=replayed < self._run.collect_ratio * trainer.collected)
 
     def _update(self) -> None:
         batch = self._batches.next()

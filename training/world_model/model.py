@@ -40,6 +40,8 @@ class Replayed:
     """The episode ended here for good: no value beyond."""
     start: LatentState | None = None
     """Stored (h, z) before the first step (latent carry-over); None starts afresh, as if first[:, 0] were set."""
+    expert_action: Int64[Tensor, "b t"] | None = None
+    """What the expert would do here, negative where it was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
