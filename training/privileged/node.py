@@ -78,7 +78,7 @@ class RemoteCollector:
     def look(self, stored: Sequence[str], weights: Shipment | None, paused: bool) -> Report:
         """What is new.
 
-        stored: segments that are on the learner's disk. weights: newer ones, to drive with. paused: whether the collector
+        stored: segments that are on the learner's disk. weights: newer ones, to drive with. paused: whether it
         is to wait.
 
         Raises: ShipmentError, OSError.
