@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from agent.checkpoint import check_state
 from agent.model.rssm import Belief, LatentState
+from training.distributed import ALONE, Ranks
 from training.optim import Stepper
 from training.policy.actor_critic import ActorCritic, PolicyLoss
 from training.presets import PrivilegedConfig
@@ -21,12 +22,21 @@ class Learner:
     The metrics of an update stay tensors on the device, so that an update does not wait for it.
     """
 
-    def __init__(self, config: PrivilegedConfig, *, seed: int = 0, device: torch.device | str = "cpu") -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: PrivilegedConfig,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """seed: the same for all of several learners, which start with the same weights and draw noise of their own."""
+        self.config, self.ranks = config, ranks
         weights = torch.Generator().manual_seed(seed)
         self.model = WorldModel(config.world_model, weights).to(device)
         self.policy = ActorCritic(config.policy, config.world_model, weights).to(device)
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.policy.scale.ranks = ranks
+        self.generator = torch.Generator(device).manual_seed(ranks.seed(seed))
         self.updates = 0
         actor, critic = list(self.policy.actor.parameters()), list(self.policy.critic.parameters())
         if config.joint:
@@ -59,6 +69,7 @@ class Learner:
             shaping = self.policy.imitation_loss(loss.belief.state.features(), batch.expert_action)
             total = total + imitation.model_weight * imitation.weight_at(self.updates) * shaping
         total.backward()
+        self.ranks.average_gradients(stepper.parameters)
         norm = stepper.step()
         return _detached(loss.terms) | {"model_gradient_norm": norm}, loss.belief
 
@@ -76,6 +87,7 @@ class Learner:
         actor, metrics = self._actor_loss(loss, state, expert_action)
         (actor + loss.critic).backward()
         for name in names:
+            self.ranks.average_gradients(self.steppers[name].parameters)
             self.steppers[name].step()
         self.policy.update_slow_critic()
         return _policy_metrics(loss) | metrics
@@ -107,6 +119,7 @@ class Learner:
             total = total + self.config.policy.replay_critic * replay
             metrics["replay_critic"] = replay.detach()
         total.backward()
+        self.ranks.average_gradients(stepper.parameters)
         metrics["model_gradient_norm"] = stepper.step()
         self.policy.update_slow_critic()
         return metrics, model.belief
@@ -120,6 +133,7 @@ class Learner:
         device = self.generator.device
         fresh = ActorCritic(self.config.policy, self.config.world_model)
         self.policy.load_state_dict(fresh.to(device).state_dict())
+        self.ranks.copy_first(self.policy.state_dict().values())
         planner = [*self.policy.actor.parameters(), *self.policy.critic.parameters()]
         for stepper in self.steppers.values():
             stepper.forget(planner)
@@ -142,7 +156,10 @@ class Learner:
         for name, stepper in self.steppers.items():
             stepper.load(_part(tensors, f"optimizer.{name}."))
         self.updates = int(tensors["updates"])
-        self.generator.set_state(tensors["generator"])
+        if self.ranks.leads:
+            self.generator.set_state(tensors["generator"])
+        else:  # only the first one's is saved
+            self.generator.manual_seed(self.ranks.seed(self.generator.initial_seed(), self.updates))
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

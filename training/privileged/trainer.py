@@ -28,6 +28,7 @@ from agent import strict_json
 from agent.checkpoint import CheckpointError, latest_valid, load_checkpoint, save_checkpoint
 from agent.model.rssm import LatentState
 from training.clone import EventLog, NonFiniteLossError
+from training.distributed import ALONE, Order, Ranks, joined
 from training.experience.batches import Batches, to_device
 from training.experience.sampler import unpin
 from training.learner import Learner
@@ -37,6 +38,7 @@ from training.privileged.collector import CollectorJob, pause, summary
 from training.privileged.config import RunConfig
 from training.privileged.crew import Crew, Hired, Worker
 from training.privileged.driver import newest, publish
+from training.privileged.follower import follow
 from training.privileged.routes import routes_of
 from training.world_model.model import Replayed, WorldModel
 
@@ -62,7 +64,8 @@ def configured(config: PrivilegedConfig, run: RunConfig) -> PrivilegedConfig:
 def train(config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float, ray: str | None = None) -> int:
     """Train until `minutes` in all are used up, or SIGTERM or SIGINT comes; gives the number of updates.
 
-    ray: address of a Ray cluster (or auto), whose nodes the collectors drive on. A run that exists is gone on with.
+    Under torchrun this is one of several learners. ray: address of a Ray cluster (or auto), whose nodes the collectors
+    drive on. A run that exists is gone on with.
     Raises: ValueError for a run with another configuration and what else can be wrong with the input, ReplayError,
     ServerError, CheckpointError, NonFiniteLossError.
     """
@@ -70,9 +73,10 @@ def train(config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float
         raise ValueError(f"--minutes must be positive, got {minutes}")
     torch.set_num_threads(run.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(configured(config, run), run, folder, minutes, ray)
-    with _stopping_on_signals(trainer.stop):
-        trainer.train()
+    with joined() as ranks:
+        trainer = Trainer(configured(config, run), run, folder, minutes, ray, ranks)
+        with _stopping_on_signals(trainer.stop):
+            trainer.train()
     return trainer.learner.updates
 
 
@@ -96,14 +100,20 @@ class Trainer:
     """State and loop of a run."""
 
     def __init__(
-        self, config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float, ray: str | None = None
+        self,
+        config: PrivilegedConfig,
+        run: RunConfig,
+        folder: Path,
+        minutes: float,
+        ray: str | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Restores the newest sound checkpoint. Raises: ValueError, CheckpointError."""
         self.config, self.run, self.folder, self.minutes = config, run, folder, minutes
         self.ray = ray
         self.stop = threading.Event()
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.learner = Learner(config, seed=run.seed, device=self.device)
+        self.ranks, self.device = ranks, ranks.device()
+        self.learner = Learner(config, seed=run.seed, device=self.device, ranks=ranks)
         self.collected = 0
         """Steps of all collectors."""
         self.elapsed_s = 0.0
@@ -113,6 +123,7 @@ class Trainer:
         self._sampler: dict[str, Any] | None = None
         self._schedulers: Mapping[str, Any] = {}
         self._restore()
+        ranks.check_same(self.learner.updates, "updates")
 
     def train(self) -> None:
         """Collect and learn until the time is used up or somebody wants a stop."""
@@ -122,6 +133,9 @@ class Trainer:
                 f"{self.folder}: has been trained for {self.elapsed_s / 60.0:.1f} minutes; give more than "
                 f"--minutes {self.minutes:g} to go on"
             )
+        if not self.ranks.leads:
+            follow(self.learner, self.run, self.folder, self.device, self._sampler)
+            return
         routes, evaluation = routes_of(self.run.routes, self.run.env, self.folder)
         shutil.rmtree(self.folder / "weights", ignore_errors=True)
         pause(self.folder, wanted=False)
@@ -133,6 +147,7 @@ class Trainer:
             log = EventLog(self.folder / "events.jsonl")
             stack.callback(log.close)
             batches = stack.enter_context(Batches(self.folder / "replay", self.config, seed, **arguments))
+            batches.sampler.turn = self.ranks.rank, self.ranks.size
             if not self.resumed:
                 self.collected = batches.sampler.catalogue.steps  # a start that was stopped before its first update
             hire = self._hire(stack)
@@ -264,7 +279,9 @@ class _Loop:
         trainer = self._trainer
         while not trainer.stop.is_set() and trainer.elapsed_s < 60.0 * trainer.minutes:
             self._listen()
-            if self._may_learn():
+            may_learn = self._may_learn()
+            trainer.ranks.agree(Order.LEARN if may_learn else Order.WAIT)
+            if may_learn:
                 self._update()
                 self._pace()
             else:
@@ -279,6 +296,11 @@ class _Loop:
                 trainer.save(self._batches, self._crew)
                 self._log.write("checkpoint", {"updates": self._learner.updates, "elapsed_s": trainer.elapsed_s})
             self._evaluate_if_due()
+        trainer.ranks.agree(Order.STOP)
+
+    def _drawn(self) -> int:
+        """Windows that all learners have replayed."""
+        return self._batches.state()["drawn"] * self._trainer.ranks.size
 
     def _may_learn(self) -> bool:
         """Whether there is enough experience, and not too little for what was replayed from it."""
@@ -289,13 +311,13 @@ class _Loop:
             self._ready = self._batches.refresh() > 0
             if not self._ready:
                 return False
-        replayed = self._batches.state()["drawn"] * config.steps
+        replayed = self._drawn() * config.steps
         return replayed < self._run.train_ratio * trainer.collected
 
     def _pace(self) -> None:
         """Have the collectors wait while what they collected has been replayed too little."""
         trainer = self._trainer
-        replayed = self._batches.state()["drawn"] * trainer.config.steps
+        replayed = self._drawn() * trainer.config.steps
         pause(trainer.folder, wanted=replayed < self._run.collect_ratio * trainer.collected)
 
     def _update(self) -> None:
@@ -312,7 +334,7 @@ class _Loop:
 
     def _report(self) -> None:
         trainer = self._trainer
-        values = {name: float(value) for name, value in self._metrics.items()}
+        values = {name: float(value) for name, value in trainer.ranks.mean_metrics(self._metrics).items()}
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if wrong:
             raise NonFiniteLossError(
@@ -326,7 +348,7 @@ class _Loop:
             "update": updates,
             "elapsed_s": trainer.elapsed_s,
             "collected": trainer.collected,
-            "drawn": self._batches.state()["drawn"],
+            "drawn": self._drawn(),
             "updates_per_s": rate,
         }
         self._log.write("update", place | values | self._endings.report())
