@@ -110,7 +110,8 @@ class Run:
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         path = self.folder / "run" / "events.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        lines = text.splitlines()[: text.count("\n")]  # the last one may not be written in full
         return [event for event in map(json.loads, lines) if event["kind"] == kind]
 
     def wait_for(self, what: Callable[[], Any]) -> Any:
