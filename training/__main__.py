@@ -14,13 +14,14 @@ from agent import strict_json
 from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
 from eval.generate import RouteGenerationError
+from eval.results import write_json_atomically
 from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
-from training import bench, clone, collect, scenario_study
+from training import bench, clone, collect, fit, scenario_study
 from training.env import picture
 from training.experience import bench as replay_bench
 from training.presets import Recipe, Size, preset
-from training.privileged import dream, trainer
+from training.privileged import curves, dream, trainer
 from training.privileged.config import RunConfig
 from training.replay import SegmentError
 
@@ -199,6 +200,34 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Draw the learning curves of runs of the privileged stage."""
+
+    runs: str
+    """Folders of runs, separated by commas."""
+    out: Path = Path("runs/curves.png")
+
+    def run(self) -> int:
+        """Exit code."""
+        print(curves.draw([Path(part) for part in self.runs.split(",") if part], self.out))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Train world models with different mask encoders on the same recorded windows and compare what they learn."""
+
+    config: tyro.conf.OmitArgPrefixes[fit.FitConfig]
+
+    def run(self) -> int:
+        """Exit code."""
+        result = fit.run(self.config)
+        write_json_atomically(self.config.out, result)
+        print(fit.table(result))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DreamPicture:
     """Draw what a trained world model imagines beside what really came."""
 
@@ -218,6 +247,8 @@ Command = (
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Privileged, tyro.conf.subcommand("privileged")]
     | Annotated[Picture, tyro.conf.subcommand("picture")]
+    | Annotated[Curves, tyro.conf.subcommand("curves")]
+    | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[DreamPicture, tyro.conf.subcommand("dream")]
 )
 

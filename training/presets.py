@@ -214,7 +214,7 @@ def _sparing(config: PrivilegedConfig) -> PrivilegedConfig:
         config,
         world_model=replace(world, vision=vision, loss=loss, discount=discount),
         policy=replace(config.policy, starts=starts, entropy=1e-3),
-        tricks=replace(config.tricks, termination_share=0.25, termination_steps=6),
+        tricks=replace(config.tricks, termination_share=0.25, termination_steps=0),
         batch=16,
         steps=16,
     )

@@ -17,12 +17,11 @@ from agent.model.recurrent import hidden_layers, norm_act
 from training.world_model.config import MIN_GRID_PX, WorldModelConfig
 from training.world_model.distributions import symlog
 from training.world_model.layers import Conv, merge2, pool2
-from training.world_model.masks import BITS, byte_table, cut_patches, padded_channels, unpack
+from training.world_model.lookup import ByteLookup
+from training.world_model.masks import byte_table, cut_patches, padded_channels, unpack
 
 CHUNK_FRAMES = 8
 """Frames unpacked at a time on a CPU, so that the floats stay in the cache."""
-CHUNK_PATCHES = 1024
-"""The same for patches: 3 MB of floats at 4x4 pixels and 43 channels."""
 
 
 class StridedEncoder(nn.Module):
@@ -121,30 +120,6 @@ class PooledEncoder(nn.Module):
         for layer, norm in zip(self.layers[1:], self.norms[1:], strict=True):
             x = norm(pool2(layer(x)))
         return x.flatten(1)
-
-
-class ByteLookup(torch.autograd.Function):
-    """Product of packed bits with a weight matrix by table; the gradient of the weight is a product in chunks."""
-
-    @staticmethod
-    def forward(ctx: Any, patches: Tensor, weight: Tensor, table: Tensor) -> Tensor:
-        """patches (n, bytes) uint8, weight (c, 8 bytes), table (256, 8); gives (n, c)."""
-        ctx.save_for_backward(patches, table)
-        count = patches.shape[-1]
-        rows = torch.matmul(table, weight.t().unflatten(0, (count, BITS))).flatten(0, 1)
-        index = patches.int() + 256 * torch.arange(count, device=patches.device, dtype=torch.int32)
-        return F.embedding_bag(index, rows, mode="sum")
-
-    @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradient of the weight; bits need none."""
-        patches, table = ctx.saved_tensors
-        chunk = CHUNK_PATCHES if patches.device.type == "cpu" else patches.shape[0]
-        total = grad[0].new_zeros(grad[0].shape[-1], BITS * patches.shape[-1])
-        for start in range(0, patches.shape[0], chunk):
-            bits = F.embedding(patches[start : start + chunk].int(), table).flatten(1)
-            total.addmm_(grad[0][start : start + chunk].t(), bits)
-        return None, total, None
 
 
 class PatchEncoder(nn.Module):
