@@ -1,5 +1,6 @@
 """Checkpoints: a folder with model.safetensors, config.yaml and a manifest of sizes and sha256 sums. No pickle.
 
+Large ones have model-00001-of-00003.safetensors and so on instead of model.safetensors, each with whole tensors.
 Every byte is checked before it is parsed: plain file names inside the folder, no links, sizes, hashes, header length,
 keys and shapes, finite values. Saving writes a folder aside, syncs it and renames it into place.
 """
@@ -7,8 +8,9 @@ keys and shapes, finite values. Saving writes a folder aside, syncs it and renam
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,19 @@ from safetensors.torch import save as save_tensors
 from agent import strict_json
 from agent.config import ConfigError, parse_yaml
 
-FORMAT = 1
-"""Version of this layout; a reader refuses newer ones."""
+FORMAT, PARTS_FORMAT = 1, 2
+"""Versions of this layout, with the tensors in one file and in several; a reader refuses newer ones."""
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "manifest.json"
 
+PART_NAME = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+"""Number and count, from 1."""
+
 MAX_MODEL_BYTES = 4 * 1024**3
+"""Of all tensor files together."""
+HEADER_ROOM_BYTES = 256
+"""What a tensor's name and shape take at most in the header of a file that has to keep to a size."""
 MAX_TEXT_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 16 * 1024**2
 """Of the tensor file; a thousand tensors need about a tenth of a megabyte."""
@@ -58,7 +66,18 @@ def load_checkpoint(folder: Path | str) -> tuple[dict[str, Any], dict[str, torch
         config = parse_yaml(contents[CONFIG_FILE].decode("utf-8"), str(folder / CONFIG_FILE))
     except (ConfigError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
-    return config, _parse_tensors(folder / MODEL_FILE, contents[MODEL_FILE])
+    state: dict[str, torch.Tensor] = {}
+    for name in model_files(contents):
+        for key, tensor in _parse_tensors(folder / name, contents[name]).items():
+            if key in state:
+                raise CheckpointError(f"{folder / name}: tensor {key} is in another file, too; {_remedy(folder)}")
+            state[key] = tensor
+    return config, state
+
+
+def model_files(names: Iterable[str]) -> list[str]:
+    """Those of a checkpoint's file names that hold tensors, in order."""
+    return sorted(name for name in names if name == MODEL_FILE or PART_NAME.fullmatch(name))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -82,13 +101,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise CheckpointError(f"{path}: must be a JSON object, got {type(manifest).__name__}; {_remedy(folder)}")
     version = manifest.get("format")
-    if type(version) is int and version > FORMAT:
+    if type(version) is int and version > PARTS_FORMAT:
         raise CheckpointError(
-            f"{path}: format {version} is newer than this program's format {FORMAT}; "
+            f"{path}: format {version} is newer than this program's format {PARTS_FORMAT}; "
             f"install a Raw2Drive version that reads format {version}"
         )
-    if version != FORMAT:
-        raise CheckpointError(f"{path}: format is {version!r}, expected {FORMAT}; {_remedy(folder)}")
+    if type(version) is not int or version not in (FORMAT, PARTS_FORMAT):
+        raise CheckpointError(f"{path}: format is {version!r}, expected {FORMAT} or {PARTS_FORMAT}; {_remedy(folder)}")
     _check_manifest(path, manifest)
     return manifest
 
@@ -121,20 +140,28 @@ def save_checkpoint(
     step: int,
     created_by: str,
     extra_files: Mapping[str, str] | None = None,
+    max_file_bytes: int | None = None,
 ) -> None:
     """Writes a checkpoint folder, replacing an older one only when the new one is complete on disk and verified.
 
     config: plain data, as `agent.config.to_plain` makes it. extra_files: name to text, for instance agent.yaml.
+    max_file_bytes: more than that is split into several files; a single tensor larger than that has a file of its own.
     Raises: CheckpointError for values that could not be loaded again; OSError when the disk refuses.
     """
     folder = Path(folder)
+    parts = [list(state)] if max_file_bytes is None else split(state, max_file_bytes)
     contents = {
-        MODEL_FILE: save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}),
+        **{
+            MODEL_FILE if len(parts) == 1 else f"model-{number:05d}-of-{len(parts):05d}.safetensors": save_tensors(
+                {name: state[name].detach().cpu().contiguous() for name in names}
+            )
+            for number, names in enumerate(parts, 1)
+        },
         CONFIG_FILE: yaml.safe_dump(dict(config), sort_keys=False).encode("utf-8"),
         **{name: text.encode("utf-8") for name, text in (extra_files or {}).items()},
     }
     manifest = {
-        "format": FORMAT,
+        "format": FORMAT if len(parts) == 1 else PARTS_FORMAT,
         "step": step,
         "config_sha256": hashlib.sha256(contents[CONFIG_FILE]).hexdigest(),
         "created_by": created_by,
@@ -153,6 +180,36 @@ def save_checkpoint(
         _replace_folder(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def split(state: Mapping[str, torch.Tensor], max_file_bytes: int) -> list[list[str]]:
+    """Names of the tensors of each file, in order, so that no file but one with a single tensor is larger."""
+    parts: list[list[str]] = [[]]
+    used = HEADER_ROOM_BYTES
+    for name, tensor in state.items():
+        size = tensor.numel() * tensor.element_size() + HEADER_ROOM_BYTES + len(name)
+        if parts[-1] and used + size > max_file_bytes:
+            parts.append([])
+            used = HEADER_ROOM_BYTES
+        parts[-1].append(name)
+        used += size
+    return parts
+
+
+def recover(parent: Path | str) -> None:
+    """Clears away what a save that was killed has left in a folder of checkpoints that nobody else writes to.
+
+    A checkpoint that was moved aside for its successor, which did not come, is moved back.
+    """
+    for path in sorted(Path(parent).iterdir()) if Path(parent).is_dir() else ():
+        if path.name.startswith(".") and path.name.endswith(".partial"):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name.startswith(".") and path.name.endswith(".previous"):
+            target = path.with_name(path.name[1:].removesuffix(".previous"))
+            if target.exists():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.rename(target)
 
 
 def latest_valid(parent: Path | str) -> Path | None:
@@ -190,9 +247,21 @@ def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
             or type(entry.get("bytes")) is not int
         ):
             raise CheckpointError(f"{path}: entry of {name} is {entry!r}, expected sha256 and bytes")
-    for name in (MODEL_FILE, CONFIG_FILE):
+    tensor_files = model_files(files)
+    if manifest["format"] == FORMAT:
+        wanted = [MODEL_FILE]
+    else:
+        matches = [match for name in tensor_files if (match := PART_NAME.fullmatch(name))]
+        count = max((int(match[2]) for match in matches), default=1) or 1
+        wanted = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    for name in (*wanted, CONFIG_FILE):
         if name not in files:
             raise CheckpointError(f"{path}: lists no {name}; {_remedy(path.parent)}")
+    if surplus := sorted(set(tensor_files) - set(wanted)):
+        raise CheckpointError(f"{path}: lists {surplus[0]} besides {wanted[0]}; {_remedy(path.parent)}")
+    size = sum(files[name]["bytes"] for name in wanted)
+    if size > MAX_MODEL_BYTES:
+        raise CheckpointError(f"{path}: {size} bytes of tensors, at most {MAX_MODEL_BYTES} are allowed")
 
 
 def _check_name(path: Path, name: str) -> None:
@@ -224,7 +293,7 @@ def _read_plain_file(path: Path, max_bytes: int) -> bytes:
 
 def _read_listed_file(folder: Path, name: str, entry: dict[str, Any]) -> bytes:
     path = folder / name
-    data = _read_plain_file(path, MAX_MODEL_BYTES if name == MODEL_FILE else MAX_TEXT_BYTES)
+    data = _read_plain_file(path, MAX_MODEL_BYTES if model_files([name]) else MAX_TEXT_BYTES)
     if len(data) != entry["bytes"]:
         raise CheckpointError(f"{path}: {len(data)} bytes, manifest says {entry['bytes']}; {_remedy(folder)}")
     found = hashlib.sha256(data).hexdigest()

@@ -23,6 +23,7 @@ from training.experience import bench as replay_bench
 from training.presets import Recipe, Size, preset
 from training.privileged import curves, dream, trainer
 from training.privileged.config import RunConfig
+from training.privileged.guard import RunStoppedError
 from training.replay import SegmentError
 
 BAD_INPUT = 2
@@ -179,11 +180,24 @@ class Privileged:
     """Training time in all, resumed parts included."""
     ray: str | None = None
     """Address of a Ray cluster (or auto): the collectors drive on its nodes."""
+    allow_config_change: tuple[str, ...] = ()
+    """Keys, or sections of keys, that may differ from what a resumed run was begun with, as its refusal names them."""
     config: RunConfig = field(default_factory=RunConfig)
 
     def run(self) -> int:
         """Exit code."""
-        trainer.train(preset(self.preset, self.size), self.config, self.out, self.minutes, self.ray)
+        try:
+            trainer.train(
+                preset(self.preset, self.size),
+                self.config,
+                self.out,
+                self.minutes,
+                allowed=self.allow_config_change,
+                ray=self.ray,
+            )
+        except RunStoppedError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
         return 0
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,10 @@ from training.optim import Stepper
 from training.policy.actor_critic import ActorCritic, PolicyLoss
 from training.presets import PrivilegedConfig
 from training.world_model.model import Replayed, WorldModel
+
+
+class NonFiniteUpdateError(RuntimeError):
+    """An update with a loss or gradient that is not finite; nothing was changed by it."""
 
 
 class Learner:
@@ -52,13 +57,64 @@ class Learner:
         """One update; gives its metrics and the filtered states (b, t), which the replay may keep for carry-over."""
         if self.updates in self.config.tricks.planner_resets:
             self.reset_planner()
-        metrics, belief = self._update_jointly(batch) if self.config.joint else self._update_model(batch)
-        state = belief.state.detach()
-        together = 1 if self.config.joint else 0
-        for _ in range(self.config.tricks.ratio(self.updates) - together):
-            metrics |= self.update_policy(state, batch.terminal, batch.expert_action)
+        with self._undone_by_errors():
+            metrics, belief = self._update_jointly(batch) if self.config.joint else self._update_model(batch)
+            state = belief.state.detach()
+            together = 1 if self.config.joint else 0
+            for _ in range(self.config.tricks.ratio(self.updates) - together):
+                metrics |= self.update_policy(state, batch.terminal, batch.expert_action)
         self.updates += 1
         return metrics, state
+
+    @contextlib.contextmanager
+    def _undone_by_errors(self) -> Iterator[None]:
+        """Forgets what a failed update has left besides weights: gradients, and its returns in their scale."""
+        scale = {name: value.clone() for name, value in self.policy.scale.state_dict().items()}
+        try:
+            yield
+        except RuntimeError:
+            self._forget_update(scale)
+            raise
+
+    def _forget_update(self, scale: Mapping[str, Tensor]) -> None:
+        self.policy.scale.load_state_dict(scale)
+        for stepper in self.steppers.values():
+            stepper.zero_grad()
+
+    def _apply(self, names: Sequence[str], *losses: Tensor) -> Tensor:
+        """Let optimisers take a step, all or none; gives the first one's gradient norm.
+
+        Raises: NonFiniteUpdateError before any weight changes.
+        """
+        for name in names:
+            self.ranks.average_gradients(self.steppers[name].parameters)
+        norms = [self.steppers[name].gradient_norm() for name in names]
+        values = self.ranks.mean(torch.stack([*norms, *(loss.detach() for loss in losses)]))  # all judge alike
+        if not bool(torch.isfinite(values).all()):
+            shown = ", ".join(f"{float(value):g}" for value in values)
+            raise NonFiniteUpdateError(f"gradient norms of {', '.join(names)} and losses: {shown}")
+        for name, norm in zip(names, norms, strict=True):
+            self.steppers[name].step(norm)
+        return norms[0]
+
+    def rehearse(self, batch: Replayed) -> None:
+        """Go through an update's forward and backward passes and change nothing: shows whether they fit into memory."""
+        state = self.generator.get_state()
+        scale = {name: value.clone() for name, value in self.policy.scale.state_dict().items()}
+        moments = [torch.zeros_like(p) for s in self.steppers.values() for p in s.parameters_without_moments() * 2]
+        try:
+            model = self.model.loss(batch, generator=self.generator)
+            if not self.config.joint:
+                model.total.backward()
+            policy = self._imagine(
+                model.belief.state if self.config.joint else model.belief.state.detach(), batch.terminal
+            )
+            planner = policy.actor + policy.critic
+            (model.total + planner if self.config.joint else planner).backward()
+        finally:
+            del moments
+            self._forget_update(scale)
+            self.generator.set_state(state)
 
     def _update_model(self, batch: Replayed) -> tuple[dict[str, Tensor], Belief]:
         stepper = self.steppers["model"]
@@ -69,8 +125,7 @@ class Learner:
             shaping = self.policy.imitation_loss(loss.belief.state.features(), batch.expert_action)
             total = total + imitation.model_weight * imitation.weight_at(self.updates) * shaping
         total.backward()
-        self.ranks.average_gradients(stepper.parameters)
-        norm = stepper.step()
+        norm = self._apply(("model",), total)
         return _detached(loss.terms) | {"model_gradient_norm": norm}, loss.belief
 
     def update_policy(
@@ -86,9 +141,7 @@ class Learner:
             self.steppers[name].zero_grad()
         actor, metrics = self._actor_loss(loss, state, expert_action)
         (actor + loss.critic).backward()
-        for name in names:
-            self.ranks.average_gradients(self.steppers[name].parameters)
-            self.steppers[name].step()
+        self._apply(names, actor, loss.critic)
         self.policy.update_slow_critic()
         return _policy_metrics(loss) | metrics
 
@@ -119,8 +172,7 @@ class Learner:
             total = total + self.config.policy.replay_critic * replay
             metrics["replay_critic"] = replay.detach()
         total.backward()
-        self.ranks.average_gradients(stepper.parameters)
-        metrics["model_gradient_norm"] = stepper.step()
+        metrics["model_gradient_norm"] = self._apply(("model",), total)
         self.policy.update_slow_critic()
         return metrics, model.belief
 
@@ -131,7 +183,8 @@ class Learner:
     def reset_planner(self) -> None:
         """Actor, critic and their moments start afresh; the world model is kept. Source: Think2Drive, section 3."""
         device = self.generator.device
-        fresh = ActorCritic(self.config.policy, self.config.world_model)
+        seed = int(torch.randint(2**31, (1,), generator=self.generator, device=device))  # a resumed run draws the same
+        fresh = ActorCritic(self.config.policy, self.config.world_model, torch.Generator().manual_seed(seed))
         self.policy.load_state_dict(fresh.to(device).state_dict())
         self.ranks.copy_first(self.policy.state_dict().values())
         planner = [*self.policy.actor.parameters(), *self.policy.critic.parameters()]

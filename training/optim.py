@@ -146,10 +146,21 @@ class Stepper:
         """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
-    def step(self) -> Tensor:
-        """Clip, set the scheduled rate and update; gives the gradient's global norm before clipping."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+    def gradient_norm(self) -> Tensor:
+        """The gradient's global norm."""
+        return nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+
+    def parameters_without_moments(self) -> list[nn.Parameter]:
+        """Parameters for which a step has to allocate moments."""
+        return [parameter for parameter in self.parameters if not self.optimizer.state.get(parameter)]
+
+    def step(self, norm: Tensor | None = None) -> Tensor:
+        """Clip, set the scheduled rate and update; gives the gradient's global norm before clipping.
+
+        norm: that norm, if it is known already.
+        """
+        if norm is None:
+            norm = self.gradient_norm()
         if self.config.adaptive_clip is not None:
             clip_adaptively(self.parameters, self.config.adaptive_clip)
         if self.config.clip_norm is not None:

@@ -181,9 +181,9 @@ def test_C06_links_are_not_followed(folder: Path, name: str) -> None:
 
 def test_C07_newer_format_says_what_to_install(folder: Path) -> None:
     edit_manifest(folder, format=7)
-    assert "format 7 is newer than this program's format 1; install a Raw2Drive version" in error_of(folder)
+    assert "format 7 is newer than this program's format 2; install a Raw2Drive version" in error_of(folder)
     edit_manifest(folder, format="1")
-    assert "format is '1', expected 1" in error_of(folder)
+    assert "format is '1', expected 1 or 2" in error_of(folder)
 
 
 @pytest.mark.parametrize(

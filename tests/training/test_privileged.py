@@ -157,11 +157,11 @@ def test_killed_resumed_and_stopped(folder: Path) -> None:
     assert start(folder, minutes=str(minutes), config__evaluate_minutes="0").wait(PATIENCE_S) == 0
     last, progress = checkpoint(folder)
     assert last >= after and progress["elapsed_s"] >= 60.0 * minutes
-    with pytest.raises(ValueError, match="another preset"):
+    with pytest.raises(ValueError, match="another configuration"):
         train(debug_config("paper"), RunConfig(), folder / "run", 60.0)
     chosen = RunConfig(batch=2, steps=6, segment_steps=12)
     with pytest.raises(ValueError, match="has been trained for"):
-        train(preset("strong", "debug"), chosen, folder / "run", 0.9 * minutes)
+        train(preset("strong", "debug"), chosen, folder / "run", 0.9 * minutes, ("config",))
 
 
 def test_weights_travel_to_the_driver(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def rewards(folder: Path) -> list[float]:
     return [step.scalars["reward"] for segment in segments for step in segment.steps]
 
 
-def test_learner_trains_on_what_two_processes_wrote_one_of_them_killed(tmp_path: Path) -> None:
+def test_T02_learner_trains_on_what_two_processes_wrote_one_of_them_killed(tmp_path: Path) -> None:
     processes = [writer_process(tmp_path, 0, 44), writer_process(tmp_path, 1, 44, hang=True)]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "written\n"
@@ -213,7 +213,7 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_damaged_segment_is_dropped_and_counted(tmp_path: Path) -> None:
+def test_T08_a_damaged_segment_is_dropped_and_counted_and_too_many_end_the_run(tmp_path: Path) -> None:
     fill(tmp_path, 80, 0)
     damage(tmp_path / "s0-00000004.segment")
     with Batches(tmp_path, settings(), ahead=0) as batches:
@@ -229,7 +229,7 @@ def test_damaged_segment_is_dropped_and_counted(tmp_path: Path) -> None:
                 batches.next()
 
 
-def test_damage_in_the_background_reaches_the_learner(tmp_path: Path) -> None:
+def test_T08_damage_in_the_background_reaches_the_learner(tmp_path: Path) -> None:
     fill(tmp_path, 24, 0)
     for path in tmp_path.glob("*.segment"):
         damage(path)
@@ -240,7 +240,7 @@ def test_damage_in_the_background_reaches_the_learner(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 5])
-def test_folder_without_a_window_is_an_error_with_counts(tmp_path: Path, steps: int) -> None:
+def test_T11_folder_without_a_window_is_an_error_with_counts(tmp_path: Path, steps: int) -> None:
     fill(tmp_path, steps, 0)
     with Batches(tmp_path, settings(), ahead=0) as batches, pytest.raises(ReplayError, match=f"{steps} steps in"):
         batches.next()
@@ -254,7 +254,7 @@ def test_learner_can_wait_for_the_first_segments(tmp_path: Path) -> None:
         assert batches.next().replayed.reward.shape == (4, 6)
 
 
-def test_segments_later_than_the_checkpoint_are_not_sampled(tmp_path: Path) -> None:
+def test_T09_segments_later_than_the_checkpoint_are_not_sampled(tmp_path: Path) -> None:
     fill(tmp_path, 40, 0)
     state = Sampler(tmp_path, STILL, 6, 0).state()
     fill(tmp_path, 40, 1)  # by drivers later than the checkpoint's weights
@@ -269,7 +269,7 @@ def test_segments_later_than_the_checkpoint_are_not_sampled(tmp_path: Path) -> N
     assert {again.draw().stream for _ in range(100)} == {"s0", "s2"}
 
 
-def test_restoring_from_another_folder_is_refused(tmp_path: Path) -> None:
+def test_T09_restoring_from_another_folder_is_refused(tmp_path: Path) -> None:
     fill(tmp_path / "a", 40, 0)
     fill(tmp_path / "b", 40, 1)
     state = Sampler(tmp_path / "a", STILL, 6, 0).state()

@@ -5,6 +5,7 @@ Whatever runs ahead, the sampler's state that a checkpoint gets is the one behin
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from training.experience.latents import LatentStore
 from training.experience.sampler import Sampler, pin
 from training.presets import PrivilegedConfig
 from training.world_model.model import Replayed
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,12 @@ class Batches:
 
     def store(self, batch: Batch, state: LatentState) -> None:
         """Remember the states (b, t) that an update filtered, for windows that start later on."""
-        if self.latents is not None:
+        if self.latents is None:
+            return
+        try:
             self.latents.store(batch.pieces, state)
+        except OSError as error:  # they are a cache: what is not stored reads as unknown
+            logger.warning("filtered states are not kept: %s", error)
 
     def state(self) -> dict[str, Any]:
         """The sampler's state behind the last batch handed out, for a checkpoint."""

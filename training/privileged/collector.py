@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -34,6 +35,7 @@ FAILED = 1
 PAUSED = "paused"
 """A file of this name in the run's folder has its collectors wait."""
 PAUSE_S = 0.2
+PAUSE_TELL_S = 20.0
 EXPERT_TURN, NOISE_TURN = 30.0, 6.0
 """Mean lengths of their turns, in decisions."""
 logger = logging.getLogger(__name__)
@@ -190,9 +192,13 @@ def pause(run: Path, *, wanted: bool) -> None:
 
 def _wait_while_paused(pipe: Connection, run: Path) -> None:
     """Raises: _Stopped, OSError."""
+    told_s = time.monotonic()
     while (run / PAUSED).exists():
         if pipe.poll(PAUSE_S):
             raise _Stopped
+        if time.monotonic() - told_s > PAUSE_TELL_S:  # who only waits is not taken for dead
+            _tell(pipe, {"steps": 0})
+            told_s = time.monotonic()
 
 
 def _collect(pipe: Connection, job: CollectorJob, env: DrivingEnv, replay: Path) -> None:

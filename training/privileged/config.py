@@ -38,11 +38,39 @@ class RouteConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AlarmConfig:
+    """Bounds of the metrics, wide ones: rewards of a decision are between -40 and 2."""
+
+    reward: float = 100.0
+    """Largest size of a replayed reward and of the mean imagined one."""
+    value: float = 10_000.0
+    """Largest size of mean return and value and of the scale of returns."""
+    reports: int = 10
+    """So many reports in a row out of bounds end the run."""
+
+    def __post_init__(self) -> None:
+        if min(self.reward, self.value) <= 0.0 or self.reports < 1:
+            raise ValueError(
+                "alarm: bounds must be positive and reports at least 1, got "
+                f"{self.reward}, {self.value}, {self.reports}"
+            )
+
+    def limits(self) -> dict[str, float]:
+        """By metric."""
+        limits = {"replayed_reward": self.reward, "imagined_reward": self.reward}
+        return limits | dict.fromkeys(("return", "value", "return_scale"), self.value)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """How a run is organised on one machine."""
 
     collectors: int = 1
-    """Processes that drive, each with a server of its own."""
+    """Processes that drive, each with a server of its own; 0: learn from a replay that does not grow."""
+    replay: Path | None = None
+    """Folder of another run's experience to learn from without collectors; nothing is deleted there."""
+    updates: int | None = None
+    """The run ends after so many updates, if the time is not over before."""
     threads: int = 1
     """Of the learner."""
     seed: int = 0
@@ -76,14 +104,23 @@ class RunConfig:
     """Steps per replay segment instead of the preset's."""
     env: EnvConfig = field(default_factory=EnvConfig)
     routes: RouteConfig = field(default_factory=RouteConfig)
+    alarm: AlarmConfig = field(default_factory=AlarmConfig)
+    losses_per_hour: int = 20
+    """Collectors that may die or fall silent within an hour; each is replaced."""
 
     def __post_init__(self) -> None:
-        if min(self.collectors, self.threads, self.publish_updates, self.log_updates) < 1 or self.prefill_steps < 0:
+        if min(self.threads, self.publish_updates, self.log_updates) < 1 or self.prefill_steps < 0:
             raise ValueError(
-                "collectors, threads, publish_updates and log_updates must be at least 1 and prefill_steps not "
-                f"negative, got {self.collectors}, {self.threads}, {self.publish_updates}, {self.log_updates}, "
-                f"{self.prefill_steps}"
+                "threads, publish_updates and log_updates must be at least 1 and prefill_steps not negative, got "
+                f"{self.threads}, {self.publish_updates}, {self.log_updates}, {self.prefill_steps}"
             )
+        if self.collectors < 0 or self.losses_per_hour < 0 or (self.updates is not None and self.updates < 1):
+            raise ValueError(
+                "collectors and losses_per_hour must not be negative and updates at least 1, got "
+                f"{self.collectors}, {self.losses_per_hour}, {self.updates}"
+            )
+        if self.replay is not None and self.collectors:
+            raise ValueError("replay is for learning without collectors: set collectors 0 as well")
         for name in ("expert_share", "noise_share"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")

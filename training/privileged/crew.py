@@ -27,6 +27,10 @@ CLOSE_S = 30.0
 FRUITLESS_STARTS = 3
 """So many processes in a row that died before they drove anything will not drive later either."""
 _MAX_MESSAGES = 1000
+MAX_MESSAGE_BYTES = 4 * 1024**2
+"""An evaluation of a thousand routes takes a tenth of that."""
+MESSAGE_TYPES = {"steps": int, "episode": dict, "scheduler": dict, "evaluation": list, "version": int}
+"""What a process may tell."""
 logger = logging.getLogger(__name__)
 
 
@@ -56,6 +60,20 @@ class Hired(Protocol):
         ...
 
 
+def read_message(data: bytes) -> dict[str, Any]:
+    """A process's message. Raises: ValueError for anything else."""
+    try:
+        message = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise ValueError(f"not msgpack: {error!r}") from error
+    if not isinstance(message, dict):
+        raise ValueError(f"expected a mapping, got {type(message).__name__}")
+    for name, value in message.items():
+        if type(value) is not MESSAGE_TYPES.get(name):
+            raise ValueError(f"{name!r} is a {type(value).__name__}; known are {', '.join(MESSAGE_TYPES)}")
+    return message
+
+
 class Worker:
     """One process with the pipe that ends it."""
 
@@ -66,15 +84,18 @@ class Worker:
         self.process.start()
         other.close()
         self.heard_s = time.monotonic()
+        self._fault = ""
 
     def messages(self) -> list[dict[str, Any]]:
         """What it has told since. A process that has died tells nothing more; `dead` says so."""
         found: list[dict[str, Any]] = []
         try:
-            while len(found) < _MAX_MESSAGES and self.pipe.poll():
-                found.append(msgpack.unpackb(self.pipe.recv_bytes()))
-        except (EOFError, OSError):
+            while len(found) < _MAX_MESSAGES and not self._fault and self.pipe.poll():
+                found.append(read_message(self.pipe.recv_bytes(MAX_MESSAGE_BYTES)))
+        except EOFError:
             pass
+        except (OSError, ValueError) as error:  # also what is too long, after which the pipe is closed
+            self._fault = f"a message that makes no sense ({error})"
         if found:
             self.heard_s = time.monotonic()
         return found
@@ -89,6 +110,8 @@ class Worker:
         """Why it has to be replaced; empty while it works."""
         if not self.process.is_alive():
             return f"exit code {self.process.exitcode}"
+        if self._fault:
+            return self._fault
         return "silent" if time.monotonic() - self.heard_s > SILENCE_S else ""
 
     def hang_up(self) -> None:

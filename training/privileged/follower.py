@@ -10,7 +10,7 @@ import torch
 
 from training.distributed import Order
 from training.experience.batches import Batches, to_device
-from training.learner import Learner
+from training.learner import Learner, NonFiniteUpdateError
 from training.privileged.config import RunConfig
 
 WAIT_S = 0.1
@@ -24,7 +24,8 @@ def follow(
     Raises: ReplayError.
     """
     ranks = learner.ranks
-    with Batches(folder / "replay", learner.config, ranks.seed(run.seed, learner.updates), latents=folder) as batches:
+    replay, seed = run.replay or folder / "replay", ranks.seed(run.seed, learner.updates)
+    with Batches(replay, learner.config, seed, latents=folder) as batches:
         if sampler is not None:  # the same segments, but draws of its own
             own = {"generator": batches.state()["generator"], "online": []}
             batches.sampler.restore(sampler | own)
@@ -38,7 +39,10 @@ def follow(
                 if not ready:
                     time.sleep(WAIT_S)
             batch = batches.next()
-            metrics, state = learner.update(to_device(batch.replayed, device))
+            try:
+                metrics, state = learner.update(to_device(batch.replayed, device))
+            except NonFiniteUpdateError:
+                continue  # all learners skip it, and the first one keeps account
             batches.store(batch, state)
             if learner.updates % run.log_updates == 0:
                 ranks.mean_metrics(metrics)

@@ -1,7 +1,7 @@
 """The training loop of the privileged stage on one machine: collectors drive, the learner replays what they wrote.
 
 A run's folder holds `checkpoints` (everything to go on), `model` (world model and policy alone), `replay`, `weights`
-(what the collectors drive with), the routes and `events.jsonl`.
+(what the collectors drive with), the routes, `events.jsonl` and the same as curves in `tensorboard`, and `bad_batches`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -25,13 +24,14 @@ from torch import Tensor
 
 from agent import config as configs
 from agent import strict_json
-from agent.checkpoint import CheckpointError, latest_valid, load_checkpoint, save_checkpoint
+from agent.checkpoint import CheckpointError, latest_valid, load_checkpoint, recover, save_checkpoint
+from agent.config import ConfigError
 from agent.model.rssm import LatentState
-from training.clone import EventLog, NonFiniteLossError
+from eval.server import ServerError
 from training.distributed import ALONE, Order, Ranks, joined
-from training.experience.batches import Batches, to_device
-from training.experience.sampler import unpin
-from training.learner import Learner
+from training.experience.batches import Batch, Batches, to_device
+from training.experience.sampler import ReplayError, unpin
+from training.learner import Learner, NonFiniteUpdateError
 from training.presets import PrivilegedConfig
 from training.privileged.cluster import Nodes
 from training.privileged.collector import CollectorJob, pause, summary
@@ -39,13 +39,26 @@ from training.privileged.config import RunConfig
 from training.privileged.crew import Crew, Hired, Worker
 from training.privileged.driver import newest, publish
 from training.privileged.follower import follow
+from training.privileged.guard import (
+    Alarms,
+    LossBudget,
+    RunStoppedError,
+    Saves,
+    SkippedUpdates,
+    is_out_of_memory,
+    out_of_memory,
+)
+from training.privileged.resume import check_unchanged, locked, plain_run
 from training.privileged.routes import routes_of
+from training.privileged.tracking import Tracker
 from training.world_model.model import Replayed, WorldModel
 
 CREATED_BY = "python -m training privileged"
 WAIT_S = 0.1
 """Between two looks at the collectors while the learner has to wait."""
 SHOW_S = 15.0
+MAX_FILE_BYTES = 15_000_000
+"""Of a checkpoint; larger ones consist of several files."""
 logger = logging.getLogger(__name__)
 
 
@@ -61,20 +74,27 @@ def configured(config: PrivilegedConfig, run: RunConfig) -> PrivilegedConfig:
     return replace(config, world_model=world, replay=replay, imitation=imitation, batch=batch, steps=steps)
 
 
-def train(config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float, ray: str | None = None) -> int:
+def train(
+    config: PrivilegedConfig,
+    run: RunConfig,
+    folder: Path,
+    minutes: float,
+    allowed: Collection[str] = (),
+    ray: str | None = None,
+) -> int:
     """Train until `minutes` in all are used up, or SIGTERM or SIGINT comes; gives the number of updates.
 
-    Under torchrun this is one of several learners. ray: address of a Ray cluster (or auto), whose nodes the collectors
-    drive on. A run that exists is gone on with.
-    Raises: ValueError for a run with another configuration and what else can be wrong with the input, ReplayError,
-    ServerError, CheckpointError, NonFiniteLossError.
+    A run that exists is gone on with. Under torchrun this is one of several learners. allowed: keys of the
+    configuration that may differ from what it was begun with. ray: address of a Ray cluster (or auto), whose nodes the
+    collectors drive on. Raises: ConfigError for a run with another configuration, ValueError for what else can be
+    wrong with the input, ReplayError, ServerError, CheckpointError, RunStoppedError.
     """
     if minutes <= 0.0:
         raise ValueError(f"--minutes must be positive, got {minutes}")
     torch.set_num_threads(run.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    with joined() as ranks:
-        trainer = Trainer(configured(config, run), run, folder, minutes, ray, ranks)
+    with joined() as ranks, locked(folder) if ranks.leads else contextlib.nullcontext():
+        trainer = Trainer(configured(config, run), run, folder, minutes, allowed=allowed, ray=ray, ranks=ranks)
         with _stopping_on_signals(trainer.stop):
             trainer.train()
     return trainer.learner.updates
@@ -105,10 +125,11 @@ class Trainer:
         run: RunConfig,
         folder: Path,
         minutes: float,
+        allowed: Collection[str] = (),
         ray: str | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Restores the newest sound checkpoint. Raises: ValueError, CheckpointError."""
+        """Restores the newest sound checkpoint. Raises: ConfigError, CheckpointError."""
         self.config, self.run, self.folder, self.minutes = config, run, folder, minutes
         self.ray = ray
         self.stop = threading.Event()
@@ -120,6 +141,7 @@ class Trainer:
         """Training time without earlier starts' preparations."""
         self.evaluated_s = 0.0
         self.resumed = False
+        self._allowed, self._changes = allowed, {}
         self._sampler: dict[str, Any] | None = None
         self._schedulers: Mapping[str, Any] = {}
         self._restore()
@@ -133,21 +155,29 @@ class Trainer:
                 f"{self.folder}: has been trained for {self.elapsed_s / 60.0:.1f} minutes; give more than "
                 f"--minutes {self.minutes:g} to go on"
             )
+        if self.run.updates is not None and self.learner.updates >= self.run.updates:
+            raise ValueError(
+                f"{self.folder}: has been trained for {self.learner.updates} updates; give more than --config.updates "
+                f"{self.run.updates} to go on"
+            )
         if not self.ranks.leads:
             follow(self.learner, self.run, self.folder, self.device, self._sampler)
             return
-        routes, evaluation = routes_of(self.run.routes, self.run.env, self.folder)
+        routes, evaluation = (), ()
+        if self.run.collectors or self.run.evaluate_minutes:
+            routes, evaluation = routes_of(self.run.routes, self.run.env, self.folder)
         shutil.rmtree(self.folder / "weights", ignore_errors=True)
         pause(self.folder, wanted=False)
-        if self.learner.updates:
+        if self.learner.updates and self.run.collectors:
             publish(self.folder / "weights", self.learner)
         seed = self.run.seed
         arguments = {"latents": self.folder, "state": self._sampler}
         with contextlib.ExitStack() as stack:
-            log = EventLog(self.folder / "events.jsonl")
-            stack.callback(log.close)
-            batches = stack.enter_context(Batches(self.folder / "replay", self.config, seed, **arguments))
+            log = stack.enter_context(Tracker(self.folder, update=self.learner.updates))
+            batches = stack.enter_context(Batches(self.replay, self.config, seed, **arguments))
             batches.sampler.turn = self.ranks.rank, self.ranks.size
+            if not self.run.collectors:
+                self._check_replay(batches)
             if not self.resumed:
                 self.collected = batches.sampler.catalogue.steps  # a start that was stopped before its first update
             hire = self._hire(stack)
@@ -161,20 +191,43 @@ class Trainer:
                     "collected": self.collected,
                     "collectors": crew.pids(),
                     "parameters": sum(p.numel() for p in self.learner.model.parameters()),
+                    "changed": self._changes,
                 },
             )
             loop = _Loop(self, batches, crew, log)
-            loop.run()
-            if self.learner.updates:  # what was collected before the first one is found again in the replay
-                self.save(batches, crew)
+            try:
+                loop.run()
+            except (RunStoppedError, ServerError, ReplayError) as error:
+                log.write("stopped", {"updates": self.learner.updates, "why": str(error)})
+                if getattr(error, "is_sound", True):
+                    loop.save(final=True)
+                else:
+                    self._restore()
+                raise
+            loop.save(final=True)
             log.write("stop", {"updates": self.learner.updates, "elapsed_s": self.elapsed_s})
         logger.info("stopped after %d updates and %d collected steps", self.learner.updates, self.collected)
 
     def _hire(self, stack: contextlib.ExitStack) -> Callable[[CollectorJob, str], Hired]:
         """How collectors are started: as processes here, or on the nodes of a cluster until the stack is closed."""
-        if self.ray is None:
+        if self.ray is None or not self.run.collectors:
             return Worker
         return stack.enter_context(Nodes(self.ray, self.folder, self.run.collectors, self.run.env.threads)).hire
+
+    @property
+    def replay(self) -> Path:
+        """Where experience is read from."""
+        return self.run.replay or self.folder / "replay"
+
+    def _check_replay(self, batches: Batches) -> None:
+        """Nobody collects, so there has to be something. Raises: ConfigError."""
+        if not batches.refresh():
+            catalogue = batches.sampler.catalogue
+            raise ConfigError(
+                f"{self.replay}: {len(catalogue.rows)} segments with {catalogue.steps} steps hold no window of "
+                f"{self.config.steps} steps, and without collectors none will come; give another --config.replay, or "
+                "--config.collectors 1"
+            )
 
     # ------------------------------------------------------------------------- checkpoints
 
@@ -188,37 +241,43 @@ class Trainer:
             "evaluated_s": self.evaluated_s,
             "sampler": batches.state(),
             "schedulers": crew.schedulers(),
+            "run": plain_run(self.run),
         }
-        batches.pin(name)
+        if self.run.replay is None:
+            batches.pin(name)
         target = self.folder / "checkpoints" / name
         texts = {"progress.json": strict_json.dumps(progress)}
         plain = configs.to_plain(self.config)
         step = self.learner.updates
         tensors = self.learner.tensors()
-        save_checkpoint(target, plain, tensors, step=step, created_by=CREATED_BY, extra_files=texts)
+        about = {"step": step, "created_by": CREATED_BY, "max_file_bytes": MAX_FILE_BYTES}
+        save_checkpoint(target, plain, tensors, extra_files=texts, **about)
         model = {key: value for key, value in tensors.items() if key.startswith(("model.", "policy."))}
-        save_checkpoint(self.folder / "model", plain, model, step=step, created_by=CREATED_BY)
+        save_checkpoint(self.folder / "model", plain, model, **about)
         for old in target.parent.iterdir():
             if old != target and old.is_dir() and not old.name.startswith("."):
                 shutil.rmtree(old)
                 unpin(self.folder / "replay", old.name)
-        batches.sweep()
+        if self.run.collectors:
+            batches.sweep()
         return target
 
     def _restore(self) -> None:
         parent = self.folder / "checkpoints"
+        recover(parent)
+        recover(self.folder)
         latest = latest_valid(parent)
         if latest is None:
             if parent.is_dir() and any(not path.name.startswith(".") for path in parent.iterdir()):
                 raise CheckpointError(f"{parent}: no sound checkpoint; delete the folder or give another --out")
             return
         plain, tensors = load_checkpoint(latest)
-        if plain != json.loads(strict_json.dumps(configs.to_plain(self.config))):
-            raise ValueError(
-                f"{self.folder}: was trained with another preset, size or window; give the same ones or another --out"
-            )
-        self.learner.load(tensors, str(latest))
         progress = json.loads((latest / "progress.json").read_text(encoding="utf-8"))
+        saved = (plain, progress.get("run"))
+        self._changes = check_unchanged(saved, self.config, self.run, self._allowed, self.folder)
+        for key, (before, now) in self._changes.items():
+            logger.warning("%s: %s -> %s", key, before, now)
+        self.learner.load(tensors, str(latest))
         self.collected, self.elapsed_s = int(progress["collected"]), float(progress["elapsed_s"])
         self.evaluated_s = float(progress["evaluated_s"])
         self._sampler, self._schedulers = progress["sampler"], progress["schedulers"]
@@ -263,7 +322,7 @@ class _Endings:
 class _Loop:
     """One start of a run, from its first batch to the stop."""
 
-    def __init__(self, trainer: Trainer, batches: Batches, crew: Crew, log: EventLog) -> None:
+    def __init__(self, trainer: Trainer, batches: Batches, crew: Crew, log: Tracker) -> None:
         self._trainer, self._batches, self._crew, self._log = trainer, batches, crew, log
         self._learner, self._run = trainer.learner, trainer.run
         self._endings = _Endings(trainer.learner.model)
@@ -273,11 +332,13 @@ class _Loop:
         self._logged_s = trainer.elapsed_s
         self._ready = False
         self._metrics: Mapping[str, Tensor] = {}
+        self._skipped, self._alarms = SkippedUpdates(trainer.folder / "bad_batches"), Alarms(self._run.alarm)
+        self._losses, self._saves = LossBudget(self._run.losses_per_hour), Saves()
 
     def run(self) -> None:
-        """Until the time is over or a stop is wanted."""
+        """Until the time is over or a stop is wanted. Raises: RunStoppedError, ServerError, ReplayError."""
         trainer = self._trainer
-        while not trainer.stop.is_set() and trainer.elapsed_s < 60.0 * trainer.minutes:
+        while not trainer.stop.is_set() and not self._over():
             self._listen()
             may_learn = self._may_learn()
             trainer.ranks.agree(Order.LEARN if may_learn else Order.WAIT)
@@ -291,10 +352,9 @@ class _Loop:
             self._last_s = now_s
             self._show()
             due = trainer.elapsed_s - self._saved_s > 60.0 * self._run.checkpoint_minutes
-            if due and self._learner.updates:
+            if due and not self._alarms.on:  # the last checkpoint from before an alarm is kept until it is over
                 self._saved_s = trainer.elapsed_s
-                trainer.save(self._batches, self._crew)
-                self._log.write("checkpoint", {"updates": self._learner.updates, "elapsed_s": trainer.elapsed_s})
+                self.save()
             self._evaluate_if_due()
         trainer.ranks.agree(Order.STOP)
 
@@ -302,9 +362,36 @@ class _Loop:
         """Windows that all learners have replayed."""
         return self._batches.state()["drawn"] * self._trainer.ranks.size
 
+    def _over(self) -> bool:
+        trainer, updates = self._trainer, self._run.updates
+        return trainer.elapsed_s >= 60.0 * trainer.minutes or (updates is not None and self._learner.updates >= updates)
+
+    def save(self, *, final: bool = False) -> None:
+        """Write a checkpoint, unless nothing was learned: what was collected is found again in the replay.
+
+        Raises: RunStoppedError where the disk refuses once too often, and for values that are not finite.
+        """
+        updates = self._learner.updates
+        if not updates:
+            return
+        try:
+            self._trainer.save(self._batches, self._crew)
+        except OSError as error:
+            if not (self._trainer.folder / "checkpoints" / f"{updates:09d}").exists():
+                unpin(self._trainer.folder / "replay", f"{updates:09d}")
+            self._log.write("checkpoint_failed", {"updates": updates, "why": str(error)})
+            self._saves.failed(error, final=final)
+            return
+        except CheckpointError as error:
+            raise RunStoppedError(str(error), is_sound=False) from error
+        self._saves.succeeded()
+        self._log.write("checkpoint", {"updates": updates, "elapsed_s": self._trainer.elapsed_s})
+
     def _may_learn(self) -> bool:
         """Whether there is enough experience, and not too little for what was replayed from it."""
         trainer, config = self._trainer, self._trainer.config
+        if not self._run.collectors:
+            return True
         if trainer.collected < self._run.prefill_steps:
             return False
         if not self._ready:
@@ -317,29 +404,57 @@ class _Loop:
     def _pace(self) -> None:
         """Have the collectors wait while what they collected has been replayed too little."""
         trainer = self._trainer
+        if not self._run.collectors:
+            return
         replayed = self._drawn() * trainer.config.steps
-        pause(trainer.folder, wanted=replayed < self._run.collect_ratio * trainer.collected)
+        try:
+            pause(trainer.folder, wanted=replayed < self._run.collect_ratio * trainer.collected)
+        except OSError as error:
+            logger.warning("the collectors cannot be told to wait or to go on: %s", error)
 
     def _update(self) -> None:
         batch = self._batches.next()
         replayed = to_device(batch.replayed, self._trainer.device)
-        self._metrics, state = self._learner.update(replayed)
+        state = self._learn(batch, replayed)
+        if state is None:
+            return
         self._batches.store(batch, state)
         self._endings.take(replayed, state)
         updates = self._learner.updates
         if updates % self._run.log_updates == 0:
-            self._report()
-        if updates % self._run.publish_updates == 0 or newest(self._trainer.folder / "weights") is None:
-            publish(self._trainer.folder / "weights", self._learner)
+            self._report(float(replayed.reward.abs().max()))
+        weights = self._trainer.folder / "weights"
+        if self._run.collectors and (updates % self._run.publish_updates == 0 or newest(weights) is None):
+            self._publish(weights)
 
-    def _report(self) -> None:
+    def _learn(self, batch: Batch, replayed: Replayed) -> LatentState | None:
+        """The states that an update filtered; None if it was skipped. Raises: RunStoppedError."""
+        generator = self._learner.generator.get_state()
+        try:
+            self._metrics, state = self._learner.update(replayed)
+            return state
+        except NonFiniteUpdateError as error:
+            update, why = self._learner.updates, str(error)
+            logger.warning("update %d is skipped: %s", update, why)
+            segments = sorted({piece.row.name for pieces in batch.pieces for piece in pieces})
+            self._log.write("skipped", {"update": update, "why": why, "segments": segments})
+            self._skipped.add(update, replayed, generator, why)
+            return None
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        raise out_of_memory(self._learner, replayed)  # out here the error does not hold the memory any more
+
+    def _publish(self, weights: Path) -> None:
+        try:
+            publish(weights, self._learner)
+        except OSError as error:
+            logger.warning("the collectors go on with older weights: %s", error)
+
+    def _report(self, replayed_reward: float) -> None:
         trainer = self._trainer
         values = {name: float(value) for name, value in trainer.ranks.mean_metrics(self._metrics).items()}
-        wrong = [name for name, value in values.items() if not math.isfinite(value)]
-        if wrong:
-            raise NonFiniteLossError(
-                f"update {self._learner.updates}: {', '.join(wrong)} not finite; resume from the last checkpoint"
-            )
+        values |= {"replayed_reward": replayed_reward}
         updates = self._learner.updates
         passed_s = max(trainer.elapsed_s - self._logged_s, 1e-9)
         rate = (updates - self._updates_at_log) / passed_s if trainer.elapsed_s > self._logged_s else 0.0
@@ -352,6 +467,9 @@ class _Loop:
             "updates_per_s": rate,
         }
         self._log.write("update", place | values | self._endings.report())
+        if self._alarms.look(values):
+            logger.warning("out of bounds: %s", ", ".join(self._alarms.on) or "nothing any more")
+            self._log.write("alarm", {"update": updates, "out_of_bounds": dict(self._alarms.on)})
 
     def _listen(self) -> None:
         for message in self._crew.listen():
@@ -364,6 +482,7 @@ class _Loop:
             elif "lost" in message:
                 lost = {"collector": message["collector"], "why": message["lost"], "collectors": self._crew.pids()}
                 self._log.write("lost", updates | lost)
+                self._losses.add(message["lost"])
             elif "evaluation" in message:
                 means = summary(message["evaluation"])
                 self._log.write(
@@ -388,7 +507,10 @@ class _Loop:
         if self._learner.updates:
             trainer.evaluated_s = trainer.elapsed_s
             copy = trainer.folder / "evaluated"
-            self._crew.evaluate(publish(copy, self._learner))
+            try:
+                self._crew.evaluate(publish(copy, self._learner))
+            except OSError as error:
+                logger.warning("the evaluation is left out: %s", error)
 
     def _show(self) -> None:
         now_s, trainer = time.monotonic(), self._trainer
