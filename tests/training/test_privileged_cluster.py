@@ -55,17 +55,16 @@ def temporary() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def address(temporary: Path) -> Iterator[str]:
-    """A cluster of a head that carries no collector and two nodes for one each."""
+    """A cluster of two nodes with room for one collector each."""
     from ray.cluster_utils import Cluster  # pyright: ignore[reportMissingImports]
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("TMPDIR", "RAY_TMPDIR"):
             patch.setenv(name, str(temporary))
         patch.setattr(tempfile, "tempdir", None)
-        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 80_000_000}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        for _ in range(2):
-            cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+        node = {"num_cpus": 1, "object_store_memory": 80_000_000}
+        cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+        cluster.add_node(**node)
         yield cluster.address
         cluster.shutdown()
 
