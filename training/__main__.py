@@ -178,13 +178,22 @@ class Privileged:
     size: Size = "tiny"
     minutes: float = 60.0
     """Training time in all, resumed parts included."""
+    ray: str | None = None
+    """Address of a Ray cluster (or auto): the collectors drive on its nodes."""
     allow_config_change: tuple[str, ...] = ()
     """Keys, or sections of keys, that may differ from what a resumed run was begun with, as its refusal names them."""
     config: RunConfig = field(default_factory=RunConfig)
 
     def run(self) -> int:
         """Exit code."""
-        trainer.train(preset(self.preset, self.size), self.config, self.out, self.minutes, self.allow_config_change)
+        trainer.train(
+            preset(self.preset, self.size),
+            self.config,
+            self.out,
+            self.minutes,
+            allowed=self.allow_config_change,
+            ray=self.ray,
+        )
         return 0
 
 
