@@ -212,6 +212,8 @@ class Evaluate:
     """The first seed."""
     traffic: int = 15
     workers: int = 2
+    max_game_s: float | None = None
+    """End every drive after this game time, for trials."""
 
     def run(self) -> int:
         """Exit code."""
@@ -225,12 +227,12 @@ class Evaluate:
             seed=self.seed,
             traffic=self.traffic,
             workers=self.workers,
+            max_game_s=self.max_game_s,
         )
-        print(markdown(evaluation.evaluate(config, self.out)))
-        print(
-            f"written to {self.out}; each driver's folder in it is a run for python -m eval score, compare and report"
-        )
-        return 0
+        summary = evaluation.evaluate(config, self.out)
+        print(markdown(summary))
+        print(f"written to {self.out}; each driver's folder in it is a run for python -m eval score and compare")
+        return INCOMPLETE if summary["notes"] else 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,6 +82,7 @@ def work_through(
     *,
     label: Callable[[Item], str] = str,
     silence_s: float = SILENCE_S,
+    most_attempts: int = ATTEMPTS,
 ) -> Generator[Told[Item] | Done[Item], None, None]:
     """Have groups of items worked through, some groups at a time, the longest first; what is left by a process that
     dies or falls silent goes to a new one. `label`: what messages call an item.
@@ -108,8 +109,8 @@ def work_through(
                 if worker.items:
                     item = worker.items[0]
                     attempts[item] += 1
-                    logger.warning("%s: %s (attempt %d of %d)", label(item), worker.over, attempts[item], ATTEMPTS)
-                    if attempts[item] == ATTEMPTS:
+                    logger.warning("%s: %s (attempt %d of %d)", label(item), worker.over, attempts[item], most_attempts)
+                    if attempts[item] == most_attempts:
                         if worker.refusal:
                             raise RefusedError(worker.refusal)
                         del worker.items[0]

@@ -61,6 +61,8 @@ class EvaluationConfig:
     traffic: int = 15
     """Background vehicles."""
     workers: int = 2
+    max_game_s: float | None = None
+    """End every drive after this game time, for trials; None: at the benchmark's verdict."""
 
     def __post_init__(self) -> None:
         if min(self.seeds, self.workers) < 1 or self.traffic < 0:
@@ -68,6 +70,8 @@ class EvaluationConfig:
                 f"--seeds and --workers must be at least 1 and --traffic at least 0, got {self.seeds}, {self.workers}, "
                 f"{self.traffic}"
             )
+        if self.max_game_s is not None and not self.max_game_s > 0.0:
+            raise ValueError(f"--max-game-s must be positive, got {self.max_game_s}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ def evaluate(config: EvaluationConfig, out: Path) -> dict[str, Any]:
         "towns_sha256": towns_sha256,
         "seed": config.seed,
         "traffic": config.traffic,
+        "max_game_s": config.max_game_s,
         "scoring": SCORING.value,
         "server": SERVER,
     }
@@ -137,6 +142,7 @@ def _about(config: EvaluationConfig) -> dict[str, Any]:
         "routes_file": config.routes.name,
         "routes_sha256": file_sha256(config.routes),
         "traffic": config.traffic,
+        "max_game_s": config.max_game_s,
         "seeds": list(range(config.seed, config.seed + config.seeds)),
     }
 
@@ -212,11 +218,14 @@ def _work(config: EvaluationConfig, reporter: Reporter, tasks: Sequence[Task], w
         watchdog = Watchdog(server_exit_code=server.exit_code)
         for task in tasks:
             seed = config.seed + task.repetition
+            episode_config = EpisodeConfig(
+                scoring=SCORING, traffic=config.traffic, seed=seed, worker=worker, max_game_s=config.max_game_s
+            )
             episode = Episode(
                 client,
                 task.route,
                 None,
-                EpisodeConfig(scoring=SCORING, traffic=config.traffic, seed=seed, worker=worker),
+                episode_config,
                 address=(server.host, server.port),
                 planner=planner,
                 watchdog=watchdog,

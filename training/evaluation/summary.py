@@ -134,11 +134,12 @@ def _listed(interval: Interval | None) -> list[float] | None:
 def markdown(summary: Mapping[str, Any]) -> str:
     """The tables, with what they are about."""
     seeds = summary["seeds"]
+    cut = f", every drive ended after {summary['max_game_s']:g} s" if summary["max_game_s"] is not None else ""
     lines = [
         f"Driven on the embedded server, not on CARLA: {summary['routes']} routes of {summary['routes_file']} in "
         f"{', '.join(summary['towns'])}, {summary['traffic']} cars of background traffic, seeds "
-        f"{', '.join(map(str, seeds))}; scoring {summary['scoring']}. {summary['machine']}; {summary['date']}, code of "
-        f"{summary['commit']}.",
+        f"{', '.join(map(str, seeds))}; scoring {summary['scoring']}{cut}.",
+        f"{summary['machine']}; {summary['date']}, code of {summary['commit']}.",
         "",
         *_drivers_table(summary["drivers"]),
         "",
@@ -168,6 +169,8 @@ def _drivers_table(drivers: Mapping[str, Any]) -> list[str]:
 
 def _per_km_table(drivers: Mapping[str, Any]) -> list[str]:
     keys = [key for key in PER_KM if any(own.get(key) for own in drivers.values())]
+    if not keys:
+        return ["No infractions."]
     lines = [f"| per km | {' | '.join(drivers)} |", "|---" * (len(drivers) + 1) + "|"]
     for key in keys:
         name = "m outside the route's lanes" if key == OUTSIDE_PER_KM else key.removesuffix("_per_km").replace("_", " ")
