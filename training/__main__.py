@@ -23,7 +23,7 @@ from training.experience import bench as replay_bench
 from training.presets import Recipe, Size, preset
 from training.privileged import curves, dream, trainer
 from training.privileged.config import RunConfig
-from training.privileged.guard import RunStoppedError
+from training.privileged.guard import FAILED, RunStoppedError
 from training.replay import SegmentError
 
 BAD_INPUT = 2
@@ -186,18 +186,14 @@ class Privileged:
 
     def run(self) -> int:
         """Exit code."""
-        try:
-            trainer.train(
-                preset(self.preset, self.size),
-                self.config,
-                self.out,
-                self.minutes,
-                allowed=self.allow_config_change,
-                ray=self.ray,
-            )
-        except RunStoppedError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
+        trainer.train(
+            preset(self.preset, self.size),
+            self.config,
+            self.out,
+            self.minutes,
+            allowed=self.allow_config_change,
+            ray=self.ray,
+        )
         return 0
 
 
@@ -283,6 +279,12 @@ def main() -> int:
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except RunStoppedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except clone.NonFiniteLossError as error:
+        print(f"error: {error}; resume from the last checkpoint", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -103,13 +103,13 @@ def test_T01_an_update_that_is_not_finite_changes_nothing(recipe: Recipe) -> Non
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_T01_a_planner_that_is_not_finite_keeps_actor_critic_and_scale(recipe: Recipe) -> None:
-    """The imagined returns overflow, which shows only after they were averaged into their scale."""
+    """The imagined returns are not finite, which shows only after they were averaged into their scale."""
     config = debug_config(recipe)
     learner = Learner(config)
     batch = random_batch(config, 2, 6)
     learner.update(batch)
     with torch.no_grad():
-        for parameter in learner.policy.slow_critic.parameters():
+        for parameter in learner.policy.critic.parameters():
             parameter.fill_(float("inf"))
     before = {name: value.clone() for name, value in learner.policy.state_dict().items()}
     with pytest.raises(NonFiniteUpdateError):

@@ -39,7 +39,7 @@ class RouteConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlarmConfig:
-    """Bounds of the metrics, wide ones: rewards of a decision are between -40 and 2."""
+    """Bounds of the metrics, wide ones: rewards of a decision lie between -40 and 5."""
 
     reward: float = 100.0
     """Largest size of a replayed reward and of the mean imagined one."""
