@@ -2,7 +2,11 @@
 
 import logging
 import math
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import carla
@@ -82,14 +86,15 @@ def read(input_data: Any, now_s: Any) -> Observation:
     data = input_data if isinstance(input_data, dict) else {}
     images = np.zeros((len(CAMERA_NAMES), 3, IMAGE_HEIGHT_PX, IMAGE_WIDTH_PX), np.uint8)
     valid = np.zeros(len(CAMERA_NAMES), bool)
-    for i, name in enumerate(CAMERA_NAMES):
-        frame = _payload(data, name)
+    frames = [_payload(data, name) for name in CAMERA_NAMES]
+    for i, (name, frame) in enumerate(zip(CAMERA_NAMES, frames, strict=True)):
         problem = _frame_problem(frame)
+        valid[i] = not problem
         if problem:
             faults.append(SensorFault(name, problem))
-        else:
-            images[i] = network_image(frame)
-            valid[i] = True
+    good = np.flatnonzero(valid).tolist()
+    for i, image in zip(good, _resize_all([frames[i] for i in good]), strict=True):
+        images[i] = image
     accel, yaw_rate, heading = _read_imu(data, faults)
     return Observation(
         now_s=_number(now_s, -1e9, 1e9),
@@ -120,6 +125,18 @@ def network_image(frame_bgra: np.ndarray) -> np.ndarray:
     above_px = (IMAGE_HEIGHT_PX - scaled_px) // 2
     rgb[above_px : above_px + scaled_px] = resized[:, :, 2::-1]
     return rgb.transpose(2, 0, 1)
+
+
+def _resize_all(frames: list[np.ndarray]) -> Iterable[np.ndarray]:
+    """`network_image` of every frame; large frames in threads, for Pillow works without holding the interpreter."""
+    if all(frame.shape[1] == IMAGE_WIDTH_PX for frame in frames):
+        return map(network_image, frames)
+    return _resizers().map(network_image, frames)
+
+
+@cache
+def _resizers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(len(CAMERA_NAMES), os.cpu_count() or 1), thread_name_prefix="resize")
 
 
 def read_plan(global_plan_gps: Any, global_plan_world: Any) -> Plan:

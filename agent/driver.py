@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,9 +14,10 @@ from agent.actions import ACTIONS, BRAKE, REVERSE, STEER, THROTTLE
 from agent.carla_io import RigConfig
 from agent.checkpoint import check_state, load_checkpoint
 from agent.config import ConfigError, parse, read_yaml
+from agent.decider import Decider, DeciderConfig, DecisionLate, DeviceFault
 from agent.geodesy import Dialect
 from agent.guard import Control, GuardConfig, Proposal, Request
-from agent.inputs import NOMINAL_TICK_S, InputBuilder, InputConfig, Situation, model_input
+from agent.inputs import NOMINAL_TICK_S, InputBuilder, InputConfig, Situation
 from agent.localization import Estimate
 from agent.model.backbone import fold_batch_norms
 from agent.model.driving_model import DrivingModel, DrivingModelConfig, ModelInput, ModelState
@@ -56,6 +58,7 @@ class AgentConfig:
     strict: bool = False
     """Errors in the agent end the route instead of stopping the car: for tests and development."""
     action: ActionConfig = field(default_factory=ActionConfig)
+    network: DeciderConfig = field(default_factory=DeciderConfig)
     rig: RigConfig = field(default_factory=RigConfig)
     inputs: InputConfig = field(default_factory=InputConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
@@ -85,18 +88,25 @@ class Decision:
 class Driver:
     """Drives one route. Make a new one for every route."""
 
-    def __init__(self, config: AgentConfig, model: DrivingModel, plan: Plan | None, default_dialect: Dialect) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        model: DrivingModel,
+        plan: Plan | None,
+        default_dialect: Dialect,
+        spare: Callable[[], DrivingModel] | None = None,
+    ) -> None:
         """plan: None means there is nothing to drive along (whoever read it has said why); the car then stays.
+        spare: makes the network anew on the CPU, for when its device fails.
 
         Raises: ConfigError for a plan whose world and GPS coordinates contradict each other.
         """
         self.config = config
         self.last_decision: Decision | None = None
         self.last_situation: Situation | None = None
-        self._device = next(model.parameters()).device
-        self._model = model
-        self._state = model.initial(1)
+        self._decider = Decider(model, config.network, spare)
         self._first = True
+        self._late = False
         self._previous_action: int | None = None
         self._control: Control | None = None
         self._tick = 0
@@ -116,9 +126,9 @@ class Driver:
         """
         path = Path(config_path)
         config = AgentConfig.read(path)
-        model = load_model(path.parent / config.checkpoint, _device(config))
-        fold_batch_norms(model.encoder.backbone)  # never saved from here, so its parameters need not keep their names
-        return cls(config, model, plan, default_dialect)
+        folder, device = path.parent / config.checkpoint, _device(config)
+        spare = None if device == "cpu" else lambda: _folded(folder, "cpu")
+        return cls(config, _folded(folder, device), plan, default_dialect, spare)
 
     @property
     def inputs(self) -> InputBuilder | None:
@@ -128,7 +138,7 @@ class Driver:
     @property
     def model(self) -> DrivingModel:
         """The network, for viewers that decode what it believes."""
-        return self._model
+        return self._decider.model
 
     def act(self, observation: Observation) -> Proposal:
         """What to do this tick. Decides every second tick and repeats the decision in between."""
@@ -147,11 +157,15 @@ class Driver:
             request=request,
             speed_mps=situation.estimate.speed_mps,
             speed_cap_mps=situation.cameras.speed_cap_mps,
+            lateral_mps2=situation.estimate.speed_mps * (observation.yaw_rate_radps or 0.0),
             reason=reason or ("" if self._control else "no valid action"),
         )
 
     def report(self, error: Exception) -> Proposal:
-        """The proposal after an error inside the agent: none. In strict mode the error is raised again."""
+        """The proposal after an error inside the agent: none, and the full brake where the network cannot run at all.
+
+        In strict mode the error is raised again.
+        """
         if self.config.strict:
             raise error
         self.reset_memory()
@@ -160,11 +174,12 @@ class Driver:
         if name != self._error_name:
             logger.error("tick %d failed, the guard drives; %s", self._tick, self._tick_dump(), exc_info=error)
             self._error_name = name
-        return Proposal(control=None, reason=name)
+        request = Request.EMERGENCY if isinstance(error, DeviceFault) else Request.DRIVE
+        return Proposal(control=None, request=request, speed_mps=self._last_speed_mps(), reason=name)
 
     def reset_memory(self) -> None:
         """Forgets what the network has seen."""
-        self._state = self._model.initial(1)
+        self._decider.reset()
         self._first = True
         self._previous_action = None
 
@@ -174,24 +189,32 @@ class Driver:
             counts = "; ".join(f"{name}: {problem} in {n}" for (name, problem), n in sorted(self.fault_ticks.items()))
             logger.warning("faults met in %d ticks: %s", self._tick, counts)
         self._inputs = None
+        self._decider.close()
 
     def _decide(self, situation: Situation) -> Control | None:
-        """The control of the network's action; None, and an empty memory, if its output is not finite."""
+        """The control of the network's action; None, and an empty memory, if its output is late or not finite."""
         assert self._inputs is not None
         arrays = self._inputs.network_arrays(situation, first=self._first)
-        inputs = model_input(arrays, self._device)
-        logits, state = self._model.act(inputs, self._state, self._previous_one_hot())
-        logits = logits[0].float().cpu()
+        try:
+            outcome = self._decider.decide(arrays, self._previous_action)
+        except DecisionLate as error:
+            if not self._late:
+                logger.warning("%s; the car is stopped until there is one", error)
+            self._late = True
+            self.reset_memory()
+            return None
+        self._late = False
+        logits = outcome.logits
         usable = logits.shape == (len(ACTIONS),) and bool(torch.isfinite(logits).all())
         action = self._choose(logits, situation.estimate.speed_mps) if usable else None
         self.last_decision = Decision(
-            situation.now_s, inputs, logits, action, situation.estimate, situation.route, state
+            situation.now_s, outcome.inputs, logits, action, situation.estimate, situation.route, outcome.state
         )
         if action is None:
             logger.warning("network output is not finite; its memory is reset")
             self.reset_memory()
             return None
-        self._state, self._first, self._previous_action = state, False, action
+        self._first, self._previous_action = False, action
         return action_control(action)
 
     def _choose(self, logits: torch.Tensor, speed_mps: float) -> int:
@@ -205,13 +228,8 @@ class Driver:
             return pedal_first(logits)
         return int(torch.multinomial(logits.softmax(0), 1, generator=self._generator))
 
-    def _previous_one_hot(self) -> torch.Tensor | None:
-        if not self._model.config.rssm.action_input:
-            return None
-        one_hot = torch.zeros(1, len(ACTIONS), device=self._device)
-        if self._previous_action is not None:
-            one_hot[0, self._previous_action] = 1.0
-        return one_hot
+    def _last_speed_mps(self) -> float | None:
+        return None if self.last_situation is None else self.last_situation.estimate.speed_mps
 
     def _log_changes(self, faults: tuple[SensorFault, ...]) -> None:
         problems = frozenset((fault.sensor, fault.problem) for fault in faults)
@@ -231,6 +249,13 @@ class Driver:
             f"command {situation.route.command.name}, cameras {situation.cameras.valid.astype(int).tolist()}, "
             f"faults {[f'{fault.sensor}: {fault.problem}' for fault in situation.faults]}"
         )
+
+
+def _folded(folder: Path, device: str) -> DrivingModel:
+    """The network as it drives: it is never saved from here, so its parameters need not keep their names."""
+    model = load_model(folder, device)
+    fold_batch_norms(model.encoder.backbone)
+    return model
 
 
 def load_model(folder: Path, device: str) -> DrivingModel:

@@ -5,7 +5,7 @@ STOP: comfortable braking, last steering. EMERGENCY: full brake. Nothing latches
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 
@@ -46,6 +46,8 @@ class Proposal:
     """Estimated speed, for the speed cap and for standing still."""
     speed_cap_mps: float | None = None
     """No throttle above this speed, braking well above it."""
+    lateral_mps2: float | None = None
+    """How fast the car is being turned now, to the left: speed times yaw rate."""
     reason: str = ""
     """Why the request is not DRIVE, or why there is no control."""
 
@@ -66,12 +68,16 @@ class GuardConfig:
     """Below this speed a stopped car is held with the full brake (slopes)."""
     cap_margin_mps: float = 1.0
     """Above the speed cap by more than this the guard brakes."""
+    lateral_limit_mps2: float = 6.0
+    """A car turning this hard, about where its tyres begin to slide, is not steered further into the turn."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.hold_s <= 1.0:
             raise ValueError(f"guard.hold_s must lie in [0, 1] s, got {self.hold_s}")
         if not 0.0 < self.stop_brake <= 1.0:
             raise ValueError(f"guard.stop_brake must lie in (0, 1], got {self.stop_brake}")
+        if not self.lateral_limit_mps2 > 0.0:
+            raise ValueError(f"guard.lateral_limit_mps2 must be positive, got {self.lateral_limit_mps2}")
         if self.recovery_ticks < 1:
             raise ValueError(f"guard.recovery_ticks must be at least 1, got {self.recovery_ticks}")
 
@@ -109,7 +115,8 @@ class Guard:
         self._mode = mode
         speed_mps = _finite_or_none(proposal.speed_mps)
         if mode is Mode.NOMINAL and proposal.control is not None:
-            return self._capped(proposal.control, speed_mps, _finite_or_none(proposal.speed_cap_mps))
+            control = self._steadied(proposal.control, _finite_or_none(proposal.lateral_mps2))
+            return self._capped(control, speed_mps, _finite_or_none(proposal.speed_cap_mps))
         return self._fallback(mode, speed_mps)
 
     def _next_mode(self, proposal: Proposal, good: bool) -> Mode:
@@ -131,6 +138,13 @@ class Guard:
         if self._mode is Mode.HOLD and self._in_mode_s + TICK_S >= config.hold_s:
             return Mode.STOP
         return Mode.HOLD
+
+    def _steadied(self, control: Control, lateral_mps2: float | None) -> Control:
+        """Steering grows to the right, lateral acceleration to the left: of opposite signs they are the same turn."""
+        hard = lateral_mps2 is not None and abs(lateral_mps2) > self._config.lateral_limit_mps2
+        if lateral_mps2 is None or not hard or control.steer * lateral_mps2 >= 0.0:
+            return control
+        return replace(control, steer=0.0)
 
     def _capped(self, control: Control, speed_mps: float | None, cap_mps: float | None) -> Control:
         self._last_steer = control.steer

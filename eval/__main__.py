@@ -1,4 +1,4 @@
-"""`python -m eval run | demo | report | view | routes | score | compare | looks | soak | doctor`."""
+"""`python -m eval run | demo | report | view | routes | score | compare | looks | golden | soak | doctor`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from eval.agents import AgentLoadError
 from eval.demo import DemoConfig, demo
 from eval.generate import RouteGenerationError
 from eval.generate_command import GenerateConfig, generate
+from eval.golden import GoldenConfig, golden
 from eval.looks import LooksConfig, looks
 from eval.metrics.commands import CompareConfig, ScoreConfig, compare, score
 from eval.planner import PlannerError
@@ -104,6 +105,11 @@ def _looks(config: Annotated[LooksConfig, tyro.conf.arg(name="")]) -> int:
     return looks(config)
 
 
+def _golden(config: Annotated[GoldenConfig, tyro.conf.arg(name="")]) -> int:
+    """Replay a recorded drive through the agent and compare what it does; or record one."""
+    return golden(config)
+
+
 def _soak(config: Annotated[SoakConfig, tyro.conf.arg(name="")]) -> int:
     """Tick a world with traffic for a long time: time per tick, memory growth."""
     return soak(config)
@@ -127,6 +133,7 @@ def main() -> int:
             "score": _score,
             "compare": _compare,
             "looks": _looks,
+            "golden": _golden,
             "soak": _soak,
             "doctor": _doctor,
         }

@@ -23,6 +23,7 @@ from av.error import FFmpegError
 from agent import strict_json
 from eval.agents import AgentLoadError, CameraRecorder, ReplayedCameras, black_cameras, load_agent
 from eval.carla_server import CarlaConfig, CarlaServer, ContainerServer
+from eval.cpu import CpuMeter
 from eval.episode import (
     CARLA_TIMEOUT_S,
     EMBEDDED_TIMEOUT_S,
@@ -189,6 +190,7 @@ def run_job(job: Job) -> RouteRecord:
         config = _episode_config(job)
         client = _connect(job, server.host, server.port, config.timeout_s)
         episodes: list[Episode] = []
+        meter = CpuMeter(server.pid)
         watchdog = Watchdog(
             lambda message: _save_frozen(job, episodes[0], message) if episodes else None,
             server.exit_code,
@@ -202,7 +204,7 @@ def run_job(job: Job) -> RouteRecord:
             config,
             address=(server.host, server.port),
             input_filter=_input_filter(job),
-            hooks=_hooks(job, route.town, server.pid, stack),
+            hooks=[*_hooks(job, route.town, server.pid, stack), meter],
             watchdog=watchdog,
         )
         episodes.append(episode)
@@ -213,6 +215,7 @@ def run_job(job: Job) -> RouteRecord:
             "junction_credit_percent": credit_percent,
             "server_version": client.get_server_version(),
             "client_version": wheel_version(),
+            "cpu_per_game_s": meter.per_game_s(),
             "startup_s": round(time.monotonic() - started_s - record.duration_system_s, 3),
         }
     return replace(record, repetition=job.repetition, provenance={**record.provenance, **provenance})

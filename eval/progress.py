@@ -78,7 +78,7 @@ class Progress:
         self._console.print(
             f"route {record.label} {record.town}: {record.verdict}, completion {scores.score_route:.1f} %, "
             f"penalty {scores.score_penalty:.3f}, driving score {scores.score_composed:.1f} "
-            f"({record.duration_game_s:.0f} s driven in {record.duration_system_s:.0f} s)",
+            f"({record.duration_game_s:.0f} s driven in {record.duration_system_s:.0f} s{_pace([record])})",
             soft_wrap=True,
         )
 
@@ -162,6 +162,9 @@ def print_table(records: Sequence[RouteRecord], console: Console | None = None) 
         soft_wrap=True,
     )
     console.print(_per_km(records), soft_wrap=True)
+    pace = _pace(records)
+    if pace:
+        console.print(f"driven{pace.removeprefix(',')}", soft_wrap=True)
     skipped = _skipped(records)
     if skipped:
         console.print(skipped, soft_wrap=True)
@@ -204,6 +207,28 @@ def _per_km(records: Sequence[RouteRecord]) -> str:
         if totals[kind] and kind not in (Infraction.OUTSIDE_ROUTE_LANES, Infraction.MIN_SPEED)
     ]
     return f"Infractions per km ({km:.2f} km driven): {', '.join(shown) or 'none'}"
+
+
+def _pace(records: Sequence[RouteRecord]) -> str:
+    """Simulated time over wall time, and what a simulated second costs the processors; empty without a drive."""
+    game_s = sum(record.duration_game_s for record in records)
+    wall_s = sum(record.duration_system_s for record in records)
+    if game_s <= 0.0 or wall_s <= 0.0:
+        return ""
+    costs = [(record.duration_game_s, cpu_per_game_s(record)) for record in records]
+    known = [(seconds, cost) for seconds, cost in costs if cost is not None]
+    pace = f", {game_s / wall_s:.2f} times real time"
+    if not known:
+        return pace
+    return f"{pace}, {sum(s * c for s, c in known) / sum(s for s, _ in known):.2f} CPU s per simulated s"
+
+
+def cpu_per_game_s(record: RouteRecord) -> float | None:
+    """Processor seconds of agent, evaluation and embedded server per simulated second; None if not known."""
+    parts = record.provenance.get("cpu_per_game_s")
+    if not isinstance(parts, Mapping) or not all(isinstance(value, int | float) for value in parts.values()):
+        return None
+    return float(sum(parts.values())) if parts else None
 
 
 def _clock(seconds: float) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from eval.progress import counted
+from eval.progress import counted, cpu_per_game_s
 from eval.results import RouteRecord
 
 SLOWEST = 5
@@ -59,6 +59,9 @@ def _totals(records: Sequence[RouteRecord]) -> str:
     rows = [("Driven", f"{_clock(game_s)} of simulated time in {_clock(drive_s)}")]
     if drive_s > 0.0:
         rows.append(("Simulated per wall second", f"{game_s / drive_s:.2f} s"))
+    costs = [cost for cost in (cpu_per_game_s(record) for record in records) if cost is not None]
+    if costs:
+        rows.append(("Processor time per simulated second", f"{median(costs):.2f} s (median)"))
     if wall_s:
         rows.append(("All processes together", f"{_clock(sum(wall_s))}, {_clock(median(wall_s))} per route (median)"))
     if startup_s:

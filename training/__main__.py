@@ -13,11 +13,12 @@ import tyro
 from agent import strict_json
 from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
+from agent.model.bench import make_settings, one_thread, row
 from eval.generate import RouteGenerationError
 from eval.results import write_json_atomically
 from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
-from training import bench, clone, collect, fit, scenario_study
+from training import bench, clone, collect, fit, latency, scenario_study
 from training.env import picture
 from training.evaluation import run as evaluation
 from training.evaluation.summary import markdown
@@ -146,16 +147,29 @@ class Scenarios:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Time an update of world model, actor and critic against a plain implementation, or the replay."""
+    """Time an update of world model, actor and critic against a plain implementation, the replay, or one decision."""
 
-    part: Literal["update", "replay"] = "update"
-    """What is timed; the replay uses batch, size-px, threads and seed, and windows of 64 steps."""
+    part: Literal["update", "replay", "latency"] = "update"
+    """What is timed; the replay uses batch, size-px, threads and seed, and windows of 64 steps. latency: a decision of
+    the privileged stream, part by part (rounds; one thread)."""
+    preset: Recipe = "paper"
+    """Of the decision that is timed; `paper` at 100m has the five convolutions of Raw2Drive's Table 13."""
+    size: Size = "100m"
+    """As above."""
+    device: str = "cpu"
+    """As above: cpu or cuda."""
     config: tyro.conf.OmitArgPrefixes[bench.BenchConfig] = field(default_factory=bench.BenchConfig)
     json: bool = False
     """Print the numbers as JSON."""
 
     def run(self) -> int:
         """Exit code."""
+        if self.part == "latency":
+            settings = make_settings(self.device, repeats=self.config.rounds)
+            with one_thread():
+                parts = latency.time_privileged(preset(self.preset, self.size), settings)
+            print(strict_json.dumps(parts) if self.json else row(f"{self.preset} {self.size}", parts))
+            return 0
         if self.part == "replay":
             config = replay_bench.ReplayBenchConfig(
                 batch=self.config.batch,

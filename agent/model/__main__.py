@@ -1,11 +1,12 @@
-"""Command line of the networks: `python -m agent.model bench | parity | convert`, each with --help."""
+"""Command line of the networks: `python -m agent.model bench | count | parity | convert`, each with --help."""
 
 import sys
 
-from agent.model import bench, convert, parity
+from agent.model import bench, convert, cost, parity
 
 COMMANDS = {
     "bench": (bench.main, "milliseconds per frame, part by part"),
+    "count": (cost.main, "operations and bytes of a decision, and the least time on GPUs"),
     "parity": (parity.main, "compare the encoder with recorded outputs of the official one"),
     "convert": (convert.main, "turn official .pth files into safetensors"),
 }

@@ -7,11 +7,14 @@ GPU they are the clock's, between synchronisations. Official shapes have random 
 """
 
 import argparse
+import importlib.util
+import json
 import platform
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -39,7 +42,10 @@ SHIPPED_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "raw_clone"
 TIMED_ON_CPU_GFLOP = 1_000.0
 """Larger networks are counted but not timed on a CPU, unless asked for: a frame takes half a minute."""
 CORNERS = 4
-NOT_BUILT = "not built yet"
+LATENCY_PARTS = ("encoder", "world model", "policy")
+PAPER_MS = {"privileged stream": (2, 2, 2), "raw sensor stream": (600, 2, 2)}
+"""The paper's latency table (Raw2Drive, table 13); it names no GPU."""
+NOT_MEASURED = "-"
 INDUCTOR = "inductor"
 
 
@@ -251,21 +257,40 @@ def row(name: str, parts: dict[str, float]) -> str:
     return f"{name:10} {sum(parts.values()):9.1f} ms  ({shown})"
 
 
-def latency_table(shipped: dict[str, float] | None) -> list[str]:
-    """The six cells of the paper's latency table (Raw2Drive, table 13) with ours for those parts that exist."""
-    cells = {"encoder": "-", "world model": "-", "policy": "-"}
-    if shipped is not None:
-        encoder = sum(value for part, value in shipped.items() if part not in ("world model", "policy"))
-        values = {"encoder": encoder, "world model": shipped["world model"], "policy": shipped["policy"]}
-        cells = {part: f"{value:.1f} ms" for part, value in values.items()}
-    return [
-        f"{'latency (paper)':24}{'encoder':>22}{'world model':>22}{'policy':>22}",
-        f"{'privileged stream':24}" + "".join(f"{NOT_BUILT + f' ({paper})':>22}" for paper in ("2 ms",) * 3),
-        f"{'raw sensor stream':24}"
-        + "".join(
-            f"{f'{cells[part]} ({paper})':>22}" for part, paper in zip(cells, ("600 ms", "2 ms", "2 ms"), strict=True)
-        ),
-    ]
+def raw_stream(shipped: Mapping[str, float]) -> dict[str, float]:
+    """The shipped network's parts as the paper divides them: everything before the world model is the encoder."""
+    later = {part: shipped[part] for part in LATENCY_PARTS[1:]}
+    return {"encoder": sum(shipped.values()) - sum(later.values()), **later}
+
+
+def privileged_stream(settings: Settings) -> dict[str, float] | None:
+    """Milliseconds of the privileged stream's parts; None where the training package, which has it, is not installed.
+
+    It is asked by its command: an agent that is shipped alone knows nothing of training.
+    Raises: BenchError if the command fails.
+    """
+    if importlib.util.find_spec("training") is None:
+        return None
+    command = [sys.executable, "-m", "training", "bench", "--part", "latency", "--json"]
+    command += ["--rounds", str(settings.repeats), "--device", str(settings.device)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise BenchError(f"{' '.join(command[1:])}: exit code {result.returncode}: {last}")
+    parts = json.loads(result.stdout)
+    return {part: float(parts[part]) for part in LATENCY_PARTS}
+
+
+def latency_table(streams: Mapping[str, Mapping[str, float] | None]) -> list[str]:
+    """The six cells of the paper's table: ours, and the paper's in brackets."""
+    lines = [f"{'latency (paper)':24}" + "".join(f"{part:>22}" for part in LATENCY_PARTS)]
+    for name, paper_ms in PAPER_MS.items():
+        ours = streams.get(name)
+        cells = [NOT_MEASURED if ours is None else f"{ours[part]:.1f} ms" for part in LATENCY_PARTS]
+        lines.append(
+            f"{name:24}" + "".join(f"{f'{cell} ({ms} ms)':>22}" for cell, ms in zip(cells, paper_ms, strict=True))
+        )
+    return lines
 
 
 def run(models: Iterable[str], settings: Settings) -> None:
@@ -274,7 +299,7 @@ def run(models: Iterable[str], settings: Settings) -> None:
     unit = "GPU time" if settings.device.type == "cuda" else "CPU time, one thread"
     form = "compiled" if settings.compiled else "eager"
     print(f"{settings.device} ({kind}), torch {torch.__version__}, {settings.dtype}, {form}; ms per frame ({unit})")
-    shipped = None
+    streams: dict[str, dict[str, float] | None] = {}
     for name in models:
         if name == SHIPPED:
             try:
@@ -282,6 +307,8 @@ def run(models: Iterable[str], settings: Settings) -> None:
             except (CheckpointError, ConfigError) as error:
                 raise BenchError(str(error)) from error
             print(row(name, shipped), flush=True)
+            streams["raw sensor stream"] = raw_stream(shipped)
+            streams["privileged stream"] = privileged_stream(settings)
             continue
         count = count_official(name, settings)
         print(
@@ -292,7 +319,8 @@ def run(models: Iterable[str], settings: Settings) -> None:
             print(row(name, time_official(name, settings)), flush=True)
         else:
             print(f"{name:10} not timed on a CPU unless --full is given", flush=True)
-    print("\n".join(latency_table(shipped)))
+    if streams:
+        print("\n".join(latency_table(streams)))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -324,16 +352,28 @@ def main(arguments: list[str] | None = None) -> int:
             options.full,
             options.weights,
         )
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             run(models, settings)
-        finally:
-            torch.set_num_threads(threads)
     except BenchError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """CPU time is comparable between machines with one thread only."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def make_settings(device: str, *, repeats: int) -> Settings:
+    """To time in float32, uncompiled. Raises: BenchError for a device that is not there."""
+    return Settings(_device(device), torch.float32, False, repeats, False, SHIPPED_WEIGHTS)
 
 
 def _device(name: str) -> torch.device:

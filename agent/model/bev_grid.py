@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from agent.model.constants import constant
+
 MIN_DEPTH_M = 1e-5
 """Points nearer than this to the image plane are behind the camera. Source: the official encoder's point sampling."""
 ANCHOR_MARGIN_M = 0.5
@@ -141,8 +143,8 @@ def rotate_memory(memory: Tensor, grid: BevGrid, angle_rad: Tensor, centre_px: t
     memory (b, cells, d); angle_rad (b,): counter-clockwise turn of the car since; centre_px: (column, row) of the
     turning point. Cells are turned as if they were square, as the official encoder does.
     """
-    half = torch.tensor([grid.columns * 0.5, grid.rows * 0.5], dtype=torch.float64, device=memory.device)
-    centre = torch.tensor(centre_px, dtype=torch.float64, device=memory.device) - half
+    half = constant((grid.columns * 0.5, grid.rows * 0.5), memory.device, torch.float64)
+    centre = constant(tuple(centre_px), memory.device, torch.float64) - half
     c, s = angle_rad.to(torch.float64).cos(), angle_rad.to(torch.float64).sin()
     rotation = torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], -2)
     translation = centre - rotation @ centre
@@ -158,11 +160,11 @@ def warp_memory(memory: Tensor, grid: BevGrid, motion: Tensor) -> Tensor:
     c, s = motion[:, 2].cos(), motion[:, 2].sin()
     rotation_m = torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], -2)
     size_x, size_y, _ = grid.size_m
-    px_per_m = torch.tensor([grid.columns / size_x, grid.rows / size_y], dtype=torch.float64, device=memory.device)
-    half = torch.tensor([grid.columns * 0.5, grid.rows * 0.5], dtype=torch.float64, device=memory.device)
+    px_per_m = constant((grid.columns / size_x, grid.rows / size_y), memory.device, torch.float64)
+    half = constant((grid.columns * 0.5, grid.rows * 0.5), memory.device, torch.float64)
     # Offset of the grid's centre from the car [m]: positions are turned about the car, not about the centre.
     x_min, y_min, _, x_max, y_max, _ = grid.range_m
-    centre_m = torch.tensor([0.5 * (x_min + x_max), 0.5 * (y_min + y_max)], dtype=torch.float64, device=memory.device)
+    centre_m = constant((0.5 * (x_min + x_max), 0.5 * (y_min + y_max)), memory.device, torch.float64)
     moved_m = torch.stack([-motion[:, 1], motion[:, 0]], -1)
     rotation = px_per_m[:, None] * rotation_m / px_per_m
     translation = (rotation_m @ centre_m + moved_m - centre_m) * px_per_m

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agent.model.bev_grid import BevGrid, RigGeometry, official_shift, rotate_memory, warp_memory
+from agent.model.constants import constant
 from agent.model.deformable import RING, TableLayout, ringed, sample_plain, sample_table, softmax_of_few, table_layout
 from agent.model.multi_scale_op import MultiScaleOp, mmcv_op, run_levels
 
@@ -265,7 +266,8 @@ class SpatialCrossAttention(nn.Module):
         cells, weights = geometry.padded(context.camera_valid)
         anchors = geometry.anchors_uv.gather(1, cells[..., None, None].expand(-1, -1, *geometry.anchors_uv.shape[2:]))
         u, v = anchors.repeat(1, 1, points // geometry.grid.pillar_points, 1)[:, :, None, None].unbind(-1)
-        sizes = torch.tensor([level.shape[2:4] for level in values], device=u.device, dtype=u.dtype)[:, :, None]
+        shapes = [size for level in values for size in level.shape[2:4]]
+        sizes = constant(tuple(shapes), u.device, u.dtype).view(-1, 2, 1)
         x, y, shares = (
             control[:, cells].unflatten(-1, (len(values), points)) for control in (offset_x, offset_y, attention)
         )

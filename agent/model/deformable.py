@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from agent.model.constants import constant
+
 
 def sample_plain(values: Tensor, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of bilinear samples of one map, by `grid_sample`: readable, but slow and memory-hungry.
@@ -68,10 +70,10 @@ def table_layout(levels_hw: list[tuple[int, int]], heads: int, device: torch.dev
     Shapes: (levels * points,) each level repeated for its points, but `start` (heads, levels * points).
     """
     heights, widths = (
-        torch.tensor(sizes, device=device).repeat_interleave(points) for sizes in zip(*levels_hw, strict=True)
+        constant(sizes, device, torch.int64).repeat_interleave(points) for sizes in zip(*levels_hw, strict=True)
     )
     areas = [(height + 2 * RING) * (width + 2 * RING) for height, width in levels_hw]
-    before = torch.tensor([0, *accumulate(areas[:-1])], device=device).repeat_interleave(points)
+    before = constant((0, *accumulate(areas[:-1])), device, torch.int64).repeat_interleave(points)
     stride_y = (widths + 2 * RING) * heads
     start = before * heads + RING * (stride_y + heads) + torch.arange(heads, device=device)[:, None]
     return TableLayout(widths.float(), heights.float(), heads, stride_y.to(torch.int32), start.to(torch.int32))
@@ -107,7 +109,7 @@ def corner_rows(x: Tensor, y: Tensor, layout: TableLayout) -> tuple[Tensor, Tens
 
     Corners: (left, low), (right, low), (left, high), (right, high).
     """
-    limit = torch.tensor(float(-RING), device=x.device)
+    limit = constant((-RING,), x.device)[0]
     x, y = torch.clamp(x, limit, layout.width), torch.clamp(y, limit, layout.height)
     with torch.no_grad():
         left, low = x.floor(), y.floor()

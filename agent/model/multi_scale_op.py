@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from agent.model.constants import constant
+
 MultiScaleOp = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(values (n, tokens, heads, c), shapes (levels, 2) int64, starts (levels,) int64, locations (n, q, heads, levels,
 points, 2) in fractions of each map, weights (n, q, heads, levels, points)) -> (n, q, heads * c)."""
@@ -42,7 +44,7 @@ def run_levels(op: MultiScaleOp, maps: list[Tensor], x: Tensor, y: Tensor, weigh
     """Weighted sums over all levels: maps (n, h, w, heads, c) per level; x, y [cells] and weights (n, q, heads, levels,
     points) -> (n, q, heads * c)."""
     device = x.device
-    shapes = torch.tensor([level.shape[1:3] for level in maps], device=device)
+    shapes = constant(tuple(size for level in maps for size in level.shape[1:3]), device, torch.int64).view(-1, 2)
     areas = shapes.prod(1)
     sizes = shapes.flip(1)[:, None].to(x.dtype)
     locations = (torch.stack([x, y], -1) + 0.5) / sizes

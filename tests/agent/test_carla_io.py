@@ -73,6 +73,17 @@ def test_large_pictures_are_averaged_and_padded_around_the_centre() -> None:
     assert carla_io.network_image(noise)[:, 1:127].mean() == pytest.approx(noise[:, :, :3].mean(), abs=0.5)
 
 
+def test_six_large_pictures_are_scaled_side_by_side_each_to_its_place() -> None:
+    random = np.random.default_rng(0)
+    data = {name: (1, random.integers(0, 256, (900, 1600, 4), dtype=np.uint8)) for name in CAMERA_NAMES}
+    data["CAM_BACK"] = (1, data["CAM_BACK"][1][:5])
+    observation = carla_io.read(data, 0.05)
+    assert observation.camera_valid.tolist() == [name != "CAM_BACK" for name in CAMERA_NAMES]
+    for i, name in enumerate(CAMERA_NAMES):
+        expected = carla_io.network_image(data[name][1]) if name != "CAM_BACK" else np.zeros((3, 128, 224))
+        np.testing.assert_array_equal(observation.images[i], expected)
+
+
 @pytest.mark.parametrize("size", [(100, 60), (1600, 1200), (1920, 300)])
 def test_other_aspect_ratios_are_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="cannot be scaled"):

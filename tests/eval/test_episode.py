@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -201,6 +202,7 @@ def test_routes_are_driven_scored_and_resumed(tmp_path: Path, generated_map: car
     done = evaluate(*arguments)
     assert done.returncode == 0, done.stderr
     assert "Driving score" in done.stdout
+    assert re.search(r"driven [\d.]+ times real time, [\d.]+ CPU s per simulated s", done.stdout), done.stdout
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["entry_status"] == "Finished"
     assert [r["route_id"] for r in results["_checkpoint"]["records"]] == [
@@ -226,6 +228,7 @@ def test_routes_are_driven_scored_and_resumed(tmp_path: Path, generated_map: car
     assert left == ["1.mp4", "2.mp4"], "routes that fail leave a film, and nothing of what it was made of"
     provenance = results["evaluation"]["routes"][0]
     assert provenance["recording_s"] > 0.0 and provenance["timings_ms"]["decision"] is not None
+    assert set(provenance["cpu_per_game_s"]) == {"agent", "server"} and min(provenance["cpu_per_game_s"].values()) > 0.0
     assert provenance["server"] == "embedded" and len(provenance["route_file_sha256"]) == 64
 
     again = evaluate(*arguments)

@@ -2,6 +2,10 @@
 
 import logging
 import math
+import os
+import signal
+import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -14,19 +18,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from agent import carla_io
 from agent.autonomous_agent import StandInAutonomousAgent
 from agent.carla_io import VehicleControl
 from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
-from agent.driver import Driver
+from agent.driver import Driver, load_model
 from agent.entry import LeaderboardAgent
+from agent.geodesy import Dialect
 from agent.guard import Control, Mode, is_valid
 from agent.observation import CAMERA_NAMES
-from tests.agent.synthetic import TICK_S, SyntheticDrive, save_agent
+from tests.agent.synthetic import FULL_THROTTLE, TICK_S, SyntheticDrive, save_agent
 
 if not issubclass(LeaderboardAgent, StandInAutonomousAgent):
     pytest.skip("the official leaderboard would be used as the base class", allow_module_level=True)
 
+RIGHT = 9
+"""Action (throttle 0.7, steer 0.5)."""
 Data = dict[str, tuple[int, Any]]
 Fault = Callable[[Data, SyntheticDrive], None]
 
@@ -166,6 +174,23 @@ def test_A03_all_cameras_black_stops(route: Route) -> None:
 
     route.run(3, blind)
     assert route.modes[-1] is Mode.STOP
+
+
+@pytest.mark.parametrize(
+    "points",
+    [np.zeros((0, 4), np.float32), np.zeros(0), None, np.full((5, 4), math.nan), "no points"],
+    ids=["empty", "flat", "none", "nan", "text"],
+)
+def test_A04_empty_lidar_and_radar_change_nothing(driving_agent: Path, points: Any) -> None:
+    """The rig has neither; evaluators that add them, or a rig that had them, may deliver nothing."""
+
+    def injected(data: Data, drive: SyntheticDrive) -> None:
+        data["LIDAR"] = data["RADAR_FRONT"] = (drive.frame, points)
+
+    disturbed, undisturbed = Route(driving_agent).run(12, injected), Route(driving_agent).run(12)
+    assert set(disturbed.modes) == {Mode.NOMINAL}
+    assert disturbed.faults() == undisturbed.faults() == set()
+    assert disturbed.controls == undisturbed.controls
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -371,7 +396,7 @@ def test_A13_network_output_nan_resets_holds_and_stops(route: Route, monkeypatch
     assert route.modes[-10:] == [Mode.HOLD] * 4 + [Mode.STOP] * 6
     assert route.driver.last_decision is not None
     assert route.driver.last_decision.action is None
-    assert not route.driver._state.has_memory.any()
+    assert not route.driver._decider.state.has_memory.any()
     bias.copy_(good)
     route.run(8)
     assert route.modes[-1] is Mode.NOMINAL
@@ -381,16 +406,138 @@ def fail(*_: object, **__: object) -> None:
     raise KeyError("a bug of ours")
 
 
-def test_A15_out_of_memory_stops_the_car_and_is_tried_again(route: Route, monkeypatch: pytest.MonkeyPatch) -> None:
-    def out_of_memory(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(route.driver.model, "act", out_of_memory)
+@pytest.mark.parametrize("beyond", [{"throttle": 1.5}, {"steer": -1.2}, {"brake": math.nan}, {"steer": math.inf}])
+def test_A14_a_control_beyond_the_limits_is_held_then_stopped(
+    route: Route, beyond: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route.run(route.drive.frame % 2)  # the next tick decides
+    monkeypatch.setattr("agent.driver.action_control", lambda action: Control(**beyond))
     route.run(10)
-    assert route.modes[-1] is Mode.STOP
+    assert route.modes[-10:] == [Mode.HOLD] * 4 + [Mode.STOP] * 6
     monkeypatch.undo()
     route.run(8)
     assert route.modes[-1] is Mode.NOMINAL
+
+
+def test_A14_a_car_at_its_limit_is_not_steered_further_into_the_turn(tmp_path: Path) -> None:
+    config = save_agent(tmp_path / "w", action=RIGHT, yaml_text="device: cpu\n")
+    drive = SyntheticDrive()
+    agent = LeaderboardAgent("localhost", 2000)
+    agent.set_global_plan(drive.gps_route, drive.route)
+    agent.setup(str(config))
+    steers = {}
+    for clockwise_degps in (0.0, 25.0, 45.0, -45.0, 0.0):  # at 9 m/s: 0, 3.9, 7.1 m/s2 to the right, 7.1 to the left
+        for _ in range(20):
+            drive.step(target_mps=9.0, yaw_rate_degps=clockwise_degps)
+            control = agent.run_step(drive.input_data(), drive.time_s)
+        steers[clockwise_degps] = control.steer
+        assert agent.guard.mode is Mode.NOMINAL
+    assert steers == pytest.approx({0.0: 0.5, 25.0: 0.5, 45.0: 0.0, -45.0: 0.5})
+    agent.destroy()
+
+
+def out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+def test_A15_one_failure_of_the_device_is_retried_at_once(
+    route: Route, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    act, failures = route.driver.model.act, iter([True])
+
+    def fails_once(*arguments: Any) -> Any:
+        return out_of_memory() if next(failures, False) else act(*arguments)
+
+    monkeypatch.setattr(route.driver.model, "act", fails_once)
+    route.run(10)
+    assert set(route.modes) == {Mode.NOMINAL}
+    assert sum("caches are freed, it is tried once more" in message for message in caplog.messages) == 1
+
+
+def test_A15_out_of_memory_for_good_brakes_fully_until_it_is_over(
+    route: Route, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(route.driver.model, "act", out_of_memory)
+    route.run(10)
+    assert set(route.modes[-9:]) == {Mode.EMERGENCY}
+    assert route.controls[-1].brake == 1.0
+    assert sum(record.levelno == logging.ERROR for record in caplog.records) == 1
+    monkeypatch.undo()
+    route.run(8)
+    assert route.modes[-1] is Mode.NOMINAL
+
+
+@pytest.mark.parametrize("words", ["CUDA error: device-side assert triggered", "CUDA out of memory"])
+def test_A15_a_lost_device_is_replaced_by_the_cpu(
+    driving_agent: Path, words: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    route = Route(driving_agent)
+    model, plan = route.driver.model, carla_io.read_plan(route.drive.gps_route, route.drive.route)
+    route.agent.driver = Driver(
+        route.driver.config, model, plan, Dialect.CARLA_0_9_16, spare=lambda: load_model(driving_agent.parent, "cpu")
+    )
+    route.run(10)
+
+    def lost(*_: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(model, "act", lost)
+    route.run(10)
+    assert set(route.modes) == {Mode.NOMINAL}
+    assert route.driver.model is not model
+    assert sum("from here on the CPU decides" in message for message in caplog.messages) == 1
+
+
+def test_A16_a_decision_that_hangs_is_held_then_stopped_and_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    yaml_text = "device: cpu\nnetwork:\n  deadline_s: 2.0\n"
+    route = Route(save_agent(tmp_path / "w", action=FULL_THROTTLE, yaml_text=yaml_text)).run(10)
+    goes_on = threading.Event()
+    act = route.driver.model.act
+
+    def hangs(*arguments: Any) -> Any:
+        goes_on.wait(60.0)
+        return act(*arguments)
+
+    monkeypatch.setattr(route.driver.model, "act", hangs)
+    started_s = time.monotonic()
+    route.run(20)
+    assert time.monotonic() - started_s > 2.0
+    assert route.modes[10] is Mode.HOLD
+    assert set(route.modes[-10:]) == {Mode.STOP}
+    assert sum("no decision within 2 s" in message for message in caplog.messages) == 1
+    assert not any("still busy" in message for message in caplog.messages)  # said once
+    monkeypatch.undo()
+    goes_on.set()
+    deadline_s = time.monotonic() + 30.0
+    while route.modes[-1] is not Mode.NOMINAL and time.monotonic() < deadline_s:
+        route.run(1)
+    assert route.modes[-1] is Mode.NOMINAL
+
+
+def test_A16_the_evaluators_own_time_limit_passes_through_while_the_network_hangs(
+    driving_agent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its watchdog sends SIGINT, whose handler raises RuntimeError inside our frames."""
+    route = Route(driving_agent).run(10)
+    goes_on = threading.Event()
+
+    def signal_handler(*_: object) -> None:
+        raise RuntimeError("Agent took longer than 300.0s to send its command")
+
+    def hangs(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        goes_on.wait(60.0)
+
+    previous = signal.signal(signal.SIGINT, signal_handler)
+    try:
+        monkeypatch.setattr(route.driver.model, "act", hangs)
+        with pytest.raises(RuntimeError, match="Agent took longer"):
+            route.run(2)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        goes_on.set()
 
 
 def test_A17_a_bug_of_ours_is_logged_once_and_the_guard_drives(
