@@ -10,9 +10,11 @@ import contextlib
 import importlib
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -95,23 +97,36 @@ class Actor:
         return self._job
 
 
+def connect(address: str, *, excluded: Sequence[str] = (), logs: bool = False) -> Any:
+    """Join a Ray cluster, to which the working folder travels; gives Ray's module.
+
+    excluded: more of the working folder that stays here, as patterns of .gitignore. logs: whether what is printed on
+    the nodes is printed here, too. Raises: ServerError (no Ray, no cluster).
+    """
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError as error:
+        raise ServerError("--ray needs Ray: pip install 'raw2drive[cluster]'") from error
+    environment = {"working_dir": str(Path.cwd()), "excludes": [*EXCLUDED, *excluded]}
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, runtime_env=environment, log_to_driver=logs, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        message = " ".join(str(error).split())
+        raise ServerError(f"--ray {address}: no cluster answers ({message}); start one with: ray start") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray's handler would end the program at once
+    return ray
+
+
 class Cluster:
     """A connection to a Ray cluster."""
 
     def __init__(self, address: str, cpus: int, gpus: float) -> None:
         """`cpus`, `gpus`: what each worker is given. Raises: ServerError (no Ray, no cluster)."""
-        try:
-            ray: Any = importlib.import_module("ray")
-        except ImportError as error:
-            raise ServerError("--ray needs Ray: pip install 'raw2drive[cluster]'") from error
-        self._ray = ray
+        self._ray = ray = connect(address)
         self._cpus, self._gpus = cpus, gpus
-        environment = {"working_dir": str(Path.cwd()), "excludes": EXCLUDED}
-        try:
-            ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            message = " ".join(str(error).split())
-            raise ServerError(f"--ray {address}: no cluster answers ({message}); start one with: ray start") from error
         self._actor: Any = ray.remote(Actor)
 
     def slots(self) -> int:

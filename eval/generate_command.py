@@ -10,8 +10,16 @@ from eval.generate import generate_routes
 from eval.progress import counted
 from eval.routes import Route, write_routes
 from eval.runner import EXIT_INCOMPLETE, InputError
-from eval.scenarios.generate import PATIENCE_DRIVES, QUICK_DRIVES, Town, long_route, scenario_routes, spread
-from eval.scenarios.registry import SCENARIOS
+from eval.scenarios.generate import (
+    PATIENCE_DRIVES,
+    QUICK_DRIVES,
+    Town,
+    even_choice,
+    long_route,
+    scenario_routes,
+    spread,
+)
+from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
 
 MAX_LENGTH_M = 100_000.0
@@ -39,7 +47,10 @@ class GenerateConfig:
     min_turns: int = 2
     """Fewest left or right turns (without scenarios)."""
     scenarios: str = ""
-    """Scenario types, separated by commas, or `all`."""
+    """Scenario types, separated by commas, `bench2drive` (its 44), or `all`."""
+    even: bool = False
+    """Look for places of every type in every town first, then choose the routes as even over types, then towns, as can
+    be; types without any place are told and left out."""
     long: bool = False
     """One route of at least `long_length_m` with at least `long_scenarios` scenarios in each town."""
     long_length_m: float = 7000.0
@@ -57,12 +68,16 @@ def generate(config: GenerateConfig) -> int:
     """
     _check(config)
     kinds = _scenario_types(config.scenarios)
+    if config.even and not kinds:
+        raise InputError("--even chooses among routes with one scenario each; give --scenarios, too")
     towns = [_load(name, config) for name in config.town.split(",") if name]
     if not towns:
         raise InputError("--town names no town; try Gen02")
     missing: Counter[str] = Counter()
     if config.long:
         routes = [_long(config, town, str(position + 1)) for position, town in enumerate(towns)]
+    elif config.even:
+        routes, missing = _evenly(config, towns, kinds)
     elif kinds:
         routes, missing = _with_scenarios(config, towns, Counter(dict(spread(kinds, config.count))))
     else:
@@ -77,6 +92,8 @@ def generate(config: GenerateConfig) -> int:
     if kinds:
         there = Counter(route.scenarios[0].type for route in routes)
         print(f"{len(there)} of {len(kinds)} types: {', '.join(f'{kind} {n}' for kind, n in sorted(there.items()))}")
+    if config.even:
+        print(f"towns: {', '.join(f'{name} {n}' for name, n in Counter(route.town for route in routes).items())}")
     for kind, count in sorted(missing.items()):
         print(f"{kind}: {count} more could not be placed; add towns that have room for it")
     return EXIT_INCOMPLETE if missing else 0
@@ -123,6 +140,17 @@ def _with_scenarios(
     return routes, missing
 
 
+def _evenly(config: GenerateConfig, towns: list[Town], kinds: list[str]) -> tuple[list[Route], Counter[str]]:
+    """Routes that are even over types and towns, and the types without any place, one missing each."""
+    per_town = -(-config.count // len(kinds))
+    candidates: list[Route] = []
+    for town in towns:
+        candidates += scenario_routes(town, dict.fromkeys(kinds, per_town), seed=config.seed)[0]
+    chosen = even_choice(candidates, config.count)
+    missing = Counter(dict.fromkeys(set(kinds) - {route.scenarios[0].type for route in candidates}, 1))
+    return [replace(route, id=str(number)) for number, route in enumerate(chosen, start=1)], missing
+
+
 def _plain(config: GenerateConfig, towns: list[Town]) -> list[Route]:
     routes: list[Route] = []
     for position, town in enumerate(towns):
@@ -151,6 +179,8 @@ def _long(config: GenerateConfig, town: Town, route_id: str) -> Route:
 def _scenario_types(text: str) -> list[str]:
     if text == "all":
         return sorted(SCENARIOS)
+    if text == "bench2drive":
+        return list(BENCH2DRIVE_TYPES)
     kinds = [kind for kind in text.split(",") if kind]
     unknown = sorted(set(kinds) - set(SCENARIOS))
     if unknown:

@@ -20,6 +20,8 @@ from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
 from training import bench, clone, collect, fit, latency, scenario_study
 from training.env import picture
+from training.evaluation import run as evaluation
+from training.evaluation.summary import markdown
 from training.experience import bench as replay_bench
 from training.presets import Recipe, Size, preset
 from training.privileged import curves, dream, trainer
@@ -27,6 +29,7 @@ from training.privileged.config import RunConfig
 from training.privileged.guard import FAILED, RunStoppedError
 from training.replay import SegmentError
 
+INCOMPLETE = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -192,14 +195,71 @@ class Privileged:
     size: Size = "tiny"
     minutes: float = 60.0
     """Training time in all, resumed parts included."""
+    ray: str | None = None
+    """Address of a Ray cluster (or auto): the collectors drive on its nodes."""
     allow_config_change: tuple[str, ...] = ()
     """Keys, or sections of keys, that may differ from what a resumed run was begun with, as its refusal names them."""
     config: RunConfig = field(default_factory=RunConfig)
 
     def run(self) -> int:
         """Exit code."""
-        trainer.train(preset(self.preset, self.size), self.config, self.out, self.minutes, self.allow_config_change)
+        trainer.train(
+            preset(self.preset, self.size),
+            self.config,
+            self.out,
+            self.minutes,
+            allowed=self.allow_config_change,
+            ray=self.ray,
+        )
         return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Drive fixed routes to their verdict with experts and policies; write results, tables and paired comparisons.
+
+    What has been driven before is kept: the same command goes on, also with more drivers or seeds.
+    """
+
+    drivers: str
+    """expert, blind and NAME=FOLDER (checkpoint of a policy), separated by commas: expert,policy=runs/p/model."""
+    out: Path
+    """Folder of the evaluation."""
+    sampled: bool = False
+    """Let every policy also drive with sampled actions, as NAME_sampled."""
+    routes: Path = evaluation.ROUTES
+    """Route file."""
+    town_dir: Path | None = None
+    """Folder with .xodr files of CARLA's towns."""
+    baseline: str = ""
+    """Driver with which the others are compared; the first one if not given."""
+    seeds: int = 1
+    """Drives of every route by every driver."""
+    seed: int = 0
+    """The first seed."""
+    traffic: int = 15
+    workers: int = 2
+    max_game_s: float | None = None
+    """End every drive after this game time, for trials."""
+
+    def run(self) -> int:
+        """Exit code."""
+        config = evaluation.EvaluationConfig(
+            drivers=tuple(part for part in self.drivers.split(",") if part),
+            routes=self.routes,
+            town_dir=self.town_dir,
+            sampled=self.sampled,
+            baseline=self.baseline,
+            seeds=self.seeds,
+            seed=self.seed,
+            traffic=self.traffic,
+            workers=self.workers,
+            max_game_s=self.max_game_s,
+        )
+        summary = evaluation.evaluate(config, self.out)
+        print(markdown(summary))
+        print(f"written to {self.out}; each driver's folder in it is a run for python -m eval score and compare")
+        return INCOMPLETE if summary["notes"] else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +321,7 @@ Command = (
     | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Privileged, tyro.conf.subcommand("privileged")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Picture, tyro.conf.subcommand("picture")]
     | Annotated[Curves, tyro.conf.subcommand("curves")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]

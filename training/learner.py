@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from agent.checkpoint import check_state
 from agent.model.rssm import Belief, LatentState
+from training.distributed import ALONE, Ranks
 from training.optim import Stepper
 from training.policy.actor_critic import ActorCritic, PolicyLoss
 from training.presets import PrivilegedConfig
@@ -26,12 +27,21 @@ class Learner:
     The metrics of an update stay tensors on the device, so that an update does not wait for it.
     """
 
-    def __init__(self, config: PrivilegedConfig, *, seed: int = 0, device: torch.device | str = "cpu") -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: PrivilegedConfig,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """seed: the same for all of several learners, which start with the same weights and draw noise of their own."""
+        self.config, self.ranks = config, ranks
         weights = torch.Generator().manual_seed(seed)
         self.model = WorldModel(config.world_model, weights).to(device)
         self.policy = ActorCritic(config.policy, config.world_model, weights).to(device)
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.policy.scale.ranks = ranks
+        self.generator = torch.Generator(device).manual_seed(ranks.seed(seed))
         self.updates = 0
         actor, critic = list(self.policy.actor.parameters()), list(self.policy.critic.parameters())
         if config.joint:
@@ -76,9 +86,11 @@ class Learner:
 
         Raises: NonFiniteUpdateError before any weight changes.
         """
+        for name in names:
+            self.ranks.average_gradients(self.steppers[name].parameters)
         norms = [self.steppers[name].gradient_norm() for name in names]
-        values = [*norms, *(loss.detach() for loss in losses)]
-        if not bool(torch.isfinite(torch.stack(values)).all()):
+        values = self.ranks.mean(torch.stack([*norms, *(loss.detach() for loss in losses)]))  # all judge alike
+        if not bool(torch.isfinite(values).all()):
             shown = ", ".join(f"{float(value):g}" for value in values)
             raise NonFiniteUpdateError(f"gradient norms of {', '.join(names)} and losses: {shown}")
         for name, norm in zip(names, norms, strict=True):
@@ -174,6 +186,7 @@ class Learner:
         seed = int(torch.randint(2**31, (1,), generator=self.generator, device=device))  # a resumed run draws the same
         fresh = ActorCritic(self.config.policy, self.config.world_model, torch.Generator().manual_seed(seed))
         self.policy.load_state_dict(fresh.to(device).state_dict())
+        self.ranks.copy_first(self.policy.state_dict().values())
         planner = [*self.policy.actor.parameters(), *self.policy.critic.parameters()]
         for stepper in self.steppers.values():
             stepper.forget(planner)
@@ -196,7 +209,10 @@ class Learner:
         for name, stepper in self.steppers.items():
             stepper.load(_part(tensors, f"optimizer.{name}."))
         self.updates = int(tensors["updates"])
-        self.generator.set_state(tensors["generator"])
+        if self.ranks.leads:
+            self.generator.set_state(tensors["generator"])
+        else:  # only the first one's is saved
+            self.generator.manual_seed(self.ranks.seed(self.generator.initial_seed(), self.updates))
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

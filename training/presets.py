@@ -209,13 +209,13 @@ def _sparing(config: PrivilegedConfig) -> PrivilegedConfig:
     )
     loss = replace(world.loss, reward=5.0, continuation=10.0)
     discount = replace(world.discount, horizon_steps=100.0)
-    starts = 0 if config.policy.replay_critic else 128
+    starts = 0 if config.policy.replay_critic else 64
     return replace(
         config,
         world_model=replace(world, vision=vision, loss=loss, discount=discount),
         policy=replace(config.policy, starts=starts, entropy=1e-3),
         tricks=replace(config.tricks, termination_share=0.25, termination_steps=0),
-        batch=16,
+        batch=8,
         steps=16,
     )
 

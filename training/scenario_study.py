@@ -10,13 +10,12 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-import multiprocessing
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +29,14 @@ from eval.scenarios.generate import PATIENCE_DRIVES, QUICK_DRIVES, Town, scenari
 from eval.scenarios.registry import BENCH2DRIVE_TYPES
 from eval.scoring import Infraction, Scoring, succeeded
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
-from training.drive import drive
+from training.drive import RuleDriver, drive
 from training.expert import ExpertConfig
+from training.workers import Reporter, Told, work_through
 
 MAX_GAME_S = 120.0
 MAX_SPEED_MPS = 14.0
 """Both drivers keep to the speed limit below this."""
 DRIVERS = ("expert", "blind")
-SILENCE_S = 240.0
-"""A worker that has finished no route for so long hangs: CARLA's client can, inside a tick."""
-POLL_S = 0.5
-ATTEMPTS = 3
-"""So often a route is tried."""
 logger = logging.getLogger(__name__)
 
 
@@ -107,7 +102,7 @@ def summarised(drives: list[Drive], config: StudyConfig) -> dict[str, Any]:
     return {
         "server": "embedded",
         "command": f"python -m training scenarios {config.arguments()} --out runs/scenarios",
-        "commit": _commit(),
+        "commit": commit(),
         "machine": machine(),
         "date": datetime.date.today().isoformat(),
         "types": {kind: _counts([drive for drive in drives if drive.type == kind]) for kind in kinds},
@@ -145,7 +140,8 @@ def _row(name: str, counts: Mapping[str, Any]) -> str:
     return f"| {name} | {' | '.join(shares)} | {worst} |"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The checked-out commit, for records of where numbers come from."""
     found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"
 
@@ -173,70 +169,19 @@ def plan(config: StudyConfig) -> dict[str, list[Route]]:
     return {name: planned for name, planned in routes.items() if planned}
 
 
-class _Worker:
-    """A process that drives routes of one town; it is given up when it ends early or is silent for long."""
-
-    def __init__(self, config: StudyConfig, routes: list[Route], index: int) -> None:
-        self.routes = routes
-        self.index = index
-        context = multiprocessing.get_context("spawn")
-        self._receiver, sender = context.Pipe(duplex=False)
-        self._process = context.Process(target=_drive_routes, args=(sender, config, routes, index), daemon=True)
-        self._process.start()
-        sender.close()
-        self._heard_s = time.monotonic()
-
-    def read(self) -> list[Drive] | None:
-        """The drives of the next finished route, if there are any yet; raises EOFError when it will send no more."""
-        if self._receiver.poll():
-            self._heard_s = time.monotonic()
-            driven = self._receiver.recv()
-            self.routes = self.routes[1:]
-            return driven
-        if time.monotonic() - self._heard_s > SILENCE_S:
-            raise EOFError
-        return None
-
-    def close(self) -> None:
-        """End the process and, with it, its server."""
-        self._process.kill()
-        self._process.join()
-        self._receiver.close()
-
-
 def _drive_all(config: StudyConfig, routes: Mapping[str, list[Route]], total: int) -> list[Drive]:
-    """Drive all routes with some workers at a time; routes of a worker that was given up are driven by a new one."""
-    waiting = sorted(routes.values(), key=len)
-    workers: list[_Worker] = []
+    """Drive all routes, those of a town one after the other."""
     drives: list[Drive] = []
-    attempts: Counter[str] = Counter()
     started_s = time.monotonic()
-    while waiting or workers:
-        while waiting and len(workers) < config.workers:
-            free = next(k for k in range(config.workers) if k not in [worker.index for worker in workers])
-            workers.append(_Worker(config, waiting.pop(), free))
-        for worker in list(workers):
-            try:
-                driven = worker.read()
-            except EOFError:
-                worker.close()
-                workers.remove(worker)
-                if worker.routes:
-                    route = worker.routes[0]
-                    attempts[route.id] += 1
-                    logger.warning("worker given up on route %s, attempt %d", route.id, attempts[route.id])
-                    if attempts[route.id] == ATTEMPTS:
-                        drives += [_not_driven(route, driver) for driver in DRIVERS]
-                    again = worker.routes[1:] if attempts[route.id] == ATTEMPTS else worker.routes
-                    waiting += [again] if again else []
-                continue
-            if driven is not None:
-                drives += driven
-                left_s = (time.monotonic() - started_s) / len(drives) * (total - len(drives))
-                passed = [sum(drive.passed for drive in drives if drive.driver == name) for name in DRIVERS]
-                shares = f"{passed[0]} and {passed[1]} of {len(drives) // 2} passed by the expert and the blind driver"
-                logger.info("%d of %d drives, %s; about %.0f min left", len(drives), total, shares, left_s / 60.0)
-        time.sleep(POLL_S)
+    target = partial(_drive_routes, config)
+    for event in work_through(target, list(routes.values()), config.workers, label=lambda route: f"route {route.id}"):
+        if isinstance(event, Told):
+            continue
+        drives += [_not_driven(event.item, driver) for driver in DRIVERS] if event.lost else event.outcome
+        left_s = (time.monotonic() - started_s) / len(drives) * (total - len(drives))
+        passed = [sum(drive.passed for drive in drives if drive.driver == name) for name in DRIVERS]
+        shares = f"{passed[0]} and {passed[1]} of {len(drives) // 2} passed by the expert and the blind driver"
+        logger.info("%d of %d drives, %s; about %.0f min left", len(drives), total, shares, left_s / 60.0)
     return drives
 
 
@@ -250,18 +195,23 @@ def _server(config: StudyConfig, town: str) -> EmbeddedServer:
     return EmbeddedServer(EmbeddedServerConfig(town=town, town_dir=config.town_dir, threads=1, render=False))
 
 
-def _drive_routes(sender: Connection, config: StudyConfig, routes: list[Route], worker: int) -> None:
-    """Drive routes of a town with both drivers; sends a list of two drives for each."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+def _drive_routes(config: StudyConfig, reporter: Reporter, routes: Sequence[Route], worker: int) -> None:
+    """Drive routes of a town with both drivers; reports a list of two drives for each."""
     with _server(config, routes[0].town) as server:
         client = connect(server.host, server.port, 60.0)
         town = Town.of(routes[0].town, client.get_world().get_map())
         for route in routes:
-            sender.send(_both(client, (server.host, server.port), town, route, config, worker))
+            reporter.done(_both(client, (server.host, server.port), town, route, config, worker, reporter))
 
 
 def _both(
-    client: carla.Client, address: tuple[str, int], town: Town, route: Route, config: StudyConfig, worker: int
+    client: carla.Client,
+    address: tuple[str, int],
+    town: Town,
+    route: Route,
+    config: StudyConfig,
+    worker: int,
+    reporter: Reporter,
 ) -> list[Drive]:
     drives = []
     for driver in DRIVERS:
@@ -273,7 +223,8 @@ def _both(
             max_game_s=MAX_GAME_S,
         )
         episode = Episode(client, route, None, episode_config, address=address, planner=town.planner)
-        record = drive(episode, ExpertConfig(max_speed_mps=MAX_SPEED_MPS), blind=driver == "blind")
+        rules = RuleDriver(ExpertConfig(max_speed_mps=MAX_SPEED_MPS), blind=driver == "blind")
+        record = drive(episode, rules, lambda _: reporter.tell(lambda: None))
         act = record.provenance["scenarios"][0]
         triggered = act["state"] in ("running", "over")
         infractions = {

@@ -275,6 +275,30 @@ def _xyz(waypoint: carla.Waypoint) -> tuple[float, float, float]:
     return round(location.x, 2), round(location.y, 2), round(location.z, 2)
 
 
+def even_choice(candidates: Sequence[Route], count: int) -> list[Route]:
+    """Up to `count` of the candidates (with one scenario each): as even over the types as can be, then over the towns.
+
+    Types take turns, those with the fewest candidates first, and each takes the town that was taken least, new to the
+    type if possible. Given in order of towns and types; the same candidates give the same choice.
+    """
+    left: dict[str, list[Route]] = {}
+    for route in candidates:
+        left.setdefault(route.scenarios[0].type, []).append(route)
+    kinds = sorted(left, key=lambda kind: (len(left[kind]), kind))
+    taken: Counter[str] = Counter()
+    used: Counter[tuple[str, str]] = Counter()
+    chosen: list[Route] = []
+    while len(chosen) < count and any(left.values()):
+        for kind in kinds:
+            if left[kind] and len(chosen) < count:
+                best = min(left[kind], key=lambda route: (used[kind, route.town], taken[route.town]))
+                left[kind].remove(best)
+                taken[best.town] += 1
+                used[kind, best.town] += 1
+                chosen.append(best)
+    return sorted(chosen, key=lambda route: (route.town, route.scenarios[0].type))
+
+
 def spread(kinds: Sequence[str], count: int) -> Iterator[tuple[str, int]]:
     """How many routes of each type make up `count`, as even as can be."""
     for position, kind in enumerate(kinds):

@@ -1,4 +1,8 @@
-"""Speed limits of roads, read from a town's OpenDRIVE text: `carla.Map` does not tell them."""
+"""Speed limits of roads, read from a town's OpenDRIVE text: `carla.Map` does not tell them.
+
+CARLA's own towns carry design speeds in mph, which no vehicle there obeys: what counts are signs, and 30 km/h before
+the first one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from random import Random
 import carla
 import defusedxml.ElementTree
 
-UNITS_MPS = {"km/h": 1.0 / 3.6, "mph": 0.44704, "m/s": 1.0}
+UNITS_MPS = {"km/h": 1.0 / 3.6, "m/s": 1.0}
+DESIGN_SPEED_UNIT = "mph"
+UNSIGNED_MPS = 30.0 / 3.6
 DEFAULT_MPS = 50.0 / 3.6
 """Where a road has none."""
 
@@ -38,6 +44,8 @@ def _limits_mps(carla_map: carla.Map) -> dict[int, float]:
 
 
 def _mps(value: str, unit: str) -> float | None:
+    if unit == DESIGN_SPEED_UNIT:
+        return UNSIGNED_MPS
     try:
         return float(value) * UNITS_MPS[unit]
     except (ValueError, KeyError):

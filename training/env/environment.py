@@ -21,7 +21,7 @@ from eval.scoring import Infraction, Scoring, succeeded
 from eval.server import ServerDiedError, ServerError
 from eval.watchdog import Watchdog
 from training import bev
-from training.drive import TICKS_PER_DECISION, control_of
+from training.drive import TICKS_PER_DECISION, Ride, control_of
 from training.env.config import EnvConfig
 from training.env.observation import observation_space, observe
 from training.env.reward import (
@@ -35,7 +35,6 @@ from training.env.reward import (
 from training.env.scheduler import RouteScheduler, kind_of
 from training.env.servers import Servers
 from training.expert import ExpertConfig, ExpertDriver, Scene
-from training.scene import PrivilegedView
 
 START_ATTEMPTS = 3
 EXPERT_MPS = 14.0
@@ -231,14 +230,12 @@ class Drive:
         episode.start()
         if config.light_times_s is not None:
             set_light_times(episode.world, config.light_times_s)
-        self._stage = episode.director.stage
-        self.view = PrivilegedView(episode.world, episode.ego, episode.plan.world, self._stage.size)
-        self._seen = self._known = self._stage.cast_version
+        self._ride = Ride(episode)
+        self.view = self._ride.view
         self._action = COAST
         self._expert = ExpertDriver(ExpertConfig(max_speed_mps=EXPERT_MPS)) if config.expert else None
         self._standing_s = 0.0
         self._lon_accel_mps2 = 0.0
-        self.view.update()
         self.scene: Scene = self.view.scene(ways=False)
         """After the last decision."""
         self._arc_m, _ = place_on_route(self.scene)
@@ -252,8 +249,7 @@ class Drive:
         control = control_of(action)
         over, offence = False, None
         for _ in range(TICKS_PER_DECISION):
-            over = not self.episode.step(control)
-            self._follow()
+            over = not self._ride.step(control)
             offence = self._offence()
             if over or offence is not None or self.episode.criteria.completion.reached:
                 break
@@ -275,17 +271,6 @@ class Drive:
         if self._expert is not None:
             info["expert_action"] = int(self._expert.decide(self.view.scene()).action)
         return info
-
-    def _follow(self) -> None:
-        """Take a tick into the view; actors put on stage in one tick are in the world after the next."""
-        if self._known != self._seen:
-            self._seen = self._known
-            self.view.refresh_actors()
-        self._known = self._stage.cast_version
-        stop_sign = self.episode.criteria.stop_sign
-        if stop_sign.stopped and stop_sign.target_id is not None:
-            self.view.honoured_signs.add(stop_sign.target_id)
-        self.view.update()
 
     def _judge(self, before: Scene, previous: int, offence: Infraction | None, over: bool) -> Decision:
         scene, carl = self.scene, self._config.reward == "carl"

@@ -56,6 +56,8 @@ class Sampler:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.config, self.length = folder, config, length
         self.drawn = self.damaged = 0
+        self.turn: tuple[int, int] = (0, 1)
+        """Number of this sampler among so many that share the fresh windows."""
         self._termination_share, self._termination_steps = termination_share, termination_steps
         self._generator = np.random.Generator(np.random.PCG64(seed))
         self._known: dict[str, Row] = {}
@@ -116,7 +118,8 @@ class Sampler:
         for stream, end in self.catalogue.stream_ends().items():
             position = self._next_online.get(stream, 0)
             while position + self.length <= end:
-                self._online.append(Window(stream, position))
+                if position // self.length % self.turn[1] == self.turn[0]:
+                    self._online.append(Window(stream, position))
                 position += self.length
             self._next_online[stream] = position
 

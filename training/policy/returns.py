@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from training.distributed import ALONE
+
 
 def lambda_returns(
     reward: Float[Tensor, "h n"], discount: Float[Tensor, "h n"], value: Float[Tensor, "h n"], lam: float
@@ -61,6 +63,8 @@ class ReturnScale(nn.Module):
     def __init__(self, percentiles: tuple[float, float], decay: float, *, debias: bool) -> None:
         super().__init__()
         self.decay, self.debias = decay, debias
+        self.ranks = ALONE
+        """Learners whose returns are taken together, as all parts of one batch."""
         self.register_buffer("percentiles", torch.tensor(percentiles), persistent=False)
         self.register_buffer("averages", torch.zeros(2))
         self.register_buffer("updates", torch.zeros(()))
@@ -68,7 +72,7 @@ class ReturnScale(nn.Module):
     @torch.no_grad()
     def update(self, returns: Float[Tensor, "*n"]) -> Float[Tensor, ""]:
         """max(1, S) after taking in the returns of one imagination."""
-        current = torch.quantile(returns.flatten(), self.percentiles)
+        current = torch.quantile(self.ranks.gather(returns.flatten()), self.percentiles)
         self.averages.lerp_(current, 1.0 - self.decay)
         self.updates += 1.0
         spread = self.averages[1] - self.averages[0]

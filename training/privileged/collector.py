@@ -62,6 +62,8 @@ class CollectorJob:
     """See RunConfig."""
     scheduler: Mapping[str, Any] | None = None
     """Outcomes to go on from."""
+    indexed: bool = True
+    """Whether segments are entered into the folder's index; not where they leave it again."""
 
 
 class _Stopped(Exception):
@@ -203,7 +205,8 @@ def _collect(pipe: Connection, job: CollectorJob, env: DrivingEnv, replay: Path)
     """Drive episode after episode. Raises: _Stopped, and what environment and writer raise."""
     crew = _Crew(job, env)
     seed: int | None = job.seed
-    with ExperienceWriter(replay, segment_steps=job.config.replay.segment_steps) as writer:
+    segment_steps = job.config.replay.segment_steps
+    with ExperienceWriter(replay, segment_steps=segment_steps, indexed=job.indexed) as writer:
         while True:
             crew.begin()
             observation, info = env.reset(seed=seed)

@@ -6,10 +6,10 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgpack
 import numpy as np
@@ -32,6 +32,32 @@ MAX_MESSAGE_BYTES = 4 * 1024**2
 MESSAGE_TYPES = {"steps": int, "episode": dict, "scheduler": dict, "evaluation": list, "version": int}
 """What a process may tell."""
 logger = logging.getLogger(__name__)
+
+
+class Hired(Protocol):
+    """A collector at work, wherever it is."""
+
+    @property
+    def pid(self) -> int:
+        """Of its process, on its machine; 0 while there is none."""
+        ...
+
+    @property
+    def dead(self) -> str:
+        """Why it has to be replaced; empty while it works."""
+        ...
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What it has told since; never waits."""
+        ...
+
+    def hang_up(self) -> None:
+        """Tell it to end."""
+        ...
+
+    def reap(self, patience_s: float) -> None:
+        """Wait for its end, or enforce it."""
+        ...
 
 
 def read_message(data: bytes) -> dict[str, Any]:
@@ -75,6 +101,11 @@ class Worker:
         return found
 
     @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self.process.pid or 0
+
+    @property
     def dead(self) -> str:
         """Why it has to be replaced; empty while it works."""
         if not self.process.is_alive():
@@ -100,7 +131,7 @@ class Worker:
 class _Seat:
     """A collector through all its processes."""
 
-    worker: Worker
+    worker: Hired
     starts: int = 1
     fruitless: int = 0
     """Processes in a row that have not driven."""
@@ -119,11 +150,14 @@ class Crew:
         routes: tuple[Route, ...],
         evaluation: tuple[Route, ...],
         schedulers: Mapping[str, Any],
+        hire: Callable[[CollectorJob, str], Hired] = Worker,
     ) -> None:
-        """folder: of the run, with `replay` and `weights`. schedulers: by collector, of a checkpoint."""
+        """folder: of the run, with `replay` and `weights`. schedulers: by collector, of a checkpoint. hire: starts a
+        collector with a name, on this machine or another one."""
         self._config, self._run, self._folder = config, run, folder
         self._routes, self._evaluation = routes, evaluation
         self._schedulers = schedulers
+        self._hire = hire
         self._seats: list[_Seat] = []
         self._evaluator: Worker | None = None
         self._started_ns = time.time_ns()
@@ -135,7 +169,7 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
-        workers = [seat.worker for seat in self._seats]
+        workers: list[Hired] = [seat.worker for seat in self._seats]
         if self._evaluator is not None:
             workers.append(self._evaluator)
         for worker in workers:
@@ -152,7 +186,7 @@ class Crew:
 
     def pids(self) -> list[int]:
         """Of the collectors."""
-        return [seat.worker.process.pid or 0 for seat in self._seats]
+        return [seat.worker.pid for seat in self._seats]
 
     def schedulers(self) -> dict[str, Any]:
         """Outcomes of every collector, for a checkpoint."""
@@ -167,7 +201,7 @@ class Crew:
         for number, seat in enumerate(self._seats):
             why = seat.worker.dead
             for message in seat.worker.messages():
-                seat.drove = True
+                seat.drove |= "steps" in message
                 seat.scheduler = message.get("scheduler", seat.scheduler)
                 told.append(message | {"collector": number})
             if why:
@@ -194,7 +228,7 @@ class Crew:
             self._evaluator = Worker(job, "evaluation")
 
     def _replace(self, number: int, seat: _Seat, why: str) -> None:
-        pid = seat.worker.process.pid
+        pid = seat.worker.pid
         logger.warning("collector %d (pid %s) is lost: %s; another one is started", number, pid, why)
         seat.worker.hang_up()
         seat.worker.reap(0.0)
@@ -206,8 +240,8 @@ class Crew:
         seat.worker, seat.drove = self._start(number, seat.starts, seat.scheduler), False
         seat.starts += 1
 
-    def _start(self, number: int, start: int, scheduler: Mapping[str, Any] | None) -> Worker:
-        return Worker(replace(self._job(number, start), scheduler=scheduler), f"collector-{number}")
+    def _start(self, number: int, start: int, scheduler: Mapping[str, Any] | None) -> Hired:
+        return self._hire(replace(self._job(number, start), scheduler=scheduler), f"collector-{number}")
 
     def _job(self, number: int, start: int) -> CollectorJob:
         # The clock is part of the seed: a collector of a resumed run does not drive the same episodes again.

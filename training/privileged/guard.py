@@ -212,6 +212,9 @@ def part_of(batch: Replayed, windows: int) -> Replayed:
 def out_of_memory(learner: Learner, batch: Replayed) -> RunStoppedError:
     """The end of a run whose update does not fit into memory."""
     windows = batch.first.shape[0]
+    if learner.ranks.size > 1:  # the others wait for this one's gradients and cannot try out anything with it
+        reason = f"an update with a batch of {windows} windows does not fit into memory; resume with a smaller one"
+        return RunStoppedError(reason, exit_code=OUT_OF_MEMORY)
     fits = fitting_batch(learner, batch)
     if fits is None:
         reason = f"an update does not fit into memory, whatever the batch size (now {windows}); choose a smaller --size"

@@ -13,7 +13,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -28,14 +28,17 @@ from agent.checkpoint import CheckpointError, latest_valid, load_checkpoint, rec
 from agent.config import ConfigError
 from agent.model.rssm import LatentState
 from eval.server import ServerError
+from training.distributed import ALONE, Order, Ranks, joined
 from training.experience.batches import Batch, Batches, to_device
 from training.experience.sampler import ReplayError, unpin
 from training.learner import Learner, NonFiniteUpdateError
 from training.presets import PrivilegedConfig
-from training.privileged.collector import pause, summary
+from training.privileged.cluster import Nodes
+from training.privileged.collector import CollectorJob, pause, summary
 from training.privileged.config import RunConfig
-from training.privileged.crew import Crew
+from training.privileged.crew import Crew, Hired, Worker
 from training.privileged.driver import newest, publish
+from training.privileged.follower import follow
 from training.privileged.guard import (
     Alarms,
     LossBudget,
@@ -71,19 +74,27 @@ def configured(config: PrivilegedConfig, run: RunConfig) -> PrivilegedConfig:
     return replace(config, world_model=world, replay=replay, imitation=imitation, batch=batch, steps=steps)
 
 
-def train(config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float, allowed: Collection[str] = ()) -> int:
+def train(
+    config: PrivilegedConfig,
+    run: RunConfig,
+    folder: Path,
+    minutes: float,
+    allowed: Collection[str] = (),
+    ray: str | None = None,
+) -> int:
     """Train until `minutes` in all are used up, or SIGTERM or SIGINT comes; gives the number of updates.
 
-    A run that exists is gone on with. allowed: keys of the configuration that may differ from what it was begun with.
-    Raises: ConfigError for a run with another configuration, ValueError for what else can be wrong with the input,
-    ReplayError, ServerError, CheckpointError, RunStoppedError.
+    A run that exists is gone on with. Under torchrun this is one of several learners. allowed: keys of the
+    configuration that may differ from what it was begun with. ray: address of a Ray cluster (or auto), whose nodes the
+    collectors drive on. Raises: ConfigError for a run with another configuration, ValueError for what else can be
+    wrong with the input, ReplayError, ServerError, CheckpointError, RunStoppedError.
     """
     if minutes <= 0.0:
         raise ValueError(f"--minutes must be positive, got {minutes}")
     torch.set_num_threads(run.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        trainer = Trainer(configured(config, run), run, folder, minutes, allowed)
+    with joined() as ranks, locked(folder) if ranks.leads else contextlib.nullcontext():
+        trainer = Trainer(configured(config, run), run, folder, minutes, allowed=allowed, ray=ray, ranks=ranks)
         with _stopping_on_signals(trainer.stop):
             trainer.train()
     return trainer.learner.updates
@@ -109,13 +120,21 @@ class Trainer:
     """State and loop of a run."""
 
     def __init__(
-        self, config: PrivilegedConfig, run: RunConfig, folder: Path, minutes: float, allowed: Collection[str] = ()
+        self,
+        config: PrivilegedConfig,
+        run: RunConfig,
+        folder: Path,
+        minutes: float,
+        allowed: Collection[str] = (),
+        ray: str | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Restores the newest sound checkpoint. Raises: ConfigError, CheckpointError."""
         self.config, self.run, self.folder, self.minutes = config, run, folder, minutes
+        self.ray = ray
         self.stop = threading.Event()
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.learner = Learner(config, seed=run.seed, device=self.device)
+        self.ranks, self.device = ranks, ranks.device()
+        self.learner = Learner(config, seed=run.seed, device=self.device, ranks=ranks)
         self.collected = 0
         """Steps of all collectors."""
         self.elapsed_s = 0.0
@@ -126,6 +145,7 @@ class Trainer:
         self._sampler: dict[str, Any] | None = None
         self._schedulers: Mapping[str, Any] = {}
         self._restore()
+        ranks.check_same(self.learner.updates, "updates")
 
     def train(self) -> None:
         """Collect and learn until the time is used up or somebody wants a stop."""
@@ -140,6 +160,9 @@ class Trainer:
                 f"{self.folder}: has been trained for {self.learner.updates} updates; give more than --config.updates "
                 f"{self.run.updates} to go on"
             )
+        if not self.ranks.leads:
+            follow(self.learner, self.run, self.folder, self.device, self._sampler)
+            return
         routes, evaluation = (), ()
         if self.run.collectors or self.run.evaluate_minutes:
             routes, evaluation = routes_of(self.run.routes, self.run.env, self.folder)
@@ -152,11 +175,13 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(Tracker(self.folder, update=self.learner.updates))
             batches = stack.enter_context(Batches(self.replay, self.config, seed, **arguments))
+            batches.sampler.turn = self.ranks.rank, self.ranks.size
             if not self.run.collectors:
                 self._check_replay(batches)
             if not self.resumed:
                 self.collected = batches.sampler.catalogue.steps  # a start that was stopped before its first update
-            crew = Crew(self.config, self.run, self.folder, routes, evaluation, self._schedulers)
+            hire = self._hire(stack)
+            crew = Crew(self.config, self.run, self.folder, routes, evaluation, self._schedulers, hire)
             stack.enter_context(crew)
             log.write(
                 "start",
@@ -182,6 +207,12 @@ class Trainer:
             loop.save(final=True)
             log.write("stop", {"updates": self.learner.updates, "elapsed_s": self.elapsed_s})
         logger.info("stopped after %d updates and %d collected steps", self.learner.updates, self.collected)
+
+    def _hire(self, stack: contextlib.ExitStack) -> Callable[[CollectorJob, str], Hired]:
+        """How collectors are started: as processes here, or on the nodes of a cluster until the stack is closed."""
+        if self.ray is None or not self.run.collectors:
+            return Worker
+        return stack.enter_context(Nodes(self.ray, self.folder, self.run.collectors, self.run.env.threads)).hire
 
     @property
     def replay(self) -> Path:
@@ -309,7 +340,9 @@ class _Loop:
         trainer = self._trainer
         while not trainer.stop.is_set() and not self._over():
             self._listen()
-            if self._may_learn():
+            may_learn = self._may_learn()
+            trainer.ranks.agree(Order.LEARN if may_learn else Order.WAIT)
+            if may_learn:
                 self._update()
                 self._pace()
             else:
@@ -323,6 +356,11 @@ class _Loop:
                 self._saved_s = trainer.elapsed_s
                 self.save()
             self._evaluate_if_due()
+        trainer.ranks.agree(Order.STOP)
+
+    def _drawn(self) -> int:
+        """Windows that all learners have replayed."""
+        return self._batches.state()["drawn"] * self._trainer.ranks.size
 
     def _over(self) -> bool:
         trainer, updates = self._trainer, self._run.updates
@@ -360,7 +398,7 @@ class _Loop:
             self._ready = self._batches.refresh() > 0
             if not self._ready:
                 return False
-        replayed = self._batches.state()["drawn"] * config.steps
+        replayed = self._drawn() * config.steps
         return replayed < self._run.train_ratio * trainer.collected
 
     def _pace(self) -> None:
@@ -368,7 +406,7 @@ class _Loop:
         trainer = self._trainer
         if not self._run.collectors:
             return
-        replayed = self._batches.state()["drawn"] * trainer.config.steps
+        replayed = self._drawn() * trainer.config.steps
         try:
             pause(trainer.folder, wanted=replayed < self._run.collect_ratio * trainer.collected)
         except OSError as error:
@@ -415,7 +453,8 @@ class _Loop:
 
     def _report(self, replayed_reward: float) -> None:
         trainer = self._trainer
-        values = {name: float(value) for name, value in self._metrics.items()} | {"replayed_reward": replayed_reward}
+        values = {name: float(value) for name, value in trainer.ranks.mean_metrics(self._metrics).items()}
+        values |= {"replayed_reward": replayed_reward}
         updates = self._learner.updates
         passed_s = max(trainer.elapsed_s - self._logged_s, 1e-9)
         rate = (updates - self._updates_at_log) / passed_s if trainer.elapsed_s > self._logged_s else 0.0
@@ -424,7 +463,7 @@ class _Loop:
             "update": updates,
             "elapsed_s": trainer.elapsed_s,
             "collected": trainer.collected,
-            "drawn": self._batches.state()["drawn"],
+            "drawn": self._drawn(),
             "updates_per_s": rate,
         }
         self._log.write("update", place | values | self._endings.report())
@@ -438,6 +477,8 @@ class _Loop:
             updates = {"update": self._learner.updates, "elapsed_s": self._trainer.elapsed_s}
             if "episode" in message:
                 self._log.write("episode", updates | {"collector": message["collector"]} | message["episode"])
+            elif "placed" in message:
+                self._log.write("placed", updates | {"collector": message["collector"]} | message["placed"])
             elif "lost" in message:
                 lost = {"collector": message["collector"], "why": message["lost"], "collectors": self._crew.pids()}
                 self._log.write("lost", updates | lost)

@@ -1,0 +1,48 @@
+"""A learner beside the first one, under torchrun: it replays its own windows whenever the first one does."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.distributed import Order
+from training.experience.batches import Batches, to_device
+from training.learner import Learner, NonFiniteUpdateError
+from training.privileged.config import RunConfig
+
+WAIT_S = 0.1
+
+
+def follow(
+    learner: Learner, run: RunConfig, folder: Path, device: torch.device, sampler: dict[str, Any] | None
+) -> None:
+    """Learn until the first learner says stop. folder: of the run. sampler: the first one's state, of a checkpoint.
+
+    Raises: ReplayError.
+    """
+    ranks = learner.ranks
+    replay, seed = run.replay or folder / "replay", ranks.seed(run.seed, learner.updates)
+    with Batches(replay, learner.config, seed, latents=folder) as batches:
+        if sampler is not None:  # the same segments, but draws of its own
+            own = {"generator": batches.state()["generator"], "online": []}
+            batches.sampler.restore(sampler | own)
+        batches.sampler.turn = ranks.rank, ranks.size
+        ready = False
+        while (order := ranks.agree()) is not Order.STOP:
+            if order is Order.WAIT:
+                continue
+            while not ready:  # a common disk may show segments here later than there
+                ready = batches.refresh() > 0
+                if not ready:
+                    time.sleep(WAIT_S)
+            batch = batches.next()
+            try:
+                metrics, state = learner.update(to_device(batch.replayed, device))
+            except NonFiniteUpdateError:
+                continue  # all learners skip it, and the first one keeps account
+            batches.store(batch, state)
+            if learner.updates % run.log_updates == 0:
+                ranks.mean_metrics(metrics)
