@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 from agent import carla_io
 from agent.autonomous_agent import StandInAutonomousAgent
 from agent.carla_io import VehicleControl
-from agent.checkpoint import CheckpointError
+from agent.checkpoint import PARTS_FORMAT, CheckpointError
 from agent.config import ConfigError
 from agent.driver import Driver, load_model
 from agent.entry import LeaderboardAgent
@@ -580,7 +580,7 @@ def test_A18_setup_names_what_is_wrong_with_the_weights(tmp_path: Path) -> None:
     config = save_agent(tmp_path / "newer")
     manifest = config.parent / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99'))
-    assert "format 99 is newer than this program's format 1; install" in setup_error(config)
+    assert f"format 99 is newer than this program's format {PARTS_FORMAT}; install" in setup_error(config)
     config = save_agent(tmp_path / "w")
     model = config.parent / "model.safetensors"
     data = model.read_bytes()
