@@ -14,6 +14,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from agent.checkpoint import check_state
+from agent.model.policy import pedal_first
 from agent.model.rssm import LatentState, Rssm, unimix_log_probs
 from training import bev
 from training.learner import Learner
@@ -45,7 +46,11 @@ class PolicyDriver(nn.Module):
 
     @torch.inference_mode()
     def act(self, observation: Mapping[str, np.ndarray], *, greedy: bool = False) -> int:
-        """The action for the next observation: sampled, or the likeliest one under the likeliest state."""
+        """The action for the next observation: sampled, or greedy under the likeliest state.
+
+        Greedy: the likeliest pedal, then the mean steering with it. A throttle's probability is spread over ten
+        steering angles and a brake's over one, so the likeliest single action is the brake far too often.
+        """
         world = self.config.world_model
         words = observation["words"]
         factor = words.shape[0] // world.observation.size_px
@@ -62,7 +67,7 @@ class PolicyDriver(nn.Module):
         )
         log_policy = unimix_log_probs(self.actor(self._state.features()), self.config.policy.actor_unimix)[0]
         if greedy:
-            self._action = int(log_policy.argmax())
+            self._action = pedal_first(log_policy)
         else:
             self._action = int(torch.multinomial(log_policy.exp(), 1, generator=self.generator))
         return self._action
