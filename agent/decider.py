@@ -190,7 +190,8 @@ class Worker:
         if self.busy:
             raise DecisionLate("the network is still busy with an earlier decision")
         if self._thread is None:
-            self._thread = threading.Thread(target=_work, args=(self._jobs,), name="network", daemon=True)
+            arguments = (self._jobs, torch.get_num_threads())
+            self._thread = threading.Thread(target=_work, args=arguments, name="network", daemon=True)
             self._thread.start()
         future: Future[Result] = Future()
         self._running = future
@@ -220,7 +221,8 @@ def give_back_worker(worker: Worker) -> None:
         _idle_workers.append(worker)
 
 
-def _work(jobs: queue.SimpleQueue[tuple[Callable[[], object], Future] | None]) -> None:
+def _work(jobs: queue.SimpleQueue[tuple[Callable[[], object], Future] | None], threads: int) -> None:
+    torch.set_num_threads(threads)  # of OpenMP, too, whose number is each thread's own
     while (item := jobs.get()) is not None:
         job, future = item
         try:
