@@ -73,7 +73,7 @@ def test_drives_once_and_compares(folder: Path) -> None:
     comparison = compare_runs(read_runs(own[1:]), read_runs(own[:1]))
     assert comparison.pairs == 2
     told = second["compared"]["expert"]["differences"]["driving_score_percent"]
-    assert comparison.to_json()["differences"]["driving_score_percent"] == pytest.approx(told)
+    assert comparison.differences["driving_score_percent"].difference == pytest.approx(told["difference"])
     records = [record for path in own for record in read_records(path / "results.jsonl")]
     assert all(record.provenance["server"] == "embedded" and record.decided for record in records)
     text = (folder / "out" / "summary.md").read_text(encoding="utf-8")
