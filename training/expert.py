@@ -55,6 +55,10 @@ CROSSING_M = 20.0
 """Who starts from standing waits for everybody who will cross its way up to here."""
 WAITING_MPS = 1.5
 """Who is slower than this may be waiting for the ego."""
+INTO_BOX_M = 0.6
+"""The ego stops so much nearer to the line of a stop sign than to others: it must stand in the sign's box."""
+SQUEEZE_MPS, SQUEEZE_S, SQUEEZE_MARGIN_M = 2.0, 5.0, 0.12
+"""Speed, time and side distance of an ego that squeezes past somebody who stands."""
 YIELDING_MPS = 4.0
 """Speed while an emergency vehicle passes."""
 
@@ -319,6 +323,7 @@ class ExpertDriver:
         self._stood_s = 0.0
         self._waited_s = 0.0
         self._insist_s = 0.0
+        self._squeeze_s = 0.0
         self._changes: LaneChanges | None = None
         self._sidestep: Sidestep | None = None
 
@@ -329,14 +334,18 @@ class ExpertDriver:
         scene = self._on_its_way(scene)
         start = arc_position(scene)
         front = start + scene.half_length_m
-        stops = [arc for arc in (*scene.red_stop_m, *self._pending_signs(scene, front)) if arc > front - 2.0]
+        signs_m = [arc + INTO_BOX_M for arc in self._pending_signs(scene, front)]
+        stops = [arc for arc in (*scene.red_stop_m, *signs_m) if arc > front - 2.0]
         stops += [wait_m] if wait_m is not None else []
         stop_line_m = min((arc - front for arc in stops), default=FAR_M)
         limit = scene.speed_limit_mps
         if self._sidestep is not None and self._sidestep.hurried:
             limit = max(limit, PASSING_MPS)
         wanted = min(config.max_speed_mps, limit, below_mps, bend_speed_mps(config, scene))
-        ahead = obstructions(config, scene, wanted)
+        careful = config
+        if self._squeezes():
+            careful, wanted = replace(config, side_margin_m=SQUEEZE_MARGIN_M), min(wanted, SQUEEZE_MPS)
+        ahead = obstructions(careful, scene, wanted)
         self._be_patient(scene, ahead)
         if self._sidestep is not None and self._sidestep.evading:  # they are passed by side distance alone
             ahead = [item for item in ahead if item.present or item.heading > ONCOMING_ALONG]
@@ -395,6 +404,13 @@ class ExpertDriver:
             return False
         ego = Ego(arc_position(scene), scene.speed_mps, scene.half_length_m, scene.half_width_m)
         return not self._sidestep.may_enter(ego, scene.others)
+
+    def _squeezes(self) -> bool:
+        """Whether the ego slowly goes past somebody in the opposite lane who stands and waits for it, too."""
+        self._squeeze_s = max(self._squeeze_s - DECISION_S, 0.0)
+        if self._sidestep is not None and self._sidestep.wedged:
+            self._squeeze_s = SQUEEZE_S
+        return self._squeeze_s > 0.0
 
     def _on_its_way(self, scene: Scene) -> Scene:
         if self._sidestep is None:

@@ -24,6 +24,10 @@ SPARE_M = 0.8
 """The ego's middle may be this far off the middle of the lane it borrows."""
 CLEARANCE_M = 0.7
 """Side distance to what is passed; to walkers and bicycles half a metre more."""
+CLOSER_M = 0.2
+"""Where somebody may come on the other side, it may be so much less."""
+ONCOMING_HALF_M = 1.0
+"""Half width of who comes."""
 ON_LINE_M = 0.05
 IN_LANE_M = 1.1
 """Up to this offset the ego stays in its lane, more or less."""
@@ -36,6 +40,8 @@ DISMOUNTED_S = 2.0
 """So does one that has stopped for this long."""
 PATIENCE_S = 14.0
 """Somebody behind whom the ego has stood this long, without a light or sign as the reason, is passed too."""
+STEERABLE_M, CLOSE_PATIENCE_S = 5.0, 35.0
+"""Unless the ego stands too near behind it to steer around it well: then the ego waits this long."""
 PASSING_MPS = 12.0
 PASSING_ACCEL_MPS2 = 2.8
 UNSEEN_M = 130.0
@@ -49,6 +55,8 @@ POINT_OF_NO_RETURN_M = 8.0
 STANDOFF_S = 2.0
 STANDOFF_M = 12.0
 """An ego that has stood face to face with somebody for so long goes back to its lane if that is free so far."""
+WEDGED_S = 8.0
+"""If it is not, the ego squeezes past after this time."""
 ENTER_S = 4.5
 """Time in which somebody from behind must not arrive where the ego pulls in."""
 HOLD_M = 9.0
@@ -206,7 +214,8 @@ class Sidestep:
                 continue
             rides = STANDING_MPS < speed < SLOW_SHARE * wanted_mps or others.stood_s[i] > DISMOUNTED_S
             slow = others.kind[i] == Kind.BICYCLE and rides and present.along[0] > 0.8
-            stuck = min(others.stood_s[i], self._stood_s) > PATIENCE_S and low < ego.front_m + QUEUE_GAP_M
+            patience_s = PATIENCE_S if low > ego.front_m + STEERABLE_M else CLOSE_PATIENCE_S
+            stuck = min(others.stood_s[i], self._stood_s) > patience_s and low < ego.front_m + QUEUE_GAP_M
             stuck = stuck and others.kind[i] != Kind.WALKER
             if others.parked[i] or slow or stuck:
                 found.append((low, i, present, max(speed, 0.0)))
@@ -246,12 +255,16 @@ class Sidestep:
         """Offsets that pass the group, the best first, and whether each leads into the opposite lane."""
         left = group.left_edge_m + ego.half_width_m + group.clearance_m
         right = group.right_edge_m - ego.half_width_m - group.clearance_m
-        choices = [(offset, False) for offset in sorted((left, right), key=abs) if abs(offset) <= IN_LANE_M]
         span = (self._path.arc_m >= group.low_m - 3.0) & (self._path.arc_m <= group.high_m + 3.0)
         left_m, right_m = self._lanes.left_m[span], self._lanes.right_m[span]
         has_left = len(left_m) > 0 and not np.isnan(left_m).any() and left <= left_m.mean() + SPARE_M
         has_right = len(right_m) > 0 and not np.isnan(right_m).any() and right >= right_m.mean() - SPARE_M
         same_way = bool(self._lanes.left_same[span].all())
+        between = left
+        if has_left and not same_way:  # as far from those who come in their lane as from what is passed
+            free_m = float(left_m.mean()) - ONCOMING_HALF_M - group.left_edge_m - 2.0 * ego.half_width_m
+            between -= min(max(group.clearance_m - 0.5 * free_m, 0.0), CLOSER_M)
+        choices = [(offset, False) for offset in sorted((between, right), key=abs) if abs(offset) <= IN_LANE_M]
         if has_left and same_way:
             choices.append((max(float(left_m.mean()), left), False))
         if has_right:
@@ -416,6 +429,11 @@ class Sidestep:
             if present.low_m[0] < ego.front_m and float(present.high_m[0]) + ENTER_S * along > rear_m - 2.0:
                 return False
         return True
+
+    @property
+    def wedged(self) -> bool:
+        """Whether the ego has been standing in the opposite lane for long, before somebody who waits for it, too."""
+        return self._daring is not None and self._stood_s > WEDGED_S
 
     @property
     def hurried(self) -> bool:

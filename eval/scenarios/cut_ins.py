@@ -5,7 +5,7 @@ Figures are those of scenario_runner's scenarios of the same names, unless told 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from random import Random
 from typing import ClassVar
 
@@ -233,9 +233,9 @@ class HighwayCutIn(Scenario):
         return min((self.change_m - arc_m) / left_s, self.MAX_SHARE * ego_mps)
 
 
-def can_park(lane: carla.Waypoint | None) -> bool:
+def can_park(lane: carla.Waypoint | None, types: Collection[carla.LaneType] = PARKABLE) -> bool:
     """Whether a lane is one to park in."""
-    return lane is not None and lane.lane_type in PARKABLE and lane.lane_width >= MIN_PARKING_WIDTH_M
+    return lane is not None and lane.lane_type in types and lane.lane_width >= MIN_PARKING_WIDTH_M
 
 
 def park_at_kerb(scenario: Scenario, place: carla.Waypoint, side: str) -> tuple[carla.Vehicle, float]:

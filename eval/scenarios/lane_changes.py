@@ -46,13 +46,12 @@ class ParkingExit(Scenario):
 
     @classmethod
     def places(cls, way: Way, random: Random) -> Iterator[ScenarioBlock]:
-        """Beside a parking lane that goes on for a while, straight on."""
+        """Beside a parking lane that goes on for a while, straight on; on a shoulder the ego is outside the lanes."""
         for index in way.stretches(before_m=0.0, after_m=40.0):
             here = way.waypoints[index]
             straight = abs(way.bend_deg(float(way.line.arc_m[index]) - 10.0, 30.0)) < cls.STRAIGHT_DEG
-            if straight and all(
-                can_park(beside(spot, "right")) for spot in (behind(here, 12.0), here, ahead(here, 12.0))
-            ):
+            spots = [beside(spot, "right") for spot in (behind(here, 12.0), here, ahead(here, 12.0))]
+            if straight and all(can_park(spot, (carla.LaneType.Parking,)) for spot in spots):
                 gaps = {"front_vehicle_distance": 9, "behind_vehicle_distance": 9}
                 yield way.block("ParkingExit", index, direction="right", **gaps)
 
