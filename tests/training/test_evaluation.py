@@ -31,10 +31,12 @@ TOWN = "Gen02"
 
 
 def save_policy(folder: Path, *, seed: int = 4, vector: int = 35) -> Path:
-    """An untrained policy as a training run saves it."""
+    """An untrained policy as a training run saves it, in several files."""
     learner = Learner(debug_config("paper", vector=vector), seed=seed)
     tensors = {key: value for key, value in learner.tensors().items() if key.startswith(("model.", "policy."))}
-    save_checkpoint(folder, configs.to_plain(learner.config), tensors, step=7, created_by="a test")
+    plain = configs.to_plain(learner.config)
+    save_checkpoint(folder, plain, tensors, step=7, created_by="a test", max_file_bytes=100_000)
+    assert len(list(folder.glob("*.safetensors"))) > 1
     return folder
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent import config as configs
 from agent.actions import ACTIONS, COAST
-from agent.checkpoint import MODEL_FILE, CheckpointError, check_state, load_checkpoint, read_manifest
+from agent.checkpoint import CheckpointError, check_state, load_checkpoint, read_manifest
 from eval.routes import Route
 from training import bev
 from training.drive import Driver, RuleDriver
@@ -148,8 +148,8 @@ def _kept(name: str, folder: Path, store: Path) -> Candidate:
         shutil.copytree(folder, partial, symlinks=True)
         load_policy(partial)
         manifest = read_manifest(partial)
-        parts = f"{manifest['config_sha256']} {manifest['files'][MODEL_FILE]['sha256']}"
-        sha256 = hashlib.sha256(parts.encode()).hexdigest()
+        sums = [entry["sha256"] for file, entry in sorted(manifest["files"].items()) if file.endswith(".safetensors")]
+        sha256 = hashlib.sha256(" ".join([manifest["config_sha256"], *sums]).encode()).hexdigest()
         target = store / sha256[:16]
         if not target.is_dir():
             partial.rename(target)
