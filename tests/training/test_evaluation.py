@@ -139,9 +139,10 @@ def test_unfit_checkpoints_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="12 numbers"):
         load_policy(save_policy(tmp_path / "other", vector=12))
     altered = save_policy(tmp_path / "altered")
-    data = bytearray((altered / "model.safetensors").read_bytes())
+    path = max(altered.glob("*.safetensors"))
+    data = bytearray(path.read_bytes())
     data[-1] ^= 1
-    (altered / "model.safetensors").write_bytes(bytes(data))
+    path.write_bytes(bytes(data))
     with pytest.raises(CheckpointError, match="sha256"):
         candidates([f"policy={altered}"], tmp_path / "store", sampled=False)
     assert not any((tmp_path / "store").iterdir())
