@@ -24,7 +24,7 @@ from training.evaluation import run as evaluation
 from training.evaluation.summary import markdown
 from training.experience import bench as replay_bench
 from training.presets import Recipe, Size, preset
-from training.privileged import curves, dream, trainer
+from training.privileged import checkpoint, curves, dream, trainer
 from training.privileged.config import RunConfig
 from training.privileged.guard import FAILED, RunStoppedError
 from training.replay import SegmentError
@@ -275,6 +275,23 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportPrivileged:
+    """Write a run's world model and policy as a small folder that drives, and that another run can begin with."""
+
+    model: Path
+    """Folder `model` of a run."""
+    out: Path
+    card: Path
+    """Model card to include: what it was trained on and how it scores."""
+
+    def run(self) -> int:
+        """Exit code."""
+        checkpoint.export(self.model, self.out, self.card.read_text(encoding="utf-8"))
+        print(self.out)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Curves:
     """Draw the learning curves of runs of the privileged stage."""
 
@@ -323,6 +340,7 @@ Command = (
     | Annotated[Privileged, tyro.conf.subcommand("privileged")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Picture, tyro.conf.subcommand("picture")]
+    | Annotated[ExportPrivileged, tyro.conf.subcommand("export-privileged")]
     | Annotated[Curves, tyro.conf.subcommand("curves")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[DreamPicture, tyro.conf.subcommand("dream")]

@@ -21,7 +21,7 @@ from tests.training.privileged import debug_config
 from training import bev
 from training.env.observation import VECTOR_SIZE
 from training.learner import Learner
-from training.privileged import curves, dream
+from training.privileged import checkpoint, curves, dream
 from training.privileged.checkpoint import load_model
 
 TOWN = "Gen02"
@@ -45,6 +45,21 @@ def test_a_saved_model_drives_as_the_learner_would(model: Path):
     action = driver.act(observation, greedy=True)
     log_policy = learner.policy.log_policy(driver.state.features())
     assert action == pedal_first(log_policy[0])
+
+
+def test_an_exported_model_is_small_and_another_run_begins_with_it(model: Path, tmp_path: Path):
+    checkpoint.export(model, tmp_path / "out", "# card\n")
+    size = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors"))
+    assert size < 0.6 * sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    assert (tmp_path / "out" / "model_card.md").read_text(encoding="utf-8") == "# card\n"
+    learner = Learner(debug_config("paper", vector=VECTOR_SIZE), seed=9)
+    checkpoint.begin_with(learner, tmp_path / "out")
+    wanted = load_model(model).world_model.state_dict()
+    for name, value in learner.model.state_dict().items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-3, atol=1e-6)
+    assert learner.updates == 0
+    with pytest.raises(CheckpointError, match="out"):
+        checkpoint.begin_with(Learner(debug_config("paper", vector=VECTOR_SIZE + 1)), tmp_path / "out")
 
 
 def test_another_models_folder_is_refused(model: Path, tmp_path: Path):

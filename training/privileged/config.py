@@ -69,6 +69,8 @@ class RunConfig:
     """Processes that drive, each with a server of its own; 0: learn from a replay that does not grow."""
     replay: Path | None = None
     """Folder of another run's experience to learn from without collectors; nothing is deleted there."""
+    init: Path | None = None
+    """Model folder (`model` of a run, or one made by `export-privileged`) whose weights a new run begins with."""
     updates: int | None = None
     """The run ends after so many updates, if the time is not over before."""
     threads: int = 1

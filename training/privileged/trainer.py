@@ -33,6 +33,7 @@ from training.experience.batches import Batch, Batches, to_device
 from training.experience.sampler import ReplayError, unpin
 from training.learner import Learner, NonFiniteUpdateError
 from training.presets import PrivilegedConfig
+from training.privileged.checkpoint import begin_with
 from training.privileged.cluster import Nodes
 from training.privileged.collector import CollectorJob, pause, summary
 from training.privileged.config import RunConfig
@@ -145,6 +146,8 @@ class Trainer:
         self._sampler: dict[str, Any] | None = None
         self._schedulers: Mapping[str, Any] = {}
         self._restore()
+        if run.init is not None and not self.resumed:
+            begin_with(self.learner, run.init)
         ranks.check_same(self.learner.updates, "updates")
 
     def train(self) -> None:
