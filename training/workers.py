@@ -22,6 +22,8 @@ from eval.server import ServerDiedError, ServerError
 
 SILENCE_S = 240.0
 """A process that has told nothing for so long hangs."""
+START_S = 600.0
+"""Until its first news it may take this long: the first start of a server on a machine compiles."""
 POLL_S = 0.2
 ATTEMPTS = 3
 """So often an item is tried."""
@@ -133,7 +135,7 @@ class _Worker(Generic[Item]):
         """Why it will tell nothing more; empty while it may."""
         self.refusal = ""
         """What server or planner said to bad input."""
-        self._silence_s = silence_s
+        self._patience_s, self._silence_s = START_S, silence_s
         context = multiprocessing.get_context("spawn")
         self._receiver, sender = context.Pipe(duplex=False)
         arguments = (sender, target, tuple(items), index, os.getpid())
@@ -147,7 +149,7 @@ class _Worker(Generic[Item]):
         try:
             while self._receiver.poll():
                 kind, content = self._receiver.recv()
-                self._heard_s = time.monotonic()
+                self._heard_s, self._patience_s = time.monotonic(), self._silence_s
                 if kind == "refused":
                     self.refusal = content
                 elif kind == "told":
@@ -157,8 +159,8 @@ class _Worker(Generic[Item]):
         except (EOFError, OSError):
             self._process.join(1.0)
             self.over = self.refusal or f"the process ended (exit code {self._process.exitcode})"
-        if not self.over and time.monotonic() - self._heard_s > self._silence_s:
-            self.over = f"the process was silent for {self._silence_s:.0f} s"
+        if not self.over and time.monotonic() - self._heard_s > self._patience_s:
+            self.over = f"the process was silent for {self._patience_s:.0f} s"
 
     def close(self) -> None:
         """End the process and, with it, its server."""
