@@ -13,7 +13,7 @@ from training.workers import Done, RefusedError, Told, work_through
 
 def test_all_but_the_deadly_is_done(tmp_path: Path) -> None:
     """A process that dies at one item every time and hangs at another once costs that one item."""
-    events = list(work_through(partial(work, tmp_path), [["a", "die", "hang", "b"]], 1, silence_s=4.0, most_attempts=2))
+    events = list(work_through(partial(work, tmp_path), [["a", "die", "hang", "b"]], 1, silence_s=8.0, most_attempts=2))
     done = {event.item: event for event in events if isinstance(event, Done)}
     assert list(done) == ["a", "die", "hang", "b"]
     assert [done[item].outcome for item in ("a", "hang", "b")] == [("a", 0), ("hang", 0), ("b", 0)]
