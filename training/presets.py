@@ -143,7 +143,7 @@ class _Widths:
 # 10m: DreamerV3's XS of 2023. 100m: Think2Drive's widths (it reports 104 million parameters with 34 masks of 128 px).
 _PAPER = {
     "debug": _Widths(size_px=16, deter=32, hidden=32, units=32, depth=4, layers=1, groups=4, classes=4),
-    "tiny": _Widths(size_px=64, deter=256, hidden=256, units=256, depth=24, layers=1, groups=16, classes=16),
+    "tiny": _Widths(size_px=64, deter=256, hidden=256, units=256, depth=24, layers=1, groups=32, classes=16),
     "10m": _Widths(size_px=64, deter=256, hidden=256, units=256, depth=24, layers=1, groups=32, classes=32),
     "100m": _Widths(size_px=128, deter=512, hidden=512, units=512, depth=96, layers=5, groups=32, classes=32),
 }
@@ -163,6 +163,7 @@ _TINY_WEIGHTS = {bev.VEHICLE: 0.5, bev.WALKER: 1.5} | dict.fromkeys(
 the other losses."""
 _CPU_MODEL_RATE, _CPU_FINAL_MODEL_RATE, _CPU_POLICY_RATE = 5e-4, 2e-4, 2e-4
 _CPU_DECAY_UPDATES = 50_000
+_TINY_WARMUP_UPDATES = 500
 
 
 def preset(recipe: Recipe = "paper", size: Size = "10m") -> PrivilegedConfig:
@@ -194,8 +195,9 @@ def preset(recipe: Recipe = "paper", size: Size = "10m") -> PrivilegedConfig:
 def _sparing(config: PrivilegedConfig) -> PrivilegedConfig:
     """Shorter windows, a nearer horizon and fewer decoded and imagined states, for some updates per second on a CPU.
 
-    Binary masks, and heavier heads with windows that end at terminations: a small model sees few endings and has to
-    know them for the policy to fear them.
+    Binary masks, a heavier vector (the route's points have to be known to a decimetre), and heavier heads with windows
+    that end at terminations: a small model sees few endings and has to know them for the policy to fear them. Scenarios
+    begin early: a CPU has no time for 10,000 updates without them.
     """
     world = config.world_model
     slices = len(bev.HISTORY_S)
@@ -207,14 +209,19 @@ def _sparing(config: PrivilegedConfig) -> PrivilegedConfig:
         channel_weights=tuple(weights),
         decode_share=0.125,
     )
-    loss = replace(world.loss, reward=5.0, continuation=10.0)
+    loss = replace(world.loss, vector=50.0, reward=5.0, continuation=10.0)
     discount = replace(world.discount, horizon_steps=100.0)
     starts = 0 if config.policy.replay_critic else 64
     return replace(
         config,
         world_model=replace(world, vision=vision, loss=loss, discount=discount),
         policy=replace(config.policy, starts=starts, entropy=1e-3),
-        tricks=replace(config.tricks, termination_share=0.25, termination_steps=0),
+        tricks=replace(
+            config.tricks,
+            termination_share=0.25,
+            termination_steps=0,
+            warmup_updates=min(config.tricks.warmup_updates, _TINY_WARMUP_UPDATES),
+        ),
         batch=8,
         steps=16,
     )

@@ -79,6 +79,8 @@ class LossConfig:
 
     reconstruction: float = 1.0
     """beta_pred, on masks and vector."""
+    vector: float = 1.0
+    """Of the vector's squared error relative to the masks' loss, which is a sum over far more numbers."""
     reward: float = 1.0
     """beta_pred, on the reward."""
     continuation: float = 1.0

@@ -107,7 +107,7 @@ class WorldModel(nn.Module):
         }
         weights = self.config.loss
         total = (
-            weights.reconstruction * (masks + vector)
+            weights.reconstruction * (masks + weights.vector * vector)
             + weights.reward * terms["reward"]
             + weights.continuation * terms["continuation"]
             + weights.dynamics * kl.dynamics
