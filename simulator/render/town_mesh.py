@@ -61,6 +61,11 @@ def cache_folder() -> Path:
     return Path(base) / "raw2drive" / "render"
 
 
+def town_seed(opendrive: str) -> int:
+    """The usual choice of how a town's buildings and plants look."""
+    return int.from_bytes(hashlib.sha256(opendrive.encode()).digest()[:4], "little")
+
+
 def load_or_build(name: str, opendrive: str, seed: int, folder: Path | None = None) -> TownMesh:
     """The town's mesh from the cache, or built and stored there. An unreadable cache file is replaced."""
     digest = hashlib.sha256(f"{FORMAT_VERSION}:{seed}:{opendrive}".encode()).hexdigest()
