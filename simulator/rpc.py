@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgpack
 
@@ -68,8 +68,20 @@ class Registry:
             raise ValueError(f"RPC method {name} is registered twice")
         self._methods[name] = Method(function, reply)
 
+    def refuse(self, name: str, reply: Reply, reason: str) -> None:
+        """Answer calls of this name with a failure that names it."""
+
+        def refused(*_: Any) -> None:
+            raise CallError(f"not supported by this server: {name} ({reason})")
+
+        self.add(name, refused, reply)
+
     def names(self) -> list[str]:
         return sorted(self._methods)
+
+    def method(self, name: str) -> Method:
+        """What is registered under a name. Raises: KeyError if nothing is."""
+        return self._methods[name]
 
     def call(self, name: str, arguments: list) -> tuple[str | None, Any]:
         """(error, result) of one call. Never raises for what a client sent."""
@@ -92,12 +104,25 @@ def _wrap_failure(reply: Reply, message: str) -> list:
     return [[True, [message]]] if reply is Reply.VOID else failure(message)
 
 
+class Host(Protocol):
+    """What serves the calls."""
+
+    caller: object | None
+    """The connection whose call is being carried out"""
+
+    def after_reply(self) -> None:
+        """Do what may wait until the caller has its answer."""
+
+    def client_left(self, connection: object) -> None:
+        """A connection is gone."""
+
+
 class RpcConnection(asyncio.Protocol):
     """One client. A malformed message ends the connection, never the server."""
 
-    def __init__(self, registry: Registry, after_reply: Callable[[], None]) -> None:
+    def __init__(self, registry: Registry, host: Host) -> None:
         self._registry = registry
-        self._after_reply = after_reply
+        self._host = host
         self._unpacker = msgpack.Unpacker(
             raw=False,
             strict_map_key=False,
@@ -110,14 +135,18 @@ class RpcConnection(asyncio.Protocol):
         self._transport = transport
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._host.client_left(self)
+
     def data_received(self, data: bytes) -> None:
         for message_id, name, arguments in self._requests(data):
+            self._host.caller = self
             error, result = self._registry.call(name, arguments)
             reply = packed([RESPONSE, message_id, error, result])
             if not self._transport.is_closing():
                 self._transport.write(reply)
             # Cameras are drawn only now: the client computes its traffic while this process draws.
-            self._after_reply()
+            self._host.after_reply()
 
     def _requests(self, data: bytes) -> Iterator[tuple[int, str, list]]:
         """(id, method, arguments) of the requests completed by `data`; the connection ends at a malformed one."""

@@ -58,6 +58,8 @@ class World:
         self._bodies = dynamics.Bodies()
         self._walkers = Walkers(self._bodies, lambda: self.navigation)
         self._friction: dict[int, FrictionTrigger] = {}
+        self._forgetful: set[int] = set()
+        """Vehicles without `sticky_control`: a control acts for one step"""
         self._slots: dict[int, int] = {}
         self._actor_of_slot: dict[int, Actor] = {}
         self.spectator = self._place("spectator", (0.0, 0.0, SPECTATOR_HEIGHT_M, 0.0, 0.0, 0.0), Box())
@@ -136,6 +138,8 @@ class World:
             self._add_friction(actor)
         elif kind in _BODY_KINDS:
             self._add_body(actor, world_pose)
+        if kind is Kind.VEHICLE and actor.attribute("sticky_control", "true").lower() == "false":
+            self._forgetful.add(actor.id)
         return actor
 
     def _add_friction(self, actor: Actor) -> None:
@@ -177,6 +181,7 @@ class World:
             self._bodies.remove(slot)
             del self._actor_of_slot[slot]
         self._friction.pop(actor_id, None)
+        self._forgetful.discard(actor_id)
         self.actors.remove(actor)
         self._index_bodies()
         return removed
@@ -352,6 +357,8 @@ class World:
         self._set_friction()
         dynamics.step(bodies, bodies.count, dt_s, self.town.heights)
         contacts, impulses = dynamics.collide(bodies, bodies.count)
+        for actor_id in self._forgetful:
+            self.set_control(actor_id, VehicleControl())
         self._walkers.after_step(contacts.pairs, impulses, dt_s)
         snapshot.copy_motion(bodies, self._body_slots, self.actors, self._body_rows)
         self._move_attached()
