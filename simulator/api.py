@@ -24,6 +24,8 @@ MAX_UPLOAD_CHARACTERS: Final = 32 << 20
 ZERO_BOX: Final = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 0]
 AT_ORIGIN: Final[Pose] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 GRAVITY_MPS2: Final = 9.81
+ACKERMANN_GAINS: Final = 6
+"""Speed and acceleration controller: proportional, integral, derivative each."""
 ALL_DOORS: Final = 6
 """carla.VehicleDoor.All; below it front left and right, rear left and right, hood, trunk."""
 EVERY_DOOR: Final = (1 << ALL_DOORS) - 1
@@ -50,6 +52,21 @@ def _moved_to(pose: Pose, location: list) -> Pose:
     """The same orientation at another place."""
     x, y, z = (float(value) for value in location)
     return x, y, z, pose[3], pose[4], pose[5]
+
+
+def _u32(what: str, value: object) -> int:
+    """A number that clients can read back."""
+    if not isinstance(value, int) or not 0 <= value < 1 << 32:
+        raise CallError(f"{what} {value!r} is not a number from 0 to {(1 << 32) - 1}")
+    return int(value)
+
+
+def _attributes(rows: list) -> list[list]:
+    """`[id, type, value]` each, of types that every client can read back."""
+    for row in rows:
+        if len(row) != 3 or not isinstance(row[0], str) or not isinstance(row[2], str):
+            raise CallError(f"an attribute is [id, type, value], got {row!r:.200}")
+    return [[name, _u32(f"type of attribute {name}", kind), value] for name, kind, value in rows]
 
 
 class _Session(Calls):
@@ -174,7 +191,9 @@ class _Actors(Calls):
 
     def spawn(self, description: list, transform: list, parent: int = 0) -> Actor:
         uid, type_id, attributes = description
-        actor = self.world.spawn(uid, type_id, [list(a) for a in attributes], _pose(transform), parent)
+        if not isinstance(type_id, str) or not isinstance(parent, int):
+            raise CallError(f"cannot spawn {type_id!r} on actor {parent!r}: not a blueprint's id and an actor's number")
+        actor = self.world.spawn(_u32("blueprint", uid), type_id, _attributes(attributes), _pose(transform), parent)
         if actor.kind is Kind.SENSOR and type_id != "sensor.other.lane_invasion":
             self.session.start_sensor(actor)
         return actor
@@ -204,7 +223,7 @@ class _Vehicles(Calls):
         return {
             "apply_control_to_vehicle": self.control,
             "apply_ackermann_control_to_vehicle": lambda i, control: self.world.set_ackermann(i, control),
-            "apply_ackermann_controller_settings": lambda i, gains: setattr(vehicle(i), "ackermann_settings", gains),
+            "apply_ackermann_controller_settings": self._set_ackermann_gains,
             "apply_physics_control": lambda i, physics: self.world.set_physics_control(i, physics),
             "set_vehicle_light_state": lambda i, state: self.set_lights(i, state[0]),
             "open_vehicle_door": lambda i, door: self._doors(i, door, is_open=True),
@@ -224,7 +243,13 @@ class _Vehicles(Calls):
         )
 
     def set_lights(self, actor_id: int, state: int) -> None:
-        self.world.vehicle(actor_id).lights = int(state)
+        self.world.vehicle(actor_id).lights = _u32("light state", state)
+
+    def _set_ackermann_gains(self, actor_id: int, gains: list) -> None:
+        values = [float(gain) for gain in gains]
+        if len(values) != ACKERMANN_GAINS or not all(math.isfinite(value) for value in values):
+            raise CallError(f"AckermannControllerSettings needs {ACKERMANN_GAINS} finite numbers, got {gains}")
+        self.world.vehicle(actor_id).ackermann_settings = values
 
     def _doors(self, actor_id: int, door: int, *, is_open: bool) -> None:
         if not 0 <= door <= ALL_DOORS:
@@ -304,7 +329,9 @@ class _TrafficManagers(Calls):
 
     def _add(self, place: list) -> bool:
         host, port = place
-        return self.session.traffic_managers.setdefault(int(port), str(host)) == host
+        if not isinstance(host, str) or not isinstance(port, int) or not 0 <= port < 1 << 16:
+            raise CallError(f"a Traffic Manager's place is [host, port], got {place!r:.200}")
+        return self.session.traffic_managers.setdefault(port, host) == host
 
 
 class _Batch(Calls):

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 MAX_REQUEST_BYTES: Final = 64 << 20
 """Largest request accepted; an OpenDRIVE text sent by a client is the biggest legitimate one."""
 
+INTERNAL_ERROR: Final = "internal error of the server, please report it"
+
 REQUEST: Final = 0
 RESPONSE: Final = 1
 
@@ -95,6 +97,9 @@ class Registry:
         except (TypeError, ValueError, IndexError, KeyError, OverflowError, AttributeError, struct.error) as error:
             log.warning("call %s with unusable arguments: %s", name, error)
             return None, _wrap_failure(method.reply, f"{name}: unusable arguments ({error})")
+        except Exception as error:  # one client's call must not end its connection, nor the server
+            log.exception("call %s failed", name)
+            return None, _wrap_failure(method.reply, f"{name}: {INTERNAL_ERROR} ({type(error).__name__}: {error})")
         if method.reply is Reply.RAW:
             return None, value
         return None, [[False]] if method.reply is Reply.VOID else success(value)

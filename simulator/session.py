@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -122,6 +123,10 @@ class Session:
         """Take over EpisodeSettings; returns the frame that the client waits for, which is already out."""
         if len(settings) != len(default_settings()):
             raise CallError(f"EpisodeSettings needs {len(default_settings())} fields, got {len(settings)}")
+        for value, default in zip(settings, default_settings(), strict=True):
+            kinds = (int, float) if isinstance(default, float) else type(default)
+            if not isinstance(value, kinds) or (isinstance(value, float) and not math.isfinite(value)):
+                raise CallError(f"EpisodeSettings: {value!r:.100} where a value like {default!r} belongs")
         fixed = settings[FIXED_DELTA]
         if fixed[0] and not 0.0 < float(fixed[1]) <= MAX_STEP_S:
             raise CallError(f"fixed_delta_seconds must lie in (0, {MAX_STEP_S}], got {fixed[1]}")

@@ -30,6 +30,8 @@ LEFT_DOORS, RIGHT_DOORS = 0b0101, 0b1010
 """Bits of carla.VehicleDoor: front left, front right, rear left, rear right."""
 _BODY_KINDS: Final = {Kind.VEHICLE: dynamics.VEHICLE, Kind.WALKER: dynamics.WALKER, Kind.PROP: dynamics.PROP}
 _ACKERMANN_SPEED_GAIN: Final = 0.5
+FARTHEST_M: Final = 1e6
+"""From the origin, along each axis; angles are bounded by as many degrees."""
 MAX_SPEED_MPS: Final = 1e3
 MAX_TURN_DEGPS: Final = 1e5
 MAX_IMPULSE_NS: Final = 1e8
@@ -120,8 +122,8 @@ class World:
         """Create an actor. Raises: CallError for an unknown blueprint, a taken place, a missing parent, a bad pose."""
         if type_id not in self._blueprints:
             raise CallError(f"{type_id!r} is not a blueprint of this server")
-        if not all(math.isfinite(value) for value in pose):
-            raise CallError(f"cannot spawn {type_id} at {pose}: not a finite transform")
+        if not _usable(pose):
+            raise CallError(f"cannot spawn {type_id} at {pose}: use a finite transform within {FARTHEST_M:g} m")
         if self.actors.count >= MAX_ACTORS:
             raise CallError(f"cannot spawn {type_id}: {MAX_ACTORS} actors exist already")
         parent_pose = self.actors.pose(self.actor(parent)) if parent else None
@@ -238,8 +240,8 @@ class World:
     def set_walker_state(self, actor_id: int, pose: Pose, speed_mps: float) -> None:
         """Place a walker as a client's crowd simulation wants it; the pose's height only tells the level at bridges."""
         walker = self._of_kind(actor_id, Kind.WALKER)
-        if not all(math.isfinite(value) for value in (*pose, speed_mps)):
-            raise CallError(f"cannot move walker {actor_id} to {pose} at {speed_mps} m/s: not finite")
+        if not _usable(pose) or not abs(speed_mps) <= MAX_SPEED_MPS:
+            raise CallError(f"cannot move walker {actor_id} to {pose} at {speed_mps} m/s: not finite or too large")
         self._walkers.lead(self._slots[actor_id], pose, speed_mps, self.ground_m(*pose[:3]))
         heading_rad = math.radians(pose[4])
         self._report_walk(walker, WalkerControl((math.cos(heading_rad), math.sin(heading_rad), 0.0), speed_mps))
@@ -262,8 +264,8 @@ class World:
 
     def teleport(self, actor_id: int, pose: Pose) -> None:
         actor = self.actor(actor_id)
-        if not all(math.isfinite(value) for value in pose):
-            raise CallError(f"cannot move actor {actor_id} to {pose}: not a finite transform")
+        if not _usable(pose):
+            raise CallError(f"cannot move actor {actor_id} to {pose}: use a finite transform within {FARTHEST_M:g} m")
         if actor.id in self._slots:
             self._bodies.set_transform(self._slots[actor.id], pose)
         if actor.relative_pose is not None:
@@ -423,6 +425,11 @@ class World:
 def _box(trigger_box: tuple) -> Box:
     centre, extent = trigger_box
     return Box(tuple(centre), tuple(extent))
+
+
+def _usable(pose: Pose) -> bool:
+    """Whether a place can be reached with the precision of the wire; false for NaN."""
+    return all(abs(value) <= FARTHEST_M for value in pose)
 
 
 def _bounded(what: str, actor_id: int, values: Sequence[float], limit: float) -> tuple[float, ...]:
