@@ -176,7 +176,7 @@ class _Actors(Calls):
             "add_actor_torque": without_effect,
             "set_actor_simulate_physics": lambda i, on: world().set_simulate_physics(i, bool(on)),
             "set_actor_collisions": lambda i, on: world().set_collides(i, bool(on)),
-            "set_actor_enable_gravity": without_effect,
+            "set_actor_enable_gravity": lambda i, on: world().set_gravity(i, bool(on)),
             "set_actor_dead": without_effect,
             "set_actor_autopilot": without_effect,  # the Traffic Manager lives in the client
         }
@@ -358,7 +358,7 @@ class _Batch(Calls):
             12: without_effect,
             13: without_effect,
             14: lambda i, on: world().set_simulate_physics(i, bool(on)),
-            15: without_effect,
+            15: lambda i, on: world().set_gravity(i, bool(on)),
             16: without_effect,
             17: without_effect,
             18: vehicles.set_lights,

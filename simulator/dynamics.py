@@ -312,8 +312,12 @@ def _settle(rows, dt, moved, heights):
         ground = 0.25 * (left + right) + 0.5 * rear
         base = b.z - b.origin_height
         vz = 0.0
-        if np.isnan(ground) or not b.gravity or ground > base + CLIMB_M:
+        if np.isnan(ground) or ground > base + CLIMB_M:
             b.airborne = False
+        elif not b.gravity:
+            vz = b.vz
+            b.airborne = base + vz * dt > ground + DROP_M
+            b.z = max(base + vz * dt, ground) + b.origin_height
         elif base > ground + DROP_M or (b.airborne and base + b.vz * dt > ground):
             vz = b.vz - GRAVITY_MPS2 * dt
             b.airborne = base + vz * dt > ground

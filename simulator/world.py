@@ -12,10 +12,11 @@ import numpy as np
 
 from simulator import blueprints, dynamics, rays, snapshot, wire
 from simulator.actors import Actor, ActorTable, Box, Kind, Pose, VehicleControl, WalkerControl, compose
+from simulator.bodies import TYRE_FRICTION
 from simulator.collisions import overlaps_any
 from simulator.friction import FrictionTrigger, friction
 from simulator.navigation.navigation import Navigation, load_or_build
-from simulator.physics_control import physics_control, relevant_physics
+from simulator.physics_control import physics_control, relevant_physics, with_tyre_friction
 from simulator.rpc import CallError
 from simulator.towns.town import Town
 from simulator.traffic_lights import LightState, TrafficLights
@@ -310,6 +311,10 @@ class World:
         x, y, z, pitch, yaw, roll = self.actors.pose(prop)
         self.teleport(prop.id, (x, y, min(z, self.ground_m(x, y, z)), pitch, yaw, roll))
 
+    def set_gravity(self, actor_id: int, enabled: bool) -> None:
+        slot = self._slot(actor_id)
+        self._bodies.gravity[slot], self._bodies.settled[slot] = enabled, False
+
     def set_collides(self, actor_id: int, enabled: bool) -> None:
         self.actor(actor_id).collides = enabled
         if actor_id in self._slots:
@@ -319,9 +324,11 @@ class World:
 
     def physics_control(self, actor_id: int) -> list:
         vehicle = self.vehicle(actor_id)
-        if vehicle.physics_control is not None:
-            return vehicle.physics_control
-        return physics_control(blueprints.body_spec(vehicle.type_id), self.actors.pose(vehicle))
+        pose = self.actors.pose(vehicle)
+        physics = vehicle.physics_control or physics_control(blueprints.body_spec(vehicle.type_id), pose)
+        here = np.array([pose[:3]])
+        around = [trigger.friction for trigger in self._friction.values() if trigger.holds(here)[0]]
+        return with_tyre_friction(physics, min(around) * TYRE_FRICTION) if around else physics
 
     def wheel_steer_deg(self, actor_id: int, wheel: int) -> float:
         slot = self._slots[self.vehicle(actor_id).id]
