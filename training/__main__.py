@@ -245,11 +245,13 @@ class Raw:
 class RecordRaw:
     """Record experience with camera images for `raw`, driven by a privileged model; more is added to what is there."""
 
-    config: tyro.conf.OmitArgPrefixes[record.RecordConfig]
+    out: Path
+    """Folder; the experience is in its `replay`."""
+    config: record.RecordConfig = field(default_factory=record.RecordConfig)
 
     def run(self) -> int:
         """Exit code."""
-        print(record.record(self.config))
+        print(record.record(self.config, self.out))
         return 0
 
 

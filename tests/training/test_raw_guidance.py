@@ -206,9 +206,9 @@ def test_an_update_changes_the_raw_stream_and_never_the_teacher() -> None:
 
 def test_the_loss_falls() -> None:
     learner, batch = learner_for()
-    values = [learner.update(batch)[0] for _ in range(12)]
-    for name in ("align_embed", "align_stoch", "masks"):
-        assert float(values[-1][name]) < 0.9 * float(values[0][name]), name
+    values = [learner.update(batch)[0] for _ in range(6)]
+    for name in ("align_embed", "align_vector", "align_stoch", "masks"):
+        assert float(values[-1][name]) < 0.97 * float(values[0][name]), name
 
 
 def test_weights_and_policy_begin_as_the_teacher_s() -> None:
@@ -262,7 +262,7 @@ def test_detached_heads_do_not_shape_the_states() -> None:
 
 
 def test_head_guidance_asks_the_privileged_heads_on_the_privileged_states() -> None:
-    learner, batch = learner_for()
+    learner, batch = learner_for(rssm_start="random")
     loss = learner.model.loss(learner.teacher, batch, generator=torch.Generator().manual_seed(0))
     rollout, _ = learner.imagine(loss.streams, batch.terminal)
     reward, _ = learner.policy.predict(learner.teacher, rollout.privileged)

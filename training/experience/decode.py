@@ -169,7 +169,7 @@ class Decoder:
 def _take_sensors(step: PackedStep, into: dict[str, np.ndarray], place: tuple[int, int], path: Path) -> None:
     """Decode one step's sensors. Raises: ValueError where there are none, or of another size; SegmentError."""
     if not step.jpegs:
-        raise ValueError(f"{path}: holds no camera images; give a replay recorded by `python -m training raw`")
+        raise ValueError(f"{path}: holds no camera images; give a replay recorded by `python -m training record-raw`")
     found = {name: step.arrays.get(SENSOR_PREFIX + name) for name in SENSOR_ARRAYS} | {"images": _images(step, path)}
     for name, value in found.items():
         wanted = into[name].shape[2:]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from agent.model.driving_model import ModelInput
-from agent.model.image_encoder import ImageEncoder
+from agent.model.image_encoder import EncoderConfig, ImageEncoder
 from agent.model.raw_model import RawNeck, Sight, seen_columns
 from agent.model.rssm import Rssm, full_precision, kl_loss
 from training.raw.config import RawConfig
@@ -40,7 +40,7 @@ class RawWorldModel(nn.Module):
         super().__init__()
         self.config = config
         agent, world = config.model, config.world_model
-        self.encoder = ImageEncoder(agent.encoder)
+        self.encoder = _image_encoder(agent.encoder, generator)
         self.neck = RawNeck(agent.neck, agent.encoder, agent.norm)
         self.rssm = Rssm(agent.rssm, agent.embed) if config.rssm_start != "tied" else None
         self.decoder = None
@@ -187,3 +187,11 @@ class RawWorldModel(nn.Module):
             logits = full_precision(self.continue_head(seen)[..., 0])
             losses["continuation"] = binary_loss(logits, teacher.continue_target(batch)).mean()
         return losses
+
+
+def _image_encoder(config: EncoderConfig, generator: torch.Generator | None) -> ImageEncoder:
+    """An image encoder whose random weights are drawn from the generator: its layers know the global one only."""
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ImageEncoder(config)

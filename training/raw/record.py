@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 class RecordConfig:
     """A recording."""
 
-    out: Path
-    """Folder; the experience is in its `replay`."""
     teacher: Path = Path("weights/privileged_tiny")
     """Folder of the privileged model that drives."""
     steps: int = 2000
@@ -44,12 +42,12 @@ class RecordConfig:
             raise ValueError(f"steps and collectors must be at least 1, got {self.steps}, {self.collectors}")
 
 
-def record(config: RecordConfig) -> str:
-    """Drive until there are so many decisions more; gives what was recorded, at which rate.
+def record(config: RecordConfig, folder: Path) -> str:
+    """Drive until there are so many decisions more; gives what was recorded, and how fast.
 
+    folder: the experience is in its `replay`.
     Raises: CheckpointError, ConfigError, ServerError, RouteFileError.
     """
-    folder = config.out
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         run = RawRunConfig(
