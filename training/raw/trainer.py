@@ -19,6 +19,7 @@ from agent.config import ConfigError
 from training.distributed import joined
 from training.experience.batches import Batches
 from training.learner import BaseLearner
+from training.memory import keep_freed_memory
 from training.optim import OptimizerConfig
 from training.privileged.checkpoint import load_model
 from training.privileged.collector import CollectorJob
@@ -75,6 +76,7 @@ def train(
     if minutes <= 0.0:
         raise ValueError(f"--minutes must be positive, got {minutes}")
     torch.set_num_threads(run.threads)
+    keep_freed_memory()
     folder.mkdir(parents=True, exist_ok=True)
     with joined() as ranks, locked(folder) if ranks.leads else contextlib.nullcontext():
         teacher = take_teacher(run.teacher, folder)
