@@ -101,10 +101,7 @@ def filter_both(
         own = straight_through_at(probs, sample_index(probs.detach(), uniform[0][:, t])).flatten(-2)
         with torch.no_grad():
             probs = theirs.observe(t, other).exp()
-            if shared:
-                other = own.detach()
-            else:
-                other = one_hot_at(probs, sample_index(probs, uniform[1][:, t])).flatten(-2)
+            other = own.detach() if shared else one_hot_at(probs, sample_index(probs, uniform[1][:, t])).flatten(-2)
         ours.stoch.append(own)
         theirs.stoch.append(other)
     with torch.no_grad():
