@@ -25,7 +25,7 @@ from training.evaluation.summary import markdown
 from training.experience import bench as replay_bench
 from training.presets import Recipe, Size, preset
 from training.privileged import checkpoint, curves, dream, trainer
-from training.privileged.config import RunConfig
+from training.privileged.config import RunConfig, with_demonstrations
 from training.privileged.guard import FAILED, RunStoppedError
 from training.raw import export as raw_export
 from training.raw import record
@@ -199,6 +199,9 @@ class Privileged:
     size: Size = "tiny"
     minutes: float = 60.0
     """Training time in all, resumed parts included."""
+    demonstrations: bool = False
+    """The expert teaches, too: it drives first and then a part of the time, and its action in every state is imitated
+    besides reinforcement. Sets prefill, expert_share, noise_share and imitation where they are not given."""
     ray: str | None = None
     """Address of a Ray cluster (or auto): the collectors drive on its nodes."""
     allow_config_change: tuple[str, ...] = ()
@@ -209,7 +212,7 @@ class Privileged:
         """Exit code."""
         trainer.train(
             preset(self.preset, self.size),
-            self.config,
+            with_demonstrations(self.config) if self.demonstrations else self.config,
             self.out,
             self.minutes,
             allowed=self.allow_config_change,
