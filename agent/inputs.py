@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from agent.cameras import CameraBank, CameraConfig, CameraView
+from agent.ego_vector import manoeuvre
 from agent.geodesy import Dialect
 from agent.localization import (
     DialectChooser,
@@ -109,7 +110,9 @@ class InputBuilder:
             "camera_valid": situation.cameras.valid,
             "ego_motion": motion,
             "route": situation.route.points_m.astype(np.float32),
-            "vector": route_vector(situation.route, situation.estimate.speed_mps),
+            "vector": np.concatenate(
+                [route_vector(situation.route, situation.estimate.speed_mps), manoeuvre(situation.route)]
+            ),
             "first": np.array(first),
         }
 

@@ -17,7 +17,7 @@ from agent.checkpoint import check_state
 from agent.model.policy import pedal_first
 from agent.model.rssm import LatentState, Rssm, unimix_log_probs
 from training import bev
-from training.learner import Learner
+from training.learner import BaseLearner
 from training.policy.actor_critic import ActorCritic
 from training.presets import PrivilegedConfig
 from training.world_model.encoder import Encoder
@@ -84,18 +84,23 @@ class PolicyDriver(nn.Module):
         self._action = action
 
 
-def driver_tensors(learner: Learner) -> dict[str, Tensor]:
-    """What a driver needs of a learner."""
-    parts = {"encoder": learner.model.encoder, "rssm": learner.model.rssm, "actor": learner.policy.actor}
+def driver_tensors(learner: BaseLearner) -> dict[str, Tensor]:
+    """What a driver needs of a learner of the privileged stage."""
+    parts = {"encoder": learner.judge.encoder, "rssm": learner.judge.rssm, "actor": learner.policy.actor}
     return {f"{name}.{key}": value for name, module in parts.items() for key, value in module.state_dict().items()}
 
 
-def publish(folder: Path, learner: Learner) -> Path:
-    """Write the weights after `learner.updates` updates, complete or not at all, and delete old ones."""
+def publish(folder: Path, learner: BaseLearner) -> Path:
+    """Write the weights that drive, complete or not at all, and delete old ones."""
+    return write_weights(folder, driver_tensors(learner), learner.updates)
+
+
+def write_weights(folder: Path, tensors: Mapping[str, Tensor], updates: int) -> Path:
+    """Write a driver's weights after so many updates, complete or not at all, and delete old ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{learner.updates:09d}.safetensors"
+    target = folder / f"{updates:09d}.safetensors"
     partial = target.with_suffix(".partial")
-    partial.write_bytes(save_tensors({k: v.detach().cpu().contiguous() for k, v in driver_tensors(learner).items()}))
+    partial.write_bytes(save_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
     partial.replace(target)
     for old in sorted(folder.glob("*.safetensors"))[:-KEPT_VERSIONS]:
         old.unlink(missing_ok=True)
@@ -112,7 +117,7 @@ def version_of(path: Path) -> int:
     return int(path.stem)
 
 
-def take_over(driver: PolicyDriver, path: Path) -> None:
+def take_over(driver: nn.Module, path: Path) -> None:
     """Load a weight file. Raises: FileNotFoundError when it was replaced meanwhile, CheckpointError, ValueError."""
     try:
         tensors = load_tensors(path.read_bytes())
