@@ -5,7 +5,8 @@
 LEADERBOARD_ROOT, SCENARIO_RUNNER_ROOT and CARLA_ROOT (for PythonAPI/carla/agents; CARLA_AGENTS_ROOT takes precedence)
 name the checkouts. Their files stay as they are; what has to be different is put right here, in memory:
 
-- `Element.getchildren` left Python in 3.9: the pure Python Element gets it back.
+- `Element.getchildren` left Python in 3.9: the pure Python Element gets it back, and its `items` is a list as that of the
+  compiled one, which Bench2Drive's evaluator indexes.
 - `RouteScenario._get_parking_slots` deletes from the town's list of parked cars, which all later routes of the process
   then lack: it works on a copy.
 - Bench2Drive's evaluator sleeps 30 s after starting its server: it waits for the server's port instead.
@@ -60,6 +61,7 @@ def main(argv: list[str]) -> None:
     os.environ["SCENARIO_RUNNER_ROOT"] = str(scenario_runner)
     os.chdir(leaderboard.parent)
     ElementTree.Element.getchildren = list  # pyright: ignore[reportAttributeAccessIssue]
+    ElementTree.Element.items = _items  # pyright: ignore[reportAttributeAccessIssue]
     importlib.import_module("setuptools")  # brings `distutils` where Python no longer has it
     evaluator = importlib.import_module("leaderboard.leaderboard_evaluator")
     _give_threads(evaluator.carla)
@@ -88,6 +90,10 @@ def _checkout(name: str, file: str) -> Path:
     if not root or not (Path(root) / file).is_file():
         raise LaunchError(f"{name}={root}: holds no {file}; give the folder of a checkout")
     return Path(root).resolve()
+
+
+def _items(element: ElementTree.Element) -> list[tuple[str, str]]:
+    return list(element.attrib.items())
 
 
 def _give_threads(carla: Any) -> None:
