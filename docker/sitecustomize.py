@@ -8,5 +8,5 @@ import sys
 sys.modules["_elementtree"] = None  # the compiled Element takes no new methods
 from xml.etree import ElementTree  # noqa: E402
 
-ElementTree.Element.getchildren = list
+ElementTree.Element.getchildren = lambda element: list(element)  # `list` itself would not be bound
 ElementTree.Element.items = lambda element: list(element.attrib.items())  # as the compiled one has it

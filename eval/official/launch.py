@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     # Scenario classes are looked for below this variable, Bench2Drive's weathers below the working folder.
     os.environ["SCENARIO_RUNNER_ROOT"] = str(scenario_runner)
     os.chdir(leaderboard.parent)
-    ElementTree.Element.getchildren = list  # pyright: ignore[reportAttributeAccessIssue]
+    ElementTree.Element.getchildren = _children  # pyright: ignore[reportAttributeAccessIssue]
     ElementTree.Element.items = _items  # pyright: ignore[reportAttributeAccessIssue]
     importlib.import_module("setuptools")  # brings `distutils` where Python no longer has it
     evaluator = importlib.import_module("leaderboard.leaderboard_evaluator")
@@ -90,6 +90,10 @@ def _checkout(name: str, file: str) -> Path:
     if not root or not (Path(root) / file).is_file():
         raise LaunchError(f"{name}={root}: holds no {file}; give the folder of a checkout")
     return Path(root).resolve()
+
+
+def _children(element: ElementTree.Element) -> list[ElementTree.Element]:
+    return list(element)
 
 
 def _items(element: ElementTree.Element) -> list[tuple[str, str]]:
