@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +17,13 @@ from eval.carla_server import CarlaServer, ContainerServer, end_tree, last_words
 from eval.metrics.recorder import metrics_folder
 from eval.official.harness import STAND_IN_CARLA, Harness
 from eval.ports import PortError, lease_ports
-from eval.results import RouteRecord, save_name
+from eval.results import (
+    STATUS_AGENT_CRASHED,
+    STATUS_AGENT_SETUP,
+    STATUS_SIMULATION_CRASHED,
+    RouteRecord,
+    save_name,
+)
 from eval.routes import read_routes, select_routes
 from eval.scoring import Scores, Scoring
 from eval.server import EmbeddedServer, RunningServer, ServerDiedError, wheel_version
@@ -30,6 +38,7 @@ TRAFFIC_MANAGER_OFFSET: Final = 3
 """Within the lease: the server takes the ports before it."""
 EVALUATOR_BAD_INPUT: Final = 2
 GAME_TICK_S: Final = 0.05
+_ERROR_LINE: Final = re.compile(r"^[\w.]+(?:Error|Exception|Timeout|Fault)\b.*$", re.MULTILINE)
 
 
 def run_official(job: Job, harness: Harness, server: Server | None) -> RouteRecord:
@@ -54,6 +63,8 @@ def run_official(job: Job, harness: Harness, server: Server | None) -> RouteReco
     if not checkpoint["_checkpoint"]["records"]:
         raise ServerDiedError(f"the evaluator left no record: {last_words(files.log)}")
     record = to_record(checkpoint, job, route.town, harness.scoring)
+    if record.status in (STATUS_SIMULATION_CRASHED, STATUS_AGENT_CRASHED, STATUS_AGENT_SETUP):
+        record = replace(record, failure_message=_last_error(files.log))
     files.keep_motion(checkpoint["_checkpoint"]["records"][-1].get("save_name"), route.town)
     return record
 
@@ -121,6 +132,13 @@ def to_record(checkpoint: Mapping[str, Any], job: Job, town: str, scoring: Scori
             "scenarios": [{"name": verdict["scenario_name"]}] if verdict.get("scenario_name") else [],
         },
     )
+
+
+def _last_error(log: Path) -> str:
+    """The last line of a traceback that the evaluator printed before it registered its verdict."""
+    spoken = log.read_text(encoding="utf-8", errors="replace").split("Registering the route statistics")[0]
+    errors = _ERROR_LINE.findall(spoken)
+    return errors[-1] if errors else "the evaluator says nothing more"
 
 
 def _evaluate(

@@ -5,8 +5,8 @@
 LEADERBOARD_ROOT, SCENARIO_RUNNER_ROOT and CARLA_ROOT (for PythonAPI/carla/agents; CARLA_AGENTS_ROOT takes precedence)
 name the checkouts. Their files stay as they are; what has to be different is put right here, in memory:
 
-- `Element.getchildren` left Python in 3.9: the pure Python Element gets it back, and its `items` is a list as that of the
-  compiled one, which Bench2Drive's evaluator indexes.
+- `Element.getchildren` left Python in 3.9: the pure Python Element gets it back, and its `items` is a list as that of
+  the compiled one, which Bench2Drive's evaluator indexes.
 - `RouteScenario._get_parking_slots` deletes from the town's list of parked cars, which all later routes of the process
   then lack: it works on a copy.
 - Bench2Drive's evaluator sleeps 30 s after starting its server: it waits for the server's port instead.
