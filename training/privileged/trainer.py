@@ -32,6 +32,7 @@ from training.distributed import ALONE, Order, Ranks, joined
 from training.experience.batches import Batch, Batches, to_device
 from training.experience.sampler import ReplayError, unpin
 from training.learner import Learner, NonFiniteUpdateError
+from training.memory import keep_freed_memory
 from training.presets import PrivilegedConfig
 from training.privileged.checkpoint import begin_with
 from training.privileged.cluster import Nodes
@@ -93,6 +94,7 @@ def train(
     if minutes <= 0.0:
         raise ValueError(f"--minutes must be positive, got {minutes}")
     torch.set_num_threads(run.threads)
+    keep_freed_memory()
     folder.mkdir(parents=True, exist_ok=True)
     with joined() as ranks, locked(folder) if ranks.leads else contextlib.nullcontext():
         trainer = Trainer(configured(config, run), run, folder, minutes, allowed=allowed, ray=ray, ranks=ranks)
