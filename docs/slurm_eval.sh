@@ -18,10 +18,14 @@ ids=$("$PYTHON" - "$ROUTES" "$task" "$tasks" "${TOWNS:-}" <<'EOF'
 import sys
 from pathlib import Path
 
-from eval.routes import read_routes, select_routes
+from eval.routes import RouteFileError, read_routes, select_routes
 
 path, task, tasks, towns = sys.argv[1:]
-routes = select_routes(read_routes(Path(path)), towns=towns.split(",") if towns else None)
+try:
+    routes = select_routes(read_routes(Path(path)), towns=towns.split(",") if towns else None)
+except RouteFileError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 print(",".join(route.id for route in routes[int(task) :: int(tasks)]))
 EOF
 ) || exit 2
