@@ -3,6 +3,7 @@
 Shared by the agent while driving and by training while collecting, so that both see the same thing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -128,6 +129,6 @@ class InputBuilder:
         return min(max(now_s - last_s, 0.0), MAX_ELAPSED_S), abs(now_s - last_s)
 
 
-def model_input(arrays: dict[str, np.ndarray], device: torch.device) -> ModelInput:
+def model_input(arrays: Mapping[str, np.ndarray | bool], device: torch.device) -> ModelInput:
     """A ModelInput of batch size one on `device`."""
     return ModelInput(**{name: torch.from_numpy(np.asarray(value)[None]).to(device) for name, value in arrays.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from agent.model.driving_model import small_encoder
 from agent.model.image_encoder import EncoderConfig
@@ -149,10 +149,10 @@ def raw_config(
     encoder: EncoderConfig | None = None,
     model_optimizer: OptimizerConfig | None = None,
     policy_optimizer: OptimizerConfig | None = None,
-    **options: object,
+    **options: Any,
 ) -> RawConfig:
     """The raw stage under a privileged model; options are further fields of RawConfig."""
-    own = {item.name: getattr(teacher, item.name) for item in fields(PrivilegedConfig)}
+    own: dict[str, Any] = {item.name: getattr(teacher, item.name) for item in fields(PrivilegedConfig)}
     own |= {
         "model": fitting_model(teacher.world_model, teacher.policy, encoder or small_encoder()),
         "model_optimizer": model_optimizer or teacher.model_optimizer,
