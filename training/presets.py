@@ -156,8 +156,8 @@ _STRONG = {
 }
 _SMALL: tuple[Size, ...] = ("debug", "tiny")
 _TINY_STATIC_WEIGHT = 0.03
-_TINY_WEIGHTS = {bev.VEHICLE: 0.5, bev.WALKER: 1.5} | dict.fromkeys(
-    (bev.BICYCLE, bev.EMERGENCY, bev.OBSTACLE, bev.GREEN, bev.YELLOW, bev.RED, bev.STOP_SIGN), 1.0
+_TINY_WEIGHTS = {bev.VEHICLE: 2.0, bev.WALKER: 3.0} | dict.fromkeys(
+    (bev.BICYCLE, bev.EMERGENCY, bev.OBSTACLE, bev.GREEN, bev.YELLOW, bev.RED, bev.STOP_SIGN), 2.0
 )
 """Weights of the masks in the reconstruction: what is small counts more, and the sum over all pixels does not drown
 the other losses."""
