@@ -14,14 +14,19 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from agent.checkpoint import check_state
-from agent.model.policy import pedal_first
+from agent.ego_vector import FIELDS, SPEED_SCALE_MPS
+from agent.model.policy import pedal_first, setting_off
 from agent.model.rssm import LatentState, Rssm, unimix_log_probs
+from agent.patience import Patience, PatienceConfig
 from training import bev
+from training.env.environment import DECISION_S
 from training.learner import BaseLearner
 from training.policy.actor_critic import ActorCritic
 from training.presets import PrivilegedConfig
 from training.world_model.encoder import Encoder
 
+GREEDY_PATIENCE = PatienceConfig(after_s=5.0, full_s=25.0)
+"""A greedy driver stands for ever where setting off is never the likeliest; a sampled one does not."""
 KEPT_VERSIONS = 2
 """Older weight files are deleted: a reader may still be opening the one before the newest."""
 
@@ -43,13 +48,15 @@ class PolicyDriver(nn.Module):
         """Forget the episode before."""
         self._state: LatentState | None = None
         self._action = 0
+        self._patience = Patience(GREEDY_PATIENCE)
 
     @torch.inference_mode()
     def act(self, observation: Mapping[str, np.ndarray], *, greedy: bool = False) -> int:
         """The action for the next observation: sampled, or greedy under the likeliest state.
 
         Greedy: the likeliest pedal, then the mean steering with it. A throttle's probability is spread over ten
-        steering angles and a brake's over one, so the likeliest single action is the brake far too often.
+        steering angles and a brake's over one, so the likeliest single action is the brake far too often. Where the
+        car has been standing for a while, less and less probability of a throttle suffices to set off.
         """
         world = self.config.world_model
         words = observation["words"]
@@ -67,7 +74,10 @@ class PolicyDriver(nn.Module):
         )
         log_policy = unimix_log_probs(self.actor(self._state.features()), self.config.policy.actor_unimix)[0]
         if greedy:
-            self._action = pedal_first(log_policy)
+            share, start = setting_off(log_policy)
+            speed_mps = float(observation["vector"][FIELDS["speed"]][0]) * SPEED_SCALE_MPS
+            over = self._patience.is_over(speed_mps, share, DECISION_S)
+            self._action = start if over else pedal_first(log_policy)
         else:
             self._action = int(torch.multinomial(log_policy.exp(), 1, generator=self.generator))
         return self._action
