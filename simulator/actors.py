@@ -13,15 +13,26 @@ from typing import Final
 
 import numpy as np
 
-from simulator import wire
+from simulator import labels, wire
 
 Pose = tuple[float, float, float, float, float, float]
 """x, y, z, pitch, yaw, roll."""
 
 INITIAL_CAPACITY: Final = 256
 
-_SEMANTIC_TAGS: Final = {"vehicle": 14, "walker": 12, "traffic_light": 7, "traffic_sign": 8, "prop": 20}
-_VEHICLE_TAGS: Final = {"truck": 15, "bus": 16, "motorcycle": 18, "bicycle": 19}
+_SEMANTIC_TAGS: Final = {
+    "vehicle": labels.CAR,
+    "walker": labels.PEDESTRIANS,
+    "traffic_light": labels.TRAFFIC_LIGHT,
+    "traffic_sign": labels.TRAFFIC_SIGNS,
+    "prop": labels.STATIC,
+}
+_VEHICLE_TAGS: Final = {
+    "truck": labels.TRUCK,
+    "bus": labels.BUS,
+    "motorcycle": labels.MOTORCYCLE,
+    "bicycle": labels.BICYCLE,
+}
 """Values of CityObjectLabel; vehicles of other base types are cars."""
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from simulator import blueprints
+from simulator import blueprints, labels
 from simulator.actors import Actor, Kind, Pose, VehicleControl, WalkerControl
 from simulator.rpc import CallError, Registry, Reply, failure, success
 from simulator.session import Session
@@ -25,8 +25,6 @@ GRAVITY_MPS2: Final = 9.81
 ALL_DOORS: Final = 6
 """carla.VehicleDoor.All; below it front left and right, rear left and right, hood, trunk."""
 EVERY_DOOR: Final = (1 << ALL_DOORS) - 1
-ROAD_LABEL, SIDEWALK_LABEL = 1, 2
-"""Values of CityObjectLabel for the ground; bodies have those of their semantic tags."""
 
 
 def register(registry: Registry, session: Session) -> None:
@@ -365,7 +363,7 @@ class _Scene(_Calls):
         answers = []
         for distance, actor in self.world.ray(start, end):
             point = [a + (b - a) * distance / length for a, b in zip(start, end, strict=True)]
-            ground = SIDEWALK_LABEL if self.world.on_sidewalk(point[0], point[1]) else ROAD_LABEL
+            ground = labels.SIDEWALKS if self.world.on_sidewalk(point[0], point[1]) else labels.ROADS
             answers.append([point, ground if actor is None else actor.semantic_tag])
         return answers
 

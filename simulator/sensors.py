@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 
 from simulator import noise, wire
 from simulator.actors import Actor, Kind, Pose, compose
-from simulator.render import NO_ACTOR, SOFTWARE, Camera, Renderer, Scene, SceneActor
+from simulator.cameras import CAMERAS, RGB, CameraSensor, encoded
+from simulator.ray_sensors import Lidar, ObstacleDetector, Radar, RaySensor, SemanticLidar, Surroundings
+from simulator.render import (
+    NO_ACTOR,
+    SOFTWARE,
+    Camera,
+    Renderer,
+    Scene,
+    SceneActor,
+    TownMesh,
+    load_or_build,
+    town_seed,
+)
 from simulator.rpc import CallError
+from simulator.sensor import Sensor, Step
 from simulator.streams import StreamHub
 from simulator.world import Collision, World
 
 log = logging.getLogger(__name__)
 
-MAX_IMAGE_SIDE_PX: Final = 4096
-TICK_SLACK_S: Final = 1e-4
 DRAWN_STEER_DEG: Final = 35.0
 """Angle of the front wheels at full steering."""
 _WARM_UP_CAMERA: Final = Camera(64, 64, 90.0)
 _DRAWN_KINDS: Final = (Kind.VEHICLE, Kind.WALKER, Kind.PROP)
-_MEASURED: Final = (
-    "sensor.camera.rgb",
-    "sensor.other.gnss",
-    "sensor.other.imu",
-    "sensor.other.collision",
-)
 
 
 class SensorSuite:
@@ -45,16 +51,21 @@ class SensorSuite:
         self._hub = hub
         self._render = render
         self._threads = threads
+        self._mesh: TownMesh | None = None
         self._renderer: Renderer | None = None
-        self._sensors: list[_Sensor] = []
+        self._surroundings: Surroundings | None = None
+        self._sensors: list[Sensor] = []
         self._spawned = 0
         self.collisions: list[Collision] = []
 
     def add(self, actor: Actor) -> None:
         """Start to serve a sensor. Raises: CallError when this server cannot measure it or an attribute is unusable."""
-        if actor.type_id not in _MEASURED:
-            raise CallError(f"{actor.type_id} is not supported by this server; supported: {', '.join(_MEASURED)}")
-        self._sensors.append(_make(actor, self._world, self._spawned))
+        if actor.type_id not in MEASURED:
+            raise CallError(f"{actor.type_id} is not supported by this server; supported: {', '.join(MEASURED)}")
+        sensor = _make(actor, self._world, self._spawned)
+        if isinstance(sensor, RaySensor):
+            self._rays().warm_up()  # nobody expects the next tick to take seconds
+        self._sensors.append(sensor)
         self._spawned += 1
 
     def remove(self, actor: Actor) -> None:
@@ -63,6 +74,8 @@ class SensorSuite:
     def close(self) -> None:
         if self._renderer is not None:
             self._renderer.close()
+        if self._surroundings is not None:
+            self._surroundings.close()
 
     @property
     def drawn(self) -> str:
@@ -79,36 +92,72 @@ class SensorSuite:
             log.info("cameras are %s", self.drawn)
             self._renderer.render([(_WARM_UP_CAMERA, self._world.town.spawn_points[0])], Scene())
 
-    def measure(self, frame: int, elapsed_s: float, weather: list[float], *, draw: bool) -> None:
+    def measure(self, frame: int, elapsed_s: float, step_s: float, weather: list[float], *, draw: bool) -> None:
         """Send this step's measurements of every sensor that is due and listened to."""
         due = [s for s in self._sensors if s.is_due(elapsed_s) and self._hub.is_wanted(s.actor.stream_id)]
+        if not due:
+            return
+        seen = _Seen(lambda: self._look(elapsed_s, weather))
+        step = Step(self.collisions, step_s, lambda: self._placed(seen, elapsed_s))
         for sensor in due:
-            if isinstance(sensor, _Camera):
+            if isinstance(sensor, CameraSensor):
                 continue
-            for body in sensor.measure(self.collisions):
+            for body in sensor.measure(step):
                 self._send(sensor, frame, elapsed_s, body)
-        cameras = [sensor for sensor in due if isinstance(sensor, _Camera)]
+        cameras = [sensor for sensor in due if isinstance(sensor, CameraSensor)]
         if cameras and draw and self._render:
-            self._draw(cameras, frame, elapsed_s, weather)
+            self._draw(cameras, *seen.scene, frame, elapsed_s)
 
-    def _send(self, sensor: _Sensor, frame: int, elapsed_s: float, *body: bytes | memoryview) -> None:
+    def _look(self, elapsed_s: float, weather: list[float]) -> tuple[Scene, list[Actor]]:
+        """The scene as it is now, and the actors in it in the scene's order."""
+        drawn = [actor for actor in self._world.actors if actor.kind in _DRAWN_KINDS]
+        return self._scene(drawn, elapsed_s, weather), drawn
+
+    def _placed(self, seen: _Seen, elapsed_s: float) -> Surroundings:
+        """What rays meet in this step."""
+        surroundings = self._rays()
+        if not seen.placed:
+            scene, drawn = seen.scene
+            surroundings.place(drawn, scene.actors, elapsed_s)
+            seen.placed = True
+        return surroundings
+
+    def _rays(self) -> Surroundings:
+        if self._surroundings is None:
+            self._surroundings = Surroundings(self.mesh(), self._threads)
+        return self._surroundings
+
+    def mesh(self) -> TownMesh:
+        """The static part of the town; built, once per machine, when no camera has needed it yet."""
+        if self._renderer is not None:
+            return self._renderer.mesh
+        if self._mesh is None:
+            town = self._world.town
+            self._mesh = load_or_build(town.name, town.opendrive, town_seed(town.opendrive))
+        return self._mesh
+
+    def _send(self, sensor: Sensor, frame: int, elapsed_s: float, *body: bytes | memoryview) -> None:
         sensor.last_s = elapsed_s
         pose = self._world.actors.pose(sensor.actor)
         header = wire.SENSOR_HEADER.pack(wire.SENSOR_TYPE_IDS[sensor.actor.type_id], frame, elapsed_s, *pose)
         self._hub.publish(sensor.actor.stream_id, header, *body)
 
-    def _draw(self, cameras: list[_Camera], frame: int, elapsed_s: float, weather: list[float]) -> None:
+    def _draw(
+        self, cameras: list[CameraSensor], scene: Scene, drawn: list[Actor], frame: int, elapsed_s: float
+    ) -> None:
         self.prepare()
         assert self._renderer is not None
         table = self._world.actors
-        drawn = [actor for actor in table if actor.kind in _DRAWN_KINDS]
-        scene = self._scene(drawn, elapsed_s, weather)
         for parent in sorted({camera.actor.parent for camera in cameras}):
             mounted = [camera for camera in cameras if camera.actor.parent == parent]
             views = [(camera.camera, table.pose(camera.actor)) for camera in mounted]
             # A camera does not see the body that carries it: it often sits inside.
             hidden = next((index for index, actor in enumerate(drawn) if actor.id == parent), NO_ACTOR)
-            for camera, image in zip(mounted, self._renderer.render(views, scene, skip=hidden), strict=True):
+            coloured = [view for camera, view in zip(mounted, views, strict=True) if camera.actor.type_id == RGB]
+            images = iter(self._renderer.render(coloured, scene, skip=hidden) if coloured else ())
+            for camera, view in zip(mounted, views, strict=True):
+                kind = camera.actor.type_id
+                image = next(images) if kind == RGB else encoded(kind, self._renderer, view, scene, drawn, hidden)
                 size = wire.CAMERA_HEADER.pack(camera.camera.width, camera.camera.height, camera.camera.fov_deg)
                 self._send(camera, frame, elapsed_s, size, image.data.cast("B"))
 
@@ -163,45 +212,19 @@ def _colour(text: str) -> tuple[int, int, int] | None:
     return red, green, blue
 
 
-class _Sensor:
-    """One sensor and when it last measured."""
+class _Seen:
+    """The scene of one step, made when first asked for."""
 
-    def __init__(self, actor: Actor, world: World) -> None:
-        self.actor = actor
-        self.world = world
-        self.last_s = -math.inf
-        self._period_s = self.number("sensor_tick", 0.0)
+    def __init__(self, look: Callable[[], tuple[Scene, list[Actor]]]) -> None:
+        self._look = look
+        self.placed = False
 
-    def number(self, name: str, default: float) -> float:
-        text = self.actor.attribute(name, str(default))
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise CallError(f"{self.actor.type_id}: attribute {name} = {text!r} is not a number")
-        return value
-
-    def is_due(self, elapsed_s: float) -> bool:
-        return elapsed_s - self.last_s >= self._period_s - TICK_SLACK_S
-
-    def measure(self, collisions: list[Collision]) -> Iterable[bytes]:
-        raise NotImplementedError
+    @cached_property
+    def scene(self) -> tuple[Scene, list[Actor]]:
+        return self._look()
 
 
-class _Camera(_Sensor):
-    def __init__(self, actor: Actor, world: World) -> None:
-        super().__init__(actor, world)
-        width, height = int(self.number("image_size_x", 800)), int(self.number("image_size_y", 600))
-        fov_deg = self.number("fov", 90.0)
-        if not (0 < width <= MAX_IMAGE_SIDE_PX and 0 < height <= MAX_IMAGE_SIDE_PX):
-            raise CallError(f"image_size {width}x{height}: sides must lie in 1..{MAX_IMAGE_SIDE_PX} pixels")
-        if not 1.0 <= fov_deg <= 170.0:
-            raise CallError(f"fov {fov_deg}: must lie in 1..170 degrees")
-        self.camera = Camera(width, height, fov_deg)
-
-
-class _Gnss(_Sensor):
+class _Gnss(Sensor):
     def __init__(self, actor: Actor, world: World, order: int) -> None:
         super().__init__(actor, world)
         self._noise = noise.SensorNoise(int(self.number("noise_seed", 0)), order)
@@ -209,14 +232,14 @@ class _Gnss(_Sensor):
         self._bias = tuple(self.number(f"noise_{axis}_bias", 0.0) for axis in ("lat", "lon", "alt"))
         self._reference = noise.geo_reference(world.town.opendrive)
 
-    def measure(self, collisions: list[Collision]) -> Iterable[bytes]:
+    def measure(self, step: Step) -> Iterable[bytes]:
         x, y, z, *_ = self.world.actors.pose(self.actor)
         exact = noise.gnss((x, y, z), self.world.version, self._reference)
         reading = np.asarray(exact) + self._noise.sample(self._stddev, self._bias)
         return [wire.packed(reading.tolist())]
 
 
-class _Imu(_Sensor):
+class _Imu(Sensor):
     def __init__(self, actor: Actor, world: World, order: int) -> None:
         super().__init__(actor, world)
         self._noise = noise.SensorNoise(int(self.number("noise_seed", 0)), order)
@@ -224,7 +247,7 @@ class _Imu(_Sensor):
         self._gyro_stddev = tuple(self.number(f"noise_gyro_stddev_{axis}", 0.0) for axis in "xyz")
         self._gyro_bias = tuple(self.number(f"noise_gyro_bias_{axis}", 0.0) for axis in "xyz")
 
-    def measure(self, collisions: list[Collision]) -> Iterable[bytes]:
+    def measure(self, step: Step) -> Iterable[bytes]:
         table, row = self.world.actors, self.actor.row
         accelerometer, gyroscope, compass = noise.imu(
             tuple(table.rotation_deg[row].tolist()),
@@ -236,10 +259,10 @@ class _Imu(_Sensor):
         return [wire.packed([accelerometer.tolist(), gyroscope.tolist(), compass])]
 
 
-class _CollisionDetector(_Sensor):
-    def measure(self, collisions: list[Collision]) -> Iterable[bytes]:
+class _CollisionDetector(Sensor):
+    def measure(self, step: Step) -> Iterable[bytes]:
         events = []
-        for collision in collisions:
+        for collision in step.collisions:
             x, y, z = collision.impulse
             if collision.first.id == self.actor.parent:
                 events.append((collision.first, collision.second, [x, y, z]))
@@ -248,11 +271,23 @@ class _CollisionDetector(_Sensor):
         return [wire.packed([me.description(), other.description(), impulse]) for me, other, impulse in events]
 
 
-def _make(actor: Actor, world: World, order: int) -> _Sensor:
-    if actor.type_id == "sensor.camera.rgb":
-        return _Camera(actor, world)
-    if actor.type_id == "sensor.other.gnss":
+def _make(actor: Actor, world: World, order: int) -> Sensor:
+    kind = actor.type_id
+    if kind in CAMERAS:
+        return CameraSensor(actor, world)
+    if kind == "sensor.other.gnss":
         return _Gnss(actor, world, order)
-    if actor.type_id == "sensor.other.imu":
+    if kind == "sensor.other.imu":
         return _Imu(actor, world, order)
-    return _CollisionDetector(actor, world)
+    return _WITHOUT_NOISE_ORDER[kind](actor, world)
+
+
+_WITHOUT_NOISE_ORDER: Final = {
+    "sensor.other.collision": _CollisionDetector,
+    "sensor.lidar.ray_cast": Lidar,
+    "sensor.lidar.ray_cast_semantic": SemanticLidar,
+    "sensor.other.radar": Radar,
+    "sensor.other.obstacle": ObstacleDetector,
+}
+MEASURED: Final = (*CAMERAS, "sensor.other.gnss", "sensor.other.imu", *_WITHOUT_NOISE_ORDER)
+"""Sensors this server measures; the lane invasion detector measures in the client."""

@@ -145,7 +145,7 @@ class Session:
             return
         self._sensors_due = False
         draw = not self.settings[NO_RENDERING]
-        self.sensors.measure(self.frame, self.elapsed_s, self.weather, draw=draw)
+        self.sensors.measure(self.frame, self.elapsed_s, self.fixed_delta_s or DEFAULT_STEP_S, self.weather, draw=draw)
 
     # ---- loading towns ----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import KDTree
 
+from simulator import labels
 from simulator.render.lanes import MOTORWAY, RURAL_ROAD, TOWN_ROAD
 from simulator.render.mesh import (
     BLANK,
@@ -119,14 +120,15 @@ def _add_building(
         return False
     plot = Plot(centre, out, depth, width, float(obstacles.land.height_m(footprint[:, 0], footprint[:, 1]).min()))
     draw = rng.random()
-    if draw < style.house_share and row == 0:
-        height = _add_house(mesh, plot, style, rng)
-    elif draw > 1.0 - style.tower_share - 0.2 * row:
-        height = _add_tower(mesh, plot, style, rng)
-    elif rng.random() < 0.12:
-        height = _add_hall(mesh, plot, style, rng)
-    else:
-        height = _add_block(mesh, plot, style, rng)
+    with mesh.whole(labels.BUILDINGS, plot.yaw_rad):
+        if draw < style.house_share and row == 0:
+            height = _add_house(mesh, plot, style, rng)
+        elif draw > 1.0 - style.tower_share - 0.2 * row:
+            height = _add_tower(mesh, plot, style, rng)
+        elif rng.random() < 0.12:
+            height = _add_hall(mesh, plot, style, rng)
+        else:
+            height = _add_block(mesh, plot, style, rng)
     obstacles.raise_to(rectangle(centre, out, depth, width), height)
     return True
 

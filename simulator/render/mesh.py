@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import numpy as np
 
+from simulator import labels
+
 ASPHALT, MARKING, CONCRETE, GRASS, FACADE, PLAIN, EMISSIVE, FOLIAGE, PAINT, GLASS, ROOF, WALL = range(12)
 """Materials: how a triangle is shaded (see `shade.py`)."""
+
+_LABELS = {
+    ASPHALT: labels.ROADS,
+    MARKING: labels.ROAD_LINES,
+    GRASS: labels.TERRAIN,
+    FOLIAGE: labels.VEGETATION,
+}
+"""Materials that tell what they are; of the others the builder's label does."""
 
 PLASTER_WALL, BRICK_WALL, PANEL_WALL = 0, 1, 2
 """What a FACADE or WALL is made of; its style is `windows + WALL_STEP * this`."""
@@ -52,22 +63,66 @@ class TileMesh:
     """(k, 4) int32, first and end vertex, first and end triangle"""
     view_distances: np.ndarray
     """(k,) float32, metres"""
+    labels: np.ndarray
+    """(t,) uint8, CityObjectLabel"""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Field name to array, for saving."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
+@dataclass(frozen=True)
+class TownObjects:
+    """Things that stand in a town, each with its box."""
+
+    labels: np.ndarray
+    """(n,) uint8, CityObjectLabel"""
+    boxes: np.ndarray
+    """(n, 7) float32: centre x, y, z and half length, width, height in metres, yaw in radians"""
+
+
 class MeshBuilder:
-    """Collects triangles; every `add` may bring any number of vertices."""
+    """Collects triangles; every `add` may bring any number of vertices.
+
+    They get `label`, a CityObjectLabel, unless their material tells what they are.
+    """
 
     def __init__(self) -> None:
+        self.label = labels.STATIC
+        self._objects: list[tuple[float, ...]] = []
         self._vertices: list[np.ndarray] = []
         self._triangles: list[np.ndarray] = []
         self._colours: list[np.ndarray] = []
         self._tags: list[np.ndarray] = []
         self._frames: list[np.ndarray] = []
         self._count = 0
+
+    @contextmanager
+    def labelled(self, label: int) -> Iterator[None]:
+        """What is added inside is labelled so."""
+        before, self.label = self.label, label
+        try:
+            yield
+        finally:
+            self.label = before
+
+    @contextmanager
+    def whole(self, label: int, yaw_rad: float = 0.0) -> Iterator[None]:
+        """What is added inside is one object with this label, whose box is turned by `yaw_rad`."""
+        first = len(self._vertices)
+        with self.labelled(label):
+            yield
+        if len(self._vertices) == first:
+            return
+        points = turn(np.concatenate(self._vertices[first:]), -yaw_rad)
+        low, high = points.min(axis=0), points.max(axis=0)
+        centre = turn(((low + high) / 2.0)[None], yaw_rad)[0]
+        self._objects.append((label, *centre, *((high - low) / 2.0), yaw_rad))
+
+    def objects(self) -> TownObjects:
+        """The objects that `whole` made, in order."""
+        table = np.array(self._objects, np.float64).reshape(-1, 8)
+        return TownObjects(table[:, 0].astype(np.uint8), table[:, 1:].astype(np.float32))
 
     def add(
         self,
@@ -87,8 +142,8 @@ class MeshBuilder:
         indices = np.asarray(triangles, np.int64).reshape(-1, 3)
         self._vertices.append(np.asarray(vertices, np.float64).reshape(-1, 3))
         self._triangles.append(indices + self._count)
-        colours, tags = np.empty((len(indices), 3), np.float32), np.empty((len(indices), 3), np.int64)
-        colours[:], tags[:] = colour, (material, layer, style)
+        colours, tags = np.empty((len(indices), 3), np.float32), np.empty((len(indices), 4), np.int64)
+        colours[:], tags[:] = colour, (material, layer, style, _LABELS.get(material, self.label))
         self._colours.append(colours)
         self._tags.append(tags)
         self._frames.append(np.broadcast_to(np.asarray(frame, np.float32), (len(indices), 4)))
@@ -237,6 +292,7 @@ class MeshBuilder:
             ),
             ranges=np.stack([vertex_first, vertex_end, tile_first, tile_end], axis=1).astype(np.int32),
             view_distances=np.array(VIEW_DISTANCE_M, np.float32)[tags[tile_first, 1]],
+            labels=tags[:, 3].astype(np.uint8),
         )
 
 

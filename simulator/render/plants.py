@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from simulator import labels
 from simulator.render.mesh import FOLIAGE, MIDDLE, PLAIN, Colour, MeshBuilder
 from simulator.render.scenery import TREE_KINDS, Frontage, Obstacles, TownStyle
 
@@ -33,7 +34,8 @@ def add_trees(
                 kind = TREE_KINDS[int(rng.choice(len(TREE_KINDS), p=style.tree_shares))]
             if obstacles.fits(xy[None] + _CROSS, TREE_CLEARANCE_M):
                 z = float(obstacles.land.height_m(xy[0], xy[1])[0])
-                _add_tree(mesh, np.array([*xy, z]), kind, style, rng)
+                with mesh.whole(labels.VEGETATION):
+                    _add_tree(mesh, np.array([*xy, z]), kind, style, rng)
                 obstacles.raise_to(xy[None] + _CROSS * 1.4, 4.5)
                 count += 1
     return count
@@ -55,9 +57,10 @@ def add_bushes(
             z = float(obstacles.land.height_m(xy[0], xy[1])[0])
             size = rng.uniform(0.5, 1.1)
             leaf = style.leaf_rgb * rng.uniform(0.7, 1.35)
-            for _ in range(int(rng.integers(1, 4))):
-                spot = np.array([*(xy + rng.uniform(-0.8, 0.8, 2) * size), z - 0.1])
-                _blob(mesh, spot, (size, size, 1.3 * size), leaf, rng, layer=MIDDLE)
+            with mesh.whole(labels.VEGETATION):
+                for _ in range(int(rng.integers(1, 4))):
+                    spot = np.array([*(xy + rng.uniform(-0.8, 0.8, 2) * size), z - 0.1])
+                    _blob(mesh, spot, (size, size, 1.3 * size), leaf, rng, layer=MIDDLE)
             obstacles.raise_to(xy[None] + 0.7 * _CROSS, 0.8)
             count += 1
     return count

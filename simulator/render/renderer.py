@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +41,10 @@ from simulator.render.sprites import (
     rain_streaks,
 )
 from simulator.render.textures import make_textures
-from simulator.render.town_mesh import load_or_build
+from simulator.render.town_mesh import TownMesh, load_or_build, town_seed
+
+SKY = -2
+"""Among the ids of actors in a view: nothing is there."""
 
 SUPERSAMPLED_PIXELS = 600 * 400
 """Images up to this size are drawn with 2 x 2 samples per pixel; larger ones are usually reduced by their reader."""
@@ -91,6 +93,13 @@ def check_backend(backend: str) -> None:
         open_for(backend).release()
 
 
+def _owners(ids: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Actor of each triangle id by the actors' first triangles: an index, NO_ACTOR for the town, SKY for nothing."""
+    owners = np.searchsorted(first, ids & (SHADOW_BIT - 1), side="right").astype(np.int32) - 1
+    owners[ids == NOTHING] = SKY
+    return owners
+
+
 def _samples(camera: Camera) -> int:
     """Samples along each side of a pixel."""
     return 2 if camera.width * camera.height <= SUPERSAMPLED_PIXELS else 1
@@ -121,7 +130,7 @@ class Renderer:
         if threads < 1:
             raise ValueError(f"renderer threads must be at least 1, got {threads}")
         if seed is None:
-            seed = int.from_bytes(hashlib.sha256(opendrive.encode()).digest()[:4], "little")
+            seed = town_seed(opendrive)
         context = open_for(backend)
         self._town = load_or_build(name, opendrive, seed, cache_folder)
         self._look = Look.draw(look_seed)
@@ -155,6 +164,11 @@ class Renderer:
         """What draws, as the end of a sentence on cameras that "are drawn ..." """
         # Compile (once per machine) or load every kernel now: nobody expects a later frame to take seconds.
         self.render([(Camera(8, 8, 90.0), Pose(0.0, 0.0, 2.0))], Scene(_WARM_UP_WEATHER, [_WARM_UP_ACTOR]))
+
+    @property
+    def mesh(self) -> TownMesh:
+        """The static part of the town."""
+        return self._town
 
     @property
     def triangle_count(self) -> int:
@@ -197,6 +211,24 @@ class Renderer:
 
         Ids are indices into `scene.actors`, -1 for the town, -2 for the sky.
         """
+        inverse, ids, first = self._visible(camera, pose, scene, skip)
+        with np.errstate(divide="ignore"):
+            depth = np.float32(1.0) / inverse
+        return depth, _owners(ids, first)
+
+    def labels_and_ids(
+        self, camera: Camera, pose: Sequence[float], scene: Scene, *, skip: int = NO_ACTOR
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """CityObjectLabel of the town's surfaces (h, w) uint8, 0 elsewhere, and ids as from `depth_and_ids`."""
+        _, ids, first = self._visible(camera, pose, scene, skip)
+        owners = _owners(ids, first)
+        town = np.where(owners == NO_ACTOR, ids & (SHADOW_BIT - 1), 0)
+        return np.where(owners == NO_ACTOR, self._town.tiles.labels[town], 0).astype(np.uint8), owners
+
+    def _visible(
+        self, camera: Camera, pose: Sequence[float], scene: Scene, skip: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """1/depth (h, w) and triangle ids (h, w) of a view, and the first triangle id of each actor."""
         require_finite("camera pose", pose)
         frame = self.prepare(scene)
         if self._painter is not None:
@@ -204,12 +236,7 @@ class Renderer:
         else:
             view = self._raster(camera, pose, frame, skip, samples=1, rows=(0, camera.height))
             inverse, ids = view.inverse_depth, view.ids
-        with np.errstate(divide="ignore"):
-            depth = np.float32(1.0) / inverse
-        first = frame.bodies.tiles.ranges[:, 2] + self.triangle_count
-        actors = np.searchsorted(first, ids & (SHADOW_BIT - 1), side="right").astype(np.int32) - 1
-        actors[ids == NOTHING] = -2
-        return depth, actors
+        return inverse, ids, frame.bodies.tiles.ranges[:, 2] + self.triangle_count
 
     # --- one frame ------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import carla
 import numpy as np
 
+from simulator import labels
 from simulator.render.mesh import MIDDLE, PLAIN, Colour, MeshBuilder
 from simulator.render.roads import add_stop_line
 from simulator.render.terrain import Land
@@ -89,15 +90,18 @@ def add_signals(
         ground = float(land.lane_height_m(np.array([[x, y]]))[0])
         approaches = _approaches(carla_map, roads, landmarks, yaw)
         if kind == TRAFFIC_LIGHT:
-            made = _add_traffic_light(mesh, x, y, ground, yaw, approaches)
+            with mesh.whole(labels.TRAFFIC_LIGHT, yaw), mesh.labelled(labels.POLES):
+                made = _add_traffic_light(mesh, x, y, ground, yaw, approaches)
             lamps += [(*lamp, len(signal_ids), lamp[2] - ground) for lamp in made]
             signal_ids.append(signal_id)
-        elif kind == STOP:
-            _add_stop_sign(mesh, x, y, ground, yaw)
-        elif kind == YIELD:
-            _add_yield_sign(mesh, x, y, ground, yaw)
-        elif kind == SPEED_LIMIT and float(land.clearance_at(x, y)) > 0.3:
-            _add_speed_limit(mesh, x, y, ground, yaw, landmarks[0].value)
+        else:
+            with mesh.whole(labels.TRAFFIC_SIGNS, yaw):
+                if kind == STOP:
+                    _add_stop_sign(mesh, x, y, ground, yaw)
+                elif kind == YIELD:
+                    _add_yield_sign(mesh, x, y, ground, yaw)
+                elif kind == SPEED_LIMIT and float(land.clearance_at(x, y)) > 0.3:
+                    _add_speed_limit(mesh, x, y, ground, yaw, landmarks[0].value)
         if kind in (TRAFFIC_LIGHT, STOP):
             stop_lines.update({(round(a.x_m * 2), round(a.y_m * 2)): a for a in approaches})
     for approach in stop_lines.values():
@@ -187,6 +191,11 @@ def _add_traffic_light(
 
 def _add_head(mesh: MeshBuilder, at: np.ndarray, lowest_m: float, yaw: float) -> list[tuple[float, ...]]:
     """A housing with three lamps that face drivers who travel along `yaw`; `lowest_m` is the green lamp's height."""
+    with mesh.labelled(labels.TRAFFIC_LIGHT):
+        return _add_labelled_head(mesh, at, lowest_m, yaw)
+
+
+def _add_labelled_head(mesh: MeshBuilder, at: np.ndarray, lowest_m: float, yaw: float) -> list[tuple[float, ...]]:
     forward = np.array([math.cos(yaw), math.sin(yaw)])
     height = 2.0 * LAMP_SPACING_M + 2.5 * LAMP_RADIUS_M
     bottom = lowest_m - 1.25 * LAMP_RADIUS_M
@@ -228,7 +237,8 @@ def _add_post(mesh: MeshBuilder, x: float, y: float, ground: float, yaw: float, 
     centre = np.array([x, y, ground + SIGN_HEIGHT_M])
     forward = np.array([math.cos(yaw), math.sin(yaw), 0.0])
     foot = (x + 0.06 * forward[0], y + 0.06 * forward[1], ground - 0.5)
-    mesh.cylinder(foot, 0.04, SIGN_HEIGHT_M + 0.8, BACK, PLAIN, sides=4)
+    with mesh.labelled(labels.POLES):
+        mesh.cylinder(foot, 0.04, SIGN_HEIGHT_M + 0.8, BACK, PLAIN, sides=4)
     _add_plate(mesh, centre, yaw + math.pi, outline, BACK, 0.0)
     return centre
 

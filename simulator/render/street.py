@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial import KDTree
 
+from simulator import labels
 from simulator.render.lanes import MOTORWAY, RURAL_ROAD, TOWN_ROAD
 from simulator.render.mesh import CONCRETE, FOLIAGE, MIDDLE, NEAR, PAINT, PLAIN, MeshBuilder
 from simulator.render.models import BodyModel
@@ -48,6 +49,9 @@ FURNITURE = (
 )  # fmt: skip
 """Model, half sizes in metres, colour."""
 
+WALL_FENCE = 2
+"""Kind of fence that is a wall; 0 is pickets, 1 a hedge."""
+
 
 def add_fences(
     mesh: MeshBuilder, edges: Sequence[Frontage], obstacles: Obstacles, style: TownStyle, rng: np.random.Generator
@@ -72,7 +76,8 @@ def add_fences(
                 cursor += FENCE_PIECE_M
                 if obstacles.fits(line, FENCE_CLEARANCE_M):
                     ground = obstacles.land.height_m(ends[:, 0], ends[:, 1])
-                    _add_fence_piece(mesh, ends, ground, kind)
+                    with mesh.labelled(labels.WALLS if kind == WALL_FENCE else labels.FENCES):
+                        _add_fence_piece(mesh, ends, ground, kind)
                     count += 1
             cursor += rng.uniform(3.0, 10.0)
     return count
@@ -113,7 +118,7 @@ def _add_fence_piece(mesh: MeshBuilder, ends: np.ndarray, ground: np.ndarray, ki
     if kind == 1:
         mesh.box((*middle, z - 0.1), (length, 0.7, 1.2), (0.05, 0.10, 0.03), FOLIAGE, yaw_rad=yaw, layer=MIDDLE)
         return
-    if kind == 2:
+    if kind == WALL_FENCE:
         mesh.box((*middle, z - 0.2), (length, 0.25, 1.0), (0.36, 0.34, 0.31), PLAIN, yaw_rad=yaw, layer=MIDDLE)
         mesh.box((*middle, z + 0.8), (length, 0.35, 0.1), (0.42, 0.40, 0.37), PLAIN, yaw_rad=yaw, layer=NEAR)
         return
@@ -149,11 +154,13 @@ def add_parked_cars(
                 continue
             z = float(obstacles.land.height_m(spot[:, 0], spot[:, 1]).max()) + 0.06
             yaw = math.atan2(out[1], out[0]) + (math.pi if rng.random() < 0.5 else 0.0)
-            mesh.box((*centre, z - 0.5), (5.6, 3.0, 0.5), (0.17, 0.165, 0.16), CONCRETE, yaw_rad=yaw, layer=MIDDLE)
+            with mesh.labelled(labels.GROUND):
+                mesh.box((*centre, z - 0.5), (5.6, 3.0, 0.5), (0.17, 0.165, 0.16), CONCRETE, yaw_rad=yaw, layer=MIDDLE)
             name = PARKED_MODELS[int(rng.integers(len(PARKED_MODELS)))]
             paint = PARKED_PAINTS[int(rng.integers(len(PARKED_PAINTS)))]
             size = np.array(PARKED_SIZE_M) * ((1.0, 1.0, 1.35) if name in ("van", "suv") else (1.0, 1.0, 1.0))
-            add_body(mesh, models[name], np.array([*centre, z]), yaw, size, paint)
+            with mesh.whole(labels.CAR, yaw):
+                add_body(mesh, models[name], np.array([*centre, z]), yaw, size, paint)
             obstacles.raise_to(spot, 1.4)
             count += 1
     return count
@@ -200,7 +207,9 @@ def add_furniture(
             if not obstacles.fits(foot[None], 0.3):
                 continue
             at = np.array([*foot, point[2] + 0.02])
-            add_body(mesh, models[name], at, math.atan2(out[1], out[0]) + math.pi / 2, np.array(half), paint)
+            yaw = math.atan2(out[1], out[0]) + math.pi / 2
+            with mesh.whole(labels.STATIC, yaw):
+                add_body(mesh, models[name], at, yaw, np.array(half), paint)
             obstacles.raise_to(foot[None], 0.8)
             count += 1
     return count
@@ -221,22 +230,21 @@ def add_street_lamps(mesh: MeshBuilder, edges: Sequence[Frontage], roadway: KDTr
                 continue
             if lamps and np.linalg.norm(np.array(lamps)[:, :2] - foot, axis=1).min() < LAMP_SPACING_M * 0.5:
                 continue
-            mesh.cylinder((*foot, point[2] - 0.4), 0.08, LAMP_HEIGHT_M + 0.4, POLE, PLAIN, sides=4)
-            arm = foot - out * 1.2
-            yaw = math.atan2(out[1], out[0])
-            mesh.box((*arm, point[2] + LAMP_HEIGHT_M), (2.4, 0.1, 0.1), POLE, PLAIN, yaw_rad=yaw, layer=MIDDLE)
-            head = foot - out * 2.4
-            mesh.box(
-                (*head, point[2] + LAMP_HEIGHT_M - 0.1),
-                (0.7, 0.25, 0.12),
-                (0.9, 0.8, 0.6),
-                CONCRETE,
-                yaw_rad=yaw,
-                layer=MIDDLE,
-                open_bottom=False,
-            )
+            with mesh.whole(labels.POLES, math.atan2(out[1], out[0])):
+                head = _add_street_lamp(mesh, foot, float(point[2]), out)
             lamps.append(np.array([*head, point[2] + LAMP_HEIGHT_M - 0.15]))
     return np.array(lamps).reshape(-1, 3)
+
+
+def _add_street_lamp(mesh: MeshBuilder, foot: np.ndarray, ground_m: float, out: np.ndarray) -> np.ndarray:
+    """A post at `foot` (x, y) with an arm against `out`; returns the place (x, y) of its lamp."""
+    mesh.cylinder((*foot, ground_m - 0.4), 0.08, LAMP_HEIGHT_M + 0.4, POLE, PLAIN, sides=4)
+    arm, head = foot - out * 1.2, foot - out * 2.4
+    yaw, top_m = math.atan2(out[1], out[0]), ground_m + LAMP_HEIGHT_M
+    mesh.box((*arm, top_m), (2.4, 0.1, 0.1), POLE, PLAIN, yaw_rad=yaw, layer=MIDDLE)
+    colour = (0.9, 0.8, 0.6)
+    mesh.box((*head, top_m - 0.1), (0.7, 0.25, 0.12), colour, CONCRETE, yaw_rad=yaw, layer=MIDDLE, open_bottom=False)
+    return head
 
 
 def lamp_pools(lamps: np.ndarray, land: Land) -> np.ndarray:

@@ -17,13 +17,14 @@ import carla
 import numpy as np
 from scipy.spatial import KDTree
 
+from simulator import labels
 from simulator.render import arrows, buildings, plants, roads, scenery, street, terrain
 from simulator.render.lanes import DRIVABLE, PAVED, sample_sections
-from simulator.render.mesh import MeshBuilder, TileMesh
+from simulator.render.mesh import MeshBuilder, TileMesh, TownObjects
 from simulator.render.models import build_models
 from simulator.render.signals import SignalLamps, add_signals
 
-FORMAT_VERSION = 19
+FORMAT_VERSION = 20
 """Raise it whenever the meshes or their file layout change."""
 
 CACHE_FILES = 120
@@ -48,6 +49,7 @@ class TownMesh:
     """(nx, ny) uint8"""
     street_lamps: np.ndarray
     """(k, 3) positions"""
+    objects: TownObjects
 
 
 _PLAIN_FIELDS = ("grid_origin_m", "grid_cell_m", "obstacle_height_m", "street_light", "street_lamps")
@@ -57,6 +59,11 @@ def cache_folder() -> Path:
     """Where meshes are kept: `$XDG_CACHE_HOME/raw2drive/render`, by default under `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "raw2drive" / "render"
+
+
+def town_seed(opendrive: str) -> int:
+    """The usual choice of how a town's buildings and plants look."""
+    return int.from_bytes(hashlib.sha256(opendrive.encode()).digest()[:4], "little")
 
 
 def load_or_build(name: str, opendrive: str, seed: int, folder: Path | None = None) -> TownMesh:
@@ -95,23 +102,29 @@ def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
     crosswalks = roads.crosswalk_polygons(carla_map)
 
     mesh = MeshBuilder()
+    mesh.label = labels.SIDEWALKS
     roads.add_surfaces(mesh, sections, roads.point_index(inside), style.asphalt)
     roads.add_markings(mesh, sections)
     roads.add_junction_fill(mesh, fill, style.asphalt)
     roads.add_crosswalks(mesh, crosswalks, land)
     arrows.add_arrows(mesh, carla_map, root)
+    mesh.label = labels.POLES
     lamps = add_signals(mesh, carla_map, root, land, crosswalks)
+    mesh.label = labels.BRIDGE
     terrain.add_terrain(mesh, land, style.grass)
     terrain.add_verges(mesh, sections, land, style.grass)
     terrain.add_bridges(mesh, sections, land)
     edges, kerbs = scenery.frontages(sections), scenery.kerbs(sections)
+    mesh.label = labels.STATIC
     obstacles, models = scenery.Obstacles(land), build_models()
     buildings.add_buildings(mesh, edges, obstacles, style, rng)
     street.add_parked_cars(mesh, edges, obstacles, style, models, rng)
     plants.add_trees(mesh, edges, obstacles, style, rng)
     street.add_furniture(mesh, edges, obstacles, models, rng)
+    mesh.label = labels.FENCES
     street.add_fences(mesh, edges, obstacles, style, rng)
-    street.add_guard_rails(mesh, edges, land)
+    with mesh.labelled(labels.GUARD_RAIL):
+        street.add_guard_rails(mesh, edges, land)
     plants.add_bushes(mesh, edges, obstacles, style, rng)
     roadway = KDTree(roads.surface_points(sections, PAVED, 0.8)[:, :2])
     street_lamps = street.add_street_lamps(mesh, kerbs, roadway)
@@ -123,6 +136,7 @@ def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
         obstacle_height_m=obstacles.height_m,
         street_light=street.lamp_pools(street_lamps, land),
         street_lamps=street_lamps,
+        objects=mesh.objects(),
     )
 
 
@@ -131,6 +145,7 @@ def _write(path: Path, town: TownMesh) -> None:
     lamps = {f.name: np.asarray(getattr(town.lamps, f.name)) for f in fields(SignalLamps)}
     lamps["signal_ids"] = np.array(town.lamps.signal_ids, dtype="U64")
     arrays: dict[str, Any] = {f"tiles_{key}": value for key, value in town.tiles.arrays().items()}
+    arrays |= {"objects_labels": town.objects.labels, "objects_boxes": town.objects.boxes}
     arrays |= {f"lamps_{key}": value for key, value in lamps.items()}
     arrays |= {key: np.asarray(getattr(town, key)) for key in _PLAIN_FIELDS}
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
@@ -150,6 +165,7 @@ def _read(path: Path) -> TownMesh:
         return TownMesh(
             tiles=TileMesh(**{f.name: data[f"tiles_{f.name}"] for f in fields(TileMesh)}),
             lamps=SignalLamps(**lamps),
+            objects=TownObjects(data["objects_labels"], data["objects_boxes"]),
             **{key: data[key] for key in _PLAIN_FIELDS},
         )
 
