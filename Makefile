@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both make .venv first when it is missing or out of date.
+# `make demo` and `make test` make .venv first when it is missing or out of date. `make image` needs a builder alone.
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.10 python3,$(shell command -v $(p) 2>/dev/null)))
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -7,12 +7,13 @@ SERVER ?=
 TORCH := $(shell sed -n 's/^torch==//p' requirements.txt)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lint env clean
+.PHONY: demo test lint env image clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo                   drive scored routes with the shipped agent (SERVER=HOST:PORT for a running CARLA)"
 	@echo "make test                   the whole test suite"
+	@echo "make image                  submission image (TARGETS=\"submission selftest simulator training\"; docs/submission.md)"
 	@echo "make lint                   format, lint, types, import contracts"
 
 demo: $(STAMP)
@@ -28,6 +29,9 @@ lint: $(STAMP)
 	$(VENV)/bin/lint-imports
 
 env: $(STAMP)
+
+image:
+	docker/build.sh $(or $(TARGETS),submission)
 
 $(STAMP): requirements.txt
 	@$(if $(PYTHON),,echo "Python 3.10, 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11"; exit 2)

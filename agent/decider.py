@@ -19,11 +19,14 @@ import torch
 from agent.actions import ACTIONS
 from agent.inputs import model_input
 from agent.model.driving_model import DrivingModel, ModelInput, ModelState
+from agent.model.raw_model import RawModel
 from agent.model.step import FixedStep
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+Network = DrivingModel | RawModel
+"""What can drive."""
 DEVICE_WORDS = ("out of memory", "can't allocate memory", "CUDA error", "cuDNN error", "CUBLAS_STATUS", "device-side")
 """In the messages of torch's RuntimeErrors that are about the device and not about our code."""
 
@@ -63,9 +66,7 @@ class Outcome:
 class Decider:
     """Runs the network for one car and keeps its state."""
 
-    def __init__(
-        self, model: DrivingModel, config: DeciderConfig, spare: Callable[[], DrivingModel] | None = None
-    ) -> None:
+    def __init__(self, model: Network, config: DeciderConfig, spare: Callable[[], Network] | None = None) -> None:
         """spare: makes the network anew on the CPU, for when the device fails twice."""
         self._config = config
         self._spare = spare
@@ -75,7 +76,7 @@ class Decider:
         self._said: set[str] = set()
         self._use(model)
 
-    def _use(self, model: DrivingModel) -> None:
+    def _use(self, model: Network) -> None:
         self.model = model
         self._device = model.neck.centres_m.device
         self._step: FixedStep | None = None

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from agent.actions import ACTIONS, BRAKE, REVERSE, STEER, THROTTLE
 from agent.carla_io import RigConfig
 from agent.checkpoint import check_state, load_checkpoint
 from agent.config import ConfigError, parse, read_yaml
-from agent.decider import Decider, DeciderConfig, DecisionLate, DeviceFault
+from agent.decider import Decider, DeciderConfig, DecisionLate, DeviceFault, Network
 from agent.geodesy import Dialect
 from agent.guard import Control, GuardConfig, Proposal, Request
 from agent.inputs import NOMINAL_TICK_S, InputBuilder, InputConfig, Situation
@@ -22,6 +22,7 @@ from agent.localization import Estimate
 from agent.model.backbone import fold_batch_norms
 from agent.model.driving_model import DrivingModel, DrivingModelConfig, ModelInput, ModelState
 from agent.model.policy import pedal_first, setting_off
+from agent.model.raw_model import RawModel, RawModelConfig
 from agent.observation import IMAGE_HEIGHT_PX, IMAGE_WIDTH_PX, Observation, SensorFault
 from agent.patience import Patience, PatienceConfig
 from agent.route import Plan, RouteView
@@ -91,10 +92,10 @@ class Driver:
     def __init__(
         self,
         config: AgentConfig,
-        model: DrivingModel,
+        model: Network,
         plan: Plan | None,
         default_dialect: Dialect,
-        spare: Callable[[], DrivingModel] | None = None,
+        spare: Callable[[], Network] | None = None,
     ) -> None:
         """plan: None means there is nothing to drive along (whoever read it has said why); the car then stays.
         spare: makes the network anew on the CPU, for when its device fails.
@@ -136,7 +137,7 @@ class Driver:
         return self._inputs
 
     @property
-    def model(self) -> DrivingModel:
+    def model(self) -> Network:
         """The network, for viewers that decode what it believes."""
         return self._decider.model
 
@@ -251,32 +252,49 @@ class Driver:
         )
 
 
-def _folded(folder: Path, device: str) -> DrivingModel:
+def _folded(folder: Path, device: str) -> Network:
     """The network as it drives: it is never saved from here, so its parameters need not keep their names."""
     model = load_model(folder, device)
     fold_batch_norms(model.encoder.backbone)
     return model
 
 
-def load_model(folder: Path, device: str) -> DrivingModel:
-    """The driving model of a checkpoint folder, in evaluation mode.
+MODELS: dict[str, tuple[Any, Callable[[Any], Network]]] = {
+    "model": (DrivingModelConfig, DrivingModel),
+    "raw_model": (RawModelConfig, RawModel),
+}
+"""Sections of a checkpoint's config.yaml with the configuration and the network they stand for."""
+
+
+def load_model(folder: Path, device: str) -> Network:
+    """The network of a checkpoint folder, in evaluation mode.
 
     Raises: CheckpointError, ConfigError.
     """
     config, state = load_checkpoint(folder)
-    if "model" not in config:
+    section = next((name for name in MODELS if name in config), None)
+    if section is None:
         raise ConfigError(f"{folder / 'config.yaml'}: has no section `model`; save the checkpoint again")
-    model_config = parse(DrivingModelConfig, config["model"], "config.yaml: model")
+    config_class, build = MODELS[section]
+    model_config = parse(config_class, config[section], f"config.yaml: {section}")
     image_size = (model_config.encoder.image_width, model_config.encoder.image_height)
     if image_size != (IMAGE_WIDTH_PX, IMAGE_HEIGHT_PX):
         raise ConfigError(
             f"{folder}: the encoder wants images of {image_size[0]} x {image_size[1]}, this agent feeds "
             f"{IMAGE_WIDTH_PX} x {IMAGE_HEIGHT_PX}; train it for these"
         )
-    model = DrivingModel.build(model_config)
+    model = build(model_config)
     check_state(model.state_dict(), state, str(folder))
     model.load_state_dict(state)
     return model.eval().requires_grad_(False).to(device)
+
+
+def load_driving_model(folder: Path, device: str) -> DrivingModel:
+    """As `load_model`, for what only the cloned network can do. Raises: CheckpointError, ConfigError."""
+    model = load_model(folder, device)
+    if not isinstance(model, DrivingModel):
+        raise ConfigError(f"{folder}: holds a {type(model).__name__}; give the folder of a cloned agent")
+    return model
 
 
 def action_control(action: int) -> Control:

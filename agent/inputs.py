@@ -3,12 +3,14 @@
 Shared by the agent while driving and by training while collecting, so that both see the same thing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from agent.cameras import CameraBank, CameraConfig, CameraView
+from agent.ego_vector import manoeuvre
 from agent.geodesy import Dialect
 from agent.localization import (
     DialectChooser,
@@ -109,7 +111,9 @@ class InputBuilder:
             "camera_valid": situation.cameras.valid,
             "ego_motion": motion,
             "route": situation.route.points_m.astype(np.float32),
-            "vector": route_vector(situation.route, situation.estimate.speed_mps),
+            "vector": np.concatenate(
+                [route_vector(situation.route, situation.estimate.speed_mps), manoeuvre(situation.route)]
+            ),
             "first": np.array(first),
         }
 
@@ -125,6 +129,6 @@ class InputBuilder:
         return min(max(now_s - last_s, 0.0), MAX_ELAPSED_S), abs(now_s - last_s)
 
 
-def model_input(arrays: dict[str, np.ndarray], device: torch.device) -> ModelInput:
+def model_input(arrays: Mapping[str, np.ndarray | bool], device: torch.device) -> ModelInput:
     """A ModelInput of batch size one on `device`."""
     return ModelInput(**{name: torch.from_numpy(np.asarray(value)[None]).to(device) for name, value in arrays.items()})

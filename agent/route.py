@@ -102,6 +102,8 @@ class RouteView:
     """Of the next point."""
     last_command: Command
     """Of the last passed point: the manoeuvre the car is in."""
+    commands: tuple[Command, ...]
+    """Of the points in points_m."""
     distance_m: float
     """To the next point."""
     at_end: bool
@@ -149,6 +151,7 @@ class RouteTracker:
             next_points_m=next_points_m,
             command=self._plan.commands[next_],
             last_command=self._plan.commands[last],
+            commands=tuple(self._plan.commands[last + k] for k in ahead),
             distance_m=float(np.linalg.norm(next_points_m[0])),
             at_end=self._ended,
             off_route=distance_m > config.off_route_m + self._bend_m(last),

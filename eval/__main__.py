@@ -25,6 +25,7 @@ from eval.generate_command import GenerateConfig, generate
 from eval.golden import GoldenConfig, golden
 from eval.looks import LooksConfig, looks
 from eval.metrics.commands import CompareConfig, ScoreConfig, compare, score
+from eval.official.harness import HarnessError
 from eval.planner import PlannerError
 from eval.replay import ViewConfig, view
 from eval.report import write_report
@@ -37,6 +38,7 @@ from eval.soak import SoakConfig, soak
 EXIT_BAD_INPUT = 2
 INPUT_ERRORS = (
     InputError,
+    HarnessError,
     RouteFileError,
     RouteGenerationError,
     ResultsError,

@@ -40,6 +40,8 @@ from eval.metrics.abilities import TRAFFIC_SIGNS, abilities_of
 from eval.metrics.junctions import episode_credit_percent
 from eval.metrics.recorder import MotionRecorder, metrics_folder
 from eval.moments import TraceError
+from eval.official.drive import run_official
+from eval.official.harness import HarnessError, find_harness
 from eval.planner import PlannerError
 from eval.processes import end_with_parent, guard_group
 from eval.recorder import FilmChoice, RouteRecorder, settle_film
@@ -65,7 +67,7 @@ EXIT_DISK_FULL = 73
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """What a retry does not mend: no room, or a medium that fails."""
 STATUS_PERIOD_S = 0.5
-INPUT_ERRORS = (RouteFileError, PlannerError, ServerError, AgentLoadError)
+INPUT_ERRORS = (RouteFileError, PlannerError, ServerError, AgentLoadError, HarnessError)
 SETUP_INPUT_ERRORS = ("CheckpointError", "ConfigError")
 """Errors of an agent's setup that mean bad input (missing or altered weights), told by name: the agent's modules are
 imported from its own folder, so their classes are not ours."""
@@ -108,6 +110,8 @@ class Job:
     film: FilmChoice = "none"
     view: bool = False
     max_game_s: float | None = None
+    official: str = ""
+    """Checkout of an official evaluator that drives the route instead of ours."""
 
     def save(self, path: Path) -> None:
         """Write the job to a file."""
@@ -154,7 +158,7 @@ def main(argv: list[str]) -> int:
     faulthandler.register(signal.SIGUSR1)  # the runner asks for the stacks of a job that stalls
     record: RouteRecord | None = None
     try:
-        record = run_job(job)
+        record = run_official_job(job) if job.official else run_job(job)
         outcome: dict[str, Any] = {"record": record.to_json()}
     except INPUT_ERRORS as error:
         outcome = {"bad_input": _one_line(error)}
@@ -167,7 +171,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {error.filename or job.folder}: {error.strerror}", file=sys.stderr, flush=True)
         return EXIT_DISK_FULL
     write_json_atomically(job.path("outcome"), outcome)
-    if record is not None:  # the verdict is safe before the film is painted
+    if record is not None and not job.official:  # the verdict is safe before the film is painted
         _settle_film(job, record)
     if "server_died" in outcome:
         return EXIT_SERVER_DIED
@@ -219,6 +223,25 @@ def run_job(job: Job) -> RouteRecord:
             "startup_s": round(time.monotonic() - started_s - record.duration_system_s, 3),
         }
     return replace(record, repetition=job.repetition, provenance={**record.provenance, **provenance})
+
+
+def run_official_job(job: Job) -> RouteRecord:
+    """Drive the job's route under an official evaluator, on a server of ours unless it starts one itself.
+
+    Raises: as `run_job`, HarnessError.
+    """
+    started_s = time.monotonic()
+    route = select_routes(read_routes(Path(job.routes)), ids=[job.route_id])[0]
+    harness = find_harness(Path(job.official), Path(job.carla_root) if job.carla_root else None)
+    server = None if harness.starts_server else _start_server(job, route)
+    try:
+        record = run_official(job, harness, server)
+    finally:
+        if server is not None:
+            server.stop()
+        job.path("status").unlink(missing_ok=True)
+    startup_s = round(time.monotonic() - started_s - record.duration_system_s, 3)
+    return replace(record, provenance={**record.provenance, "startup_s": startup_s})
 
 
 def _settle_film(job: Job, record: RouteRecord) -> None:

@@ -427,9 +427,12 @@ def _route_lights(episode: Episode) -> list[tuple[float, carla.TrafficLight]]:
     return sorted(found, key=lambda item: item[0])
 
 
-def _bev(driver: Driver, decision: Decision) -> BevView:
-    from agent.model.driving_model import MASKS
+def _bev(driver: Driver, decision: Decision) -> BevView | None:
+    """What the network believes around it; None for a network without a mask head."""
+    from agent.model.driving_model import MASKS, DrivingModel
 
+    if not isinstance(driver.model, DrivingModel):
+        return None
     masks, _ = driver.model.explain(decision.state)
     right_min, rear, _, right_max, front, _ = driver.model.config.encoder.bev_range_m
     return BevView(masks[0].float().cpu().numpy(), MASKS, (rear, front, -right_min, right_max))

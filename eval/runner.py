@@ -15,7 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +28,7 @@ from eval.cluster import Cluster, ClusterJob
 from eval.job import DISK_ERRORS, EXIT_BAD_INPUT, EXIT_DISK_FULL, Job, artefact_folder, recording_path
 from eval.memory import CARLA_BYTES, EMBEDDED_BYTES, MemoryBudget, gib, usable_cores
 from eval.metrics.junctions import town_file
+from eval.official.harness import find_harness
 from eval.progress import Progress, counted, print_table
 from eval.recorder import FilmChoice
 from eval.results import STATUS_SIMULATION_CRASHED, ResultsFolder, RouteRecord, append_line
@@ -90,7 +91,9 @@ class RunConfig:
     weights: Path = DEFAULT_WEIGHTS
     """The agent's configuration file (it names the weights beside it)."""
     scoring: Annotated[Scoring, tyro.conf.EnumChoicesFromValues] = Scoring.BENCH2DRIVE
-    """Whose rules: 2.0, 2.1 or bench2drive."""
+    """Whose rules: 2.0, 2.1 or bench2drive. With --official the checkout decides."""
+    official: Path | None = None
+    """Checkout of Bench2Drive, or of leaderboard 2.0 or 2.1 (with SCENARIO_RUNNER_ROOT): its evaluator drives."""
     server: str | None = None
     """HOST:PORT of a running CARLA; by default every route gets an embedded server of its own."""
     carla_root: Path | None = None
@@ -162,6 +165,7 @@ def run(config: RunConfig) -> int:
     Raises: InputError, RouteFileError, ResultsError, ServerError for input that cannot be run, JobError,
     ServerDiedError if servers do not start.
     """
+    config = _with_official_rules(config)
     routes = _chosen_routes(config)
     _check(config)
     _check_towns(config, routes)
@@ -232,6 +236,24 @@ def _chosen_routes(config: RunConfig) -> list[Route]:
     if not left:
         raise InputError("--skip leaves no route to drive")
     return left
+
+
+def _with_official_rules(config: RunConfig) -> RunConfig:
+    """The configuration with the rules of the official checkout. Raises: HarnessError, InputError."""
+    if config.official is None:
+        return config
+    harness = find_harness(config.official, config.carla_root)
+    ours_alone = ("ray", "cameras_from", "record_cameras", "view", "max_game_s")
+    refused = [name for name in ours_alone if getattr(config, name)]
+    refused += ["cameras"] if config.cameras != "normal" else []
+    refused += [name for name in ("server", "carla_image") if harness.starts_server and getattr(config, name)]
+    if refused:
+        given = ", ".join(f"--{name.replace('_', '-')}" for name in refused)
+        raise InputError(f"{given}: not with the evaluator of {harness.name}; leave it out")
+    if config.agent == CONSTANT_THROTTLE:
+        raise InputError(f"--agent {CONSTANT_THROTTLE}: an official evaluator needs a Python file")
+    print(f"official evaluator: {harness.name}, {harness.leaderboard}; no films, traffic as it decides")
+    return replace(config, scoring=harness.scoring, film="none")
 
 
 def _skipped(config: RunConfig) -> set[str]:
@@ -520,6 +542,7 @@ class _Campaign:
             film=config.film,
             view=config.view,
             max_game_s=config.max_game_s,
+            official=str(config.official or ""),
         )
 
     def _end_all(self) -> None:

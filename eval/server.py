@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -21,6 +22,8 @@ GENERATED_TOWN = "Gen01"
 """A name that CARLA has no map of."""
 EMBEDDED_STARTUP_S = 240.0
 """The first start on a machine compiles: half a minute there, minutes where others keep the machine busy."""
+_PARENT_VARIABLE = "RAW2DRIVE_PARENT_PID"
+"""Tells the server whose end is its own, too, should that come before the server has looked."""
 _LISTENING = "listening on "
 _BAD_INPUT = 2
 
@@ -62,6 +65,7 @@ class EmbeddedServer:
         self._log_file = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
         self._process = subprocess.Popen(
             _command(config),
+            env={**os.environ, _PARENT_VARIABLE: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=self._log_file,
             stderr=subprocess.STDOUT,

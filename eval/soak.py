@@ -116,9 +116,9 @@ def soak(config: SoakConfig) -> int:
         raise InputError(f"--networks {config.networks}: no such file; give the agent's configuration (agent.yaml)")
     model = None
     if config.networks is not None:
-        from agent.driver import AgentConfig, load_model
+        from agent.driver import AgentConfig, load_driving_model
 
-        model = load_model(config.networks.parent / AgentConfig.read(config.networks).checkpoint, "cpu")
+        model = load_driving_model(config.networks.parent / AgentConfig.read(config.networks).checkpoint, "cpu")
     with EmbeddedServer(EmbeddedServerConfig(town=config.town, render=False)) as server:
         client = connect(server.host, server.port, TIMEOUT_S)
         world = client.get_world()

@@ -34,6 +34,7 @@ def run_settings(config: RunConfig) -> dict[str, Any]:
         "seed": config.seed,
         "cameras": config.cameras,
         "max_game_s": config.max_game_s,
+        **({"evaluator": "official"} if config.official is not None else {}),
     }
 
 

@@ -6,8 +6,11 @@ import threading
 import time
 
 POLL_S = 0.25
-PARENT = os.getppid()
-"""Who started this process, as of the import of this module."""
+PARENT_VARIABLE = "RAW2DRIVE_PARENT_PID"
+_told = os.environ.get(PARENT_VARIABLE, "")
+PARENT = int(_told) if _told.isdecimal() else os.getppid()
+"""Who started this process: as it says itself, because it may be gone before this line runs, else whoever is the parent
+now."""
 
 
 def end_with_parent() -> None:

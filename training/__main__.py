@@ -25,8 +25,12 @@ from training.evaluation.summary import markdown
 from training.experience import bench as replay_bench
 from training.presets import Recipe, Size, preset
 from training.privileged import checkpoint, curves, dream, trainer
-from training.privileged.config import RunConfig
+from training.privileged.config import RunConfig, with_demonstrations
 from training.privileged.guard import FAILED, RunStoppedError
+from training.raw import export as raw_export
+from training.raw import record
+from training.raw import trainer as raw_trainer
+from training.raw.config import RawRunConfig
 from training.replay import SegmentError
 
 INCOMPLETE = 1
@@ -195,6 +199,9 @@ class Privileged:
     size: Size = "tiny"
     minutes: float = 60.0
     """Training time in all, resumed parts included."""
+    demonstrations: bool = False
+    """The expert teaches, too: it drives first and then a part of the time, and its action in every state is imitated
+    besides reinforcement. Sets prefill, expert_share, noise_share and imitation where they are not given."""
     ray: str | None = None
     """Address of a Ray cluster (or auto): the collectors drive on its nodes."""
     allow_config_change: tuple[str, ...] = ()
@@ -205,12 +212,64 @@ class Privileged:
         """Exit code."""
         trainer.train(
             preset(self.preset, self.size),
-            self.config,
+            with_demonstrations(self.config) if self.demonstrations else self.config,
             self.out,
             self.minutes,
             allowed=self.allow_config_change,
             ray=self.ray,
         )
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raw:
+    """Train the raw sensor stream, six cameras and IMU, under a privileged model; a run that exists is resumed.
+
+    Without collectors it learns from a recorded replay: --config.collectors 0 --config.replay FOLDER.
+    """
+
+    out: Path
+    """Folder of the run."""
+    minutes: float = 60.0
+    """Training time in all, resumed parts included."""
+    ray: str | None = None
+    """Address of a Ray cluster (or auto): the collectors drive on its nodes."""
+    allow_config_change: tuple[str, ...] = ()
+    """Keys, or sections of keys, that may differ from what a resumed run was begun with, as its refusal names them."""
+    config: RawRunConfig = field(default_factory=RawRunConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        raw_trainer.train(self.config, self.out, self.minutes, allowed=self.allow_config_change, ray=self.ray)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordRaw:
+    """Record experience with camera images for `raw`, driven by a privileged model; more is added to what is there."""
+
+    out: Path
+    """Folder; the experience is in its `replay`."""
+    config: record.RecordConfig = field(default_factory=record.RecordConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        print(record.record(self.config, self.out))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRaw:
+    """Write a raw run's agent as a folder that `eval run` drives with."""
+
+    run_folder: Path
+    out: Path
+    card: Path
+    """Model card to include: what it was trained on and how it scores."""
+
+    def run(self) -> int:
+        """Exit code."""
+        print(raw_export.export(self.run_folder, self.out, self.card.read_text(encoding="utf-8")))
         return 0
 
 
@@ -338,6 +397,9 @@ Command = (
     | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Privileged, tyro.conf.subcommand("privileged")]
+    | Annotated[Raw, tyro.conf.subcommand("raw")]
+    | Annotated[RecordRaw, tyro.conf.subcommand("record-raw")]
+    | Annotated[ExportRaw, tyro.conf.subcommand("export-raw")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Picture, tyro.conf.subcommand("picture")]
     | Annotated[ExportPrivileged, tyro.conf.subcommand("export-privileged")]

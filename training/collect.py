@@ -22,10 +22,11 @@ import torch
 from agent import carla_io
 from agent.actions import ACTIONS, BRAKE, REVERSE, STEER, THROTTLE
 from agent.carla_io import RigConfig
-from agent.driver import load_model
+from agent.driver import load_driving_model
 from agent.inputs import InputBuilder, InputConfig, model_input
 from agent.model.driving_model import DrivingModel
 from agent.model.policy import pedal_first
+from agent.route import VECTOR_SIZE
 from eval.criteria import TICK_S
 from eval.episode import Episode, EpisodeConfig, EpisodeError
 from eval.generate import RouteGenerationError, generate_routes
@@ -346,7 +347,7 @@ class Recording:
             arrays={
                 "ego_motion": arrays["ego_motion"],
                 "route": arrays["route"],
-                "vector": arrays["vector"],
+                "vector": arrays["vector"][:VECTOR_SIZE],
                 "camera_valid": arrays["camera_valid"].astype(np.float32),
                 "label": decision.label,
                 "auxiliary": decision.auxiliary,
@@ -466,7 +467,7 @@ def _shorten_lights(world: carla.World) -> None:
 def _work(config: CollectConfig, worker: int, out: Path, weights: Path | None, budget: Any, refusals: Any) -> None:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s worker {worker} %(message)s")
     torch.set_num_threads(1)
-    model = load_model(weights, "cpu") if weights else None
+    model = load_driving_model(weights, "cpu") if weights else None
     round_ = 0
     try:
         while budget.value > 0:
@@ -486,7 +487,7 @@ def run(config: CollectConfig, out: Path, weights: Path | None = None) -> int:
     RouteGenerationError for one without room for routes.
     """
     if weights is not None:  # told once, not by every worker
-        load_model(weights, "cpu")
+        load_driving_model(weights, "cpu")
     context = multiprocessing.get_context("spawn")
     budget = context.Value("q", config.frames)
     refusals = context.SimpleQueue()

@@ -156,8 +156,8 @@ _STRONG = {
 }
 _SMALL: tuple[Size, ...] = ("debug", "tiny")
 _TINY_STATIC_WEIGHT = 0.03
-_TINY_WEIGHTS = {bev.VEHICLE: 0.5, bev.WALKER: 1.5} | dict.fromkeys(
-    (bev.BICYCLE, bev.EMERGENCY, bev.OBSTACLE, bev.GREEN, bev.YELLOW, bev.RED, bev.STOP_SIGN), 1.0
+_TINY_WEIGHTS = {bev.VEHICLE: 2.0, bev.WALKER: 3.0} | dict.fromkeys(
+    (bev.BICYCLE, bev.EMERGENCY, bev.OBSTACLE, bev.GREEN, bev.YELLOW, bev.RED, bev.STOP_SIGN), 2.0
 )
 """Weights of the masks in the reconstruction: what is small counts more, and the sum over all pixels does not drown
 the other losses."""
@@ -209,7 +209,7 @@ def _sparing(config: PrivilegedConfig) -> PrivilegedConfig:
         channel_weights=tuple(weights),
         decode_share=0.125,
     )
-    loss = replace(world.loss, vector=50.0, reward=5.0, continuation=10.0)
+    loss = replace(world.loss, vector=50.0, reward=15.0, continuation=40.0)
     discount = replace(world.discount, horizon_steps=100.0)
     starts = 0 if config.policy.replay_critic else 64
     return replace(

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
-from agent.driver import load_model
+from agent.driver import load_driving_model
 from agent.model.backbone import fold_batch_norms
 from agent.model.bev_grid import RigGeometry
 from agent.model.bevformer import CAN_BUS_SIZE, MAPS
@@ -201,7 +201,7 @@ def _ready(module: nn.Module, device: torch.device) -> nn.Module:
 
 def time_shipped(settings: Settings) -> dict[str, float]:
     """Milliseconds of the parts of the driving network that is shipped, as the agent runs it."""
-    model = load_model(settings.weights, str(settings.device))
+    model = load_driving_model(settings.weights, str(settings.device))
     fold_batch_norms(model.encoder.backbone)
     inputs = _shipped_inputs(model, settings.device)
     state = model.initial(1)

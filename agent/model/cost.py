@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
-from agent.driver import load_model
+from agent.driver import load_driving_model
 from agent.model.backbone import fold_batch_norms
 from agent.model.bench import DTYPES, SHIPPED, SHIPPED_WEIGHTS, BenchError, official_geometry
 from agent.model.bev_grid import BevGrid
@@ -207,7 +207,7 @@ def decision_costs(name: str, dtype: torch.dtype, weights: Path = SHIPPED_WEIGHT
 
     Raises: CheckpointError, ConfigError.
     """
-    shipped = cost_of_shipped(load_model(weights, "cpu"), dtype)
+    shipped = cost_of_shipped(load_driving_model(weights, "cpu"), dtype)
     if name == SHIPPED:
         return shipped
     later = {part: shipped[part] for part in ("neck", "world model", "policy")}

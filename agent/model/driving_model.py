@@ -110,8 +110,9 @@ class ModelInput:
     """dx, dy [m, ego frame of the previous decision], dyaw [rad, counter-clockwise] since the previous decision."""
     route: Float[Tensor, "b *t 8 2"]
     """Sparse plan in the current ego frame, from the last passed point on, padded by repeating the last point."""
-    vector: Float[Tensor, "b *t 18"]
-    """speed/10, next two plan points/50, distance to the next/50, commands of the next and of the last passed point."""
+    vector: Float[Tensor, "b *t v"]
+    """speed/10, next two plan points/50, distance to the next/50, commands of the next and of the last passed point;
+    behind these 18 the 13 of `agent.ego_vector.manoeuvre`, which this model does not read."""
     first: Bool[Tensor, " b *t"]
     """Start of an episode: memory and latent state are reset."""
 
@@ -204,15 +205,15 @@ class Neck(nn.Module):
         self,
         bev: Float[Tensor, "b d rows columns"],
         route: Float[Tensor, "b 8 2"],
-        vector: Float[Tensor, "b 18"],
+        vector: Float[Tensor, "b v"],
     ) -> Float[Tensor, "b embed"]:
-        """e_t."""
+        """e_t; of the vector the first 18 numbers are read."""
         raster = route_raster(route, self.centres_m, self.config.route_width_m)
         tokens = self.convolutions(torch.cat([bev, raster.to(bev.dtype)], 1)).flatten(1)
         # Points lie up to hundreds of metres away; the square root keeps the near ones resolved.
         points = (route / 50.0).clamp(-2.0, 2.0)
         points = points.sign() * points.abs().sqrt()
-        ego = self.vector(torch.cat([vector, points.flatten(1)], -1))
+        ego = self.vector(torch.cat([vector[:, :VECTOR_SIZE], points.flatten(1)], -1))
         return self.out(torch.cat([tokens, ego.to(tokens.dtype)], -1))
 
 

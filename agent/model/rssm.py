@@ -115,7 +115,7 @@ def straight_through(
     """One-hot sample (or mode) whose gradient is that of the probabilities."""
     uniform = None if mode else uniform_noise(log_probs, generator)
     probs = log_probs.exp()
-    return _straight_through_at(probs, sample_index(probs.detach(), uniform))
+    return straight_through_at(probs, sample_index(probs.detach(), uniform))
 
 
 def uniform_noise(
@@ -136,9 +136,18 @@ def sample_index(
     return (cumulated <= uniform * cumulated[..., -1:]).sum(-1).clamp(max=probs.shape[-1] - 1)
 
 
-def _straight_through_at(probs: Tensor, index: Tensor) -> Tensor:
-    one_hot = torch.zeros_like(probs).scatter_(-1, index[..., None], 1.0)
-    return one_hot + (probs - probs.detach())
+def one_hot_at(
+    like: Float[Tensor, "*batch classes"], index: Int64[Tensor, "*batch"]
+) -> Float[Tensor, "*batch classes"]:
+    """One-hot vectors of the given classes."""
+    return torch.zeros_like(like).scatter_(-1, index[..., None], 1.0)
+
+
+def straight_through_at(
+    probs: Float[Tensor, "*batch classes"], index: Int64[Tensor, "*batch"]
+) -> Float[Tensor, "*batch classes"]:
+    """One-hot vectors of the given classes with the gradient of the probabilities."""
+    return one_hot_at(probs, index) + (probs - probs.detach())
 
 
 def categorical_kl(
@@ -286,7 +295,7 @@ class Rssm(nn.Module):
             log_probs = self._log_probs(rest(logits))
             probs = log_probs.exp()
             index = sample_index(probs.detach(), None if uniform is None else uniform[:, t])
-            state = LatentState(h, _straight_through_at(probs, index).flatten(-2))
+            state = LatentState(h, straight_through_at(probs, index).flatten(-2))
             deter.append(state.deter)
             stoch.append(state.stoch)
             posterior.append(log_probs)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from agent.model.driving_model import DrivingModel, ModelInput, ModelState
+from agent.model.raw_model import RawModel
 from agent.model.rssm import LatentState
 
 WARM_UP_RUNS = 3
@@ -20,7 +21,7 @@ class FixedStep:
     """`DrivingModel.act` for one car, reading from and writing to the same memory every time."""
 
     def __init__(
-        self, model: DrivingModel, inputs: ModelInput, state: ModelState, previous_action: Tensor | None
+        self, model: DrivingModel | RawModel, inputs: ModelInput, state: ModelState, previous_action: Tensor | None
     ) -> None:
         """The arguments are copied; they say what later ones look like. Runs op by op until `record`."""
         self._model = model

@@ -57,7 +57,7 @@ def test_the_network_is_given_what_the_contract_says(random_agent: Path) -> None
     turn = -math.radians(drive.yaw_deg - before[2])
     np.testing.assert_allclose(inputs.ego_motion[0], [forward, left, turn], atol=0.01)
     assert inputs.route.shape == (1, 8, 2)
-    assert inputs.vector.shape == (1, 18)
+    assert inputs.vector.shape == (1, 18 + 13)  # of the clone, then the manoeuvres of the plan
     assert float(inputs.vector[0, 0]) == pytest.approx(drive.speed_mps / 10.0, abs=1e-3)
     assert float(inputs.vector[0, 5]) == pytest.approx(decision.route.distance_m / 50.0, abs=1e-4)
     assert decision.logits.shape == (39,)

@@ -201,3 +201,15 @@ def test_dies_with_its_parent():
         time.sleep(0.2)
     os.kill(child, signal.SIGKILL)
     raise AssertionError("server outlived its parent")
+
+
+def test_a_server_whose_parent_is_gone_before_it_looks_ends() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    command = [sys.executable, "-m", "simulator", "serve", "--port", "0", "--no-render", "--die-with-parent"]
+    environment = {**os.environ, "RAW2DRIVE_PARENT_PID": str(gone.pid)}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert server.wait(timeout=60.0) != 0
+    finally:
+        server.kill()

@@ -13,6 +13,7 @@ from training.learner import Learner
 from training.optim import OptimizerConfig
 from training.presets import ImitationConfig, PrivilegedConfig, Recipe
 from training.privileged.collector import Turns
+from training.privileged.config import DEMONSTRATIONS, RunConfig, with_demonstrations
 from training.world_model.model import Replayed
 
 
@@ -97,3 +98,10 @@ def test_turns_take_their_share_of_the_time(share: float):
     begins = np.count_nonzero(taken[1:] & ~taken[:-1])
     if share:
         assert taken.sum() / begins == pytest.approx(10.0, rel=0.15)
+
+
+def test_demonstrations_leave_what_is_given():
+    plain = with_demonstrations(RunConfig())
+    assert {name: getattr(plain, name) for name in DEMONSTRATIONS} == DEMONSTRATIONS
+    given = with_demonstrations(RunConfig(expert_share=0.5, collectors=3))
+    assert (given.expert_share, given.collectors, given.imitation) == (0.5, 3, plain.imitation)

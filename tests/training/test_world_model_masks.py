@@ -5,8 +5,10 @@ import torch
 
 from tests.training.privileged import debug_config, random_batch
 from training.bev import unpack as unpack_words
+from training.presets import preset
+from training.world_model.decoder import Decoder, FusedLastLayer
 from training.world_model.encoder import PatchEncoder
-from training.world_model.layers import merge2, split2
+from training.world_model.layers import initialise, merge2, split2
 from training.world_model.masks import byte_table, cut_patches, join_patches, padded_channels, unpack
 
 
@@ -47,3 +49,26 @@ def test_table_lookup_equals_the_product_with_the_bits() -> None:
     (gradient,) = torch.autograd.grad((result * slope).sum(), encoder.bits.weight)
     exact = slope.flatten(0, 2).t().double() @ bits.flatten(0, 2).double()
     torch.testing.assert_close(gradient.double(), exact, rtol=1e-4, atol=1e-4)
+
+
+def test_patch_loss_in_kept_memory_equals_the_general_one() -> None:
+    config = preset("paper", "tiny").world_model
+    decoder = Decoder(config)
+    initialise(decoder, "layer", torch.Generator().manual_seed(0))
+    words = random_words(3, 20, 64, 64) & random_words(4, 20, 64, 64)  # more frames than a chunk
+    features = torch.randn(20, config.features, generator=torch.Generator().manual_seed(5))
+
+    def loss_and_gradients(*, kept: bool) -> list[torch.Tensor]:
+        decoder.zero_grad()
+        inputs = features.clone().requires_grad_()
+        if kept:
+            loss = decoder.mask_loss(inputs, words) * len(words)
+        else:
+            hidden = decoder.masks.hidden(inputs)
+            loss = FusedLastLayer.apply(decoder._chunk_loss, words, hidden, *decoder.masks.last_parameters())
+        loss.backward()
+        gradients = [inputs.grad, *(parameter.grad for parameter in decoder.masks.parameters())]
+        return [loss.detach(), *(gradient.clone() for gradient in gradients if gradient is not None)]
+
+    for kept, general in zip(loss_and_gradients(kept=True), loss_and_gradients(kept=False), strict=True):
+        torch.testing.assert_close(kept, general, rtol=1e-4, atol=1e-5 * float(general.abs().max()))

@@ -43,7 +43,7 @@ DECISION_S = TICK_S * TICKS_PER_DECISION
 TERMINAL = (End.OFFENCE, End.DEVIATION, End.STANDING, End.BLOCKED)
 logger = logging.getLogger(__name__)
 
-Observation = dict[str, np.ndarray]
+Observation = dict[str, Any]
 
 
 class DrivingEnv(gymnasium.Env[Any, Any]):
@@ -94,7 +94,7 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
             try:
                 drawn_seed = int(self.np_random.integers(2**31))
                 chosen_seed = drawn_seed if episode_seed is None else int(episode_seed)
-                self._drive = self._start(route, chosen_seed, counted=wanted is None)
+                self._drive = self.start_episode(route, chosen_seed, counted=wanted is None)
                 break
             except (EpisodeError, ServerDiedError) as error:
                 logger.warning("route %s: %s (attempt %d of %d)", route.id, error, attempt + 1, START_ATTEMPTS)
@@ -146,7 +146,7 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
         """The running episode, for experts that see more than the observation."""
         return self._drive
 
-    def _start(self, route: Route, seed: int, *, counted: bool) -> Drive:
+    def start_episode(self, route: Route, seed: int, *, counted: bool) -> Drive:
         config = self.config
         client = self.servers.client(route.town)
         episode_config = EpisodeConfig(
@@ -168,16 +168,20 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
             planner=self.servers.planner(route.town),
         )
         try:
-            return Drive(episode, config, counted=counted)
+            return self.make_drive(episode, counted=counted)
         except BaseException:
-            self._close(episode)
+            self.close_episode(episode)
             raise
+
+    def make_drive(self, episode: Episode, *, counted: bool) -> Drive:
+        """Begin an episode. Raises: EpisodeError, ServerError, PlannerError."""
+        return Drive(episode, self.config, counted=counted)
 
     def _finish(self, end: End) -> dict[str, Any]:
         """Close the episode; gives what is told about it."""
         assert self._drive is not None
         drive, self._drive = self._drive, None
-        self._close(drive.episode)
+        self.close_episode(drive.episode)
         record = drive.episode.record()
         success = end is End.FINISHED and succeeded(record.status, record.infractions)
         if drive.counted:
@@ -204,9 +208,9 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
         """Clear away an episode that has not ended by itself."""
         drive, self._drive = self._drive, None
         if drive is not None:
-            self._close(drive.episode)
+            self.close_episode(drive.episode)
 
-    def _close(self, episode: Episode) -> None:
+    def close_episode(self, episode: Episode) -> None:
         """Remove everything from the world; from a dead server only what lives in this process."""
         if self.servers.alive():
             episode.close()
@@ -244,12 +248,16 @@ class Drive:
         """What the policy sees now."""
         return observe(self.view, self.scene, self._action, self._config.size_px)
 
+    def tick(self, control: carla.VehicleControl) -> bool:
+        """A twentieth of a second; False when the route is over. Raises: EpisodeError."""
+        return self._ride.step(control)
+
     def decide(self, action: int) -> Decision:
         """Hold an action for a tenth of a second. Raises: EpisodeError."""
         control = control_of(action)
         over, offence = False, None
         for _ in range(TICKS_PER_DECISION):
-            over = not self._ride.step(control)
+            over = not self.tick(control)
             offence = self._offence()
             if over or offence is not None or self.episode.criteria.completion.reached:
                 break

@@ -9,17 +9,19 @@ from gymnasium import spaces
 from jaxtyping import Float32
 
 from agent.actions import ACTIONS
+from agent.ego_vector import (
+    COMMAND_AHEAD_M,
+    FIELDS,
+    POINT_SCALE_M,
+    ROUTE_AHEAD_M,
+    SPEED_SCALE_MPS,
+    VECTOR_SIZE,
+)
 from eval.planner import RoadOption
 from training import bev
 from training.expert import Scene
 from training.scene import PrivilegedView
 
-ROUTE_AHEAD_M = (2.5, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0)
-"""Distances along the route of the points in the vector."""
-SPEED_SCALE_MPS = 10.0
-POINT_SCALE_M = 40.0
-COMMAND_AHEAD_M = 60.0
-"""The next manoeuvre is announced this far ahead."""
 COMMANDS = (
     RoadOption.LEFT,
     RoadOption.RIGHT,
@@ -28,24 +30,12 @@ COMMANDS = (
     RoadOption.CHANGELANELEFT,
     RoadOption.CHANGELANERIGHT,
 )
-FIELDS: dict[str, slice] = {
-    "speed": slice(0, 1),
-    "limit": slice(1, 2),
-    "action": slice(2, 6),
-    "route": slice(6, 22),
-    "command": slice(22, 28),
-    "next_command": slice(28, 34),
-    "next_command_distance": slice(34, 35),
-}
-"""Where what stands in the vector. speed and limit (of the road) in 10 m/s, the last action as throttle, steer, brake,
-reverse, route points (x forward, y left) in 40 m, commands one-hot, the distance of the next one in 60 m (1: none)."""
-VECTOR_SIZE = 35
 VECTOR_LIMIT = 10.0
 """No number in the vector is larger."""
 
 
 def observation_space(size_px: int) -> spaces.Dict:
-    """words: one bit per channel; vector: see `FIELDS`."""
+    """words: one bit per channel; vector: see `agent.ego_vector.FIELDS`."""
     return spaces.Dict(
         {
             "words": spaces.Box(0, 2**bev.CHANNELS - 1, (size_px, size_px), np.uint64),

@@ -62,9 +62,11 @@ class Batches:
         state: dict[str, Any] | None = None,
         ahead: int = 2,
         threads: int = 2,
+        images: tuple[int, int] | None = None,
     ) -> None:
         """latents: folder of the run for carried states, needed where config.replay.carry_over is on. state: of a
-        checkpoint, to go on from. Raises: ReplayError, ValueError."""
+        checkpoint, to go on from. images: height and width of the camera images that are decoded as well; None: masks
+        alone. Raises: ReplayError, ValueError."""
         if config.replay.carry_over and latents is None:
             raise ValueError("replay.carry_over needs a folder for the filtered states")
         self.config = config
@@ -81,6 +83,7 @@ class Batches:
         self.latents = None
         if config.replay.carry_over and latents is not None:
             self.latents = LatentStore(latents, config.world_model.rssm)
+        self._images = images
         self._decoder = Decoder(folder)
         self._state = self.sampler.state()
         self._lock = threading.Lock()
@@ -170,7 +173,7 @@ class Batches:
 
     def _prepare(self) -> _Prepared:
         config, observation = self.config, self.config.world_model.observation
-        arrays = WindowArrays.empty(config.batch, config.steps, observation.size_px, observation.vector)
+        arrays = WindowArrays.empty(config.batch, config.steps, observation.size_px, observation.vector, self._images)
         drawn: list[tuple[tuple[Piece, ...], tuple[str, int] | None]] = []
         with self._lock:
             for _ in range(config.batch):
@@ -224,16 +227,4 @@ def to_device(batch: Replayed, device: torch.device | str) -> Replayed:
     """The batch on a device."""
     if torch.device(device).type == "cpu":
         return batch
-    move = lambda value: value.to(device, non_blocking=True)  # noqa: E731
-    start = None if batch.start is None else LatentState(move(batch.start.deter), move(batch.start.stoch))
-    return Replayed(
-        words=move(batch.words),
-        vector=None if batch.vector is None else move(batch.vector),
-        previous_action=move(batch.previous_action),
-        reward=move(batch.reward),
-        first=move(batch.first),
-        last=move(batch.last),
-        terminal=move(batch.terminal),
-        start=start,
-        expert_action=None if batch.expert_action is None else move(batch.expert_action),
-    )
+    return batch.map(lambda value: value.to(device, non_blocking=True))

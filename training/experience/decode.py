@@ -11,11 +11,15 @@ import numba
 import numpy as np
 import torch
 
+from agent.ego_vector import MANOEUVRE_SIZE
+from agent.model.driving_model import ModelInput
+from agent.observation import CAMERA_NAMES
+from agent.route import ROUTE_POINTS, VECTOR_SIZE
 from training.bev import SIZE_PX
 from training.experience.catalogue import Piece
 from training.experience.index import segment_path
-from training.experience.writer import transition_of
-from training.replay import SegmentError, SegmentLayout, read_layout, read_steps
+from training.experience.writer import SENSOR_ARRAYS, SENSOR_PREFIX, transition_of
+from training.replay import PackedStep, SegmentError, SegmentLayout, read_layout, read_steps
 from training.world_model.model import Replayed
 
 
@@ -35,10 +39,17 @@ class WindowArrays:
     """(b, t) float32."""
     flags: np.ndarray
     """(b, t, 3) bool: first, last, terminal."""
+    sensors: dict[str, np.ndarray] | None = None
+    """Fields of ModelInput but `first`, (b, t, ...)."""
 
     @classmethod
-    def empty(cls, windows: int, steps: int, size_px: int, vector: int) -> WindowArrays:
-        """Arrays to be filled. Raises: ValueError for a size that the words cannot be pooled to."""
+    def empty(
+        cls, windows: int, steps: int, size_px: int, vector: int, images: tuple[int, int] | None = None
+    ) -> WindowArrays:
+        """Arrays to be filled. images: height and width of the camera images; None: without sensors.
+
+        Raises: ValueError for a size that the words cannot be pooled to.
+        """
         if not 0 < size_px <= SIZE_PX or SIZE_PX % size_px:
             raise ValueError(f"words of {SIZE_PX} px cannot be pooled to {size_px} px")
         shape = (windows, steps)
@@ -49,6 +60,7 @@ class WindowArrays:
             expert_action=np.empty(shape, np.int64),
             reward=np.empty(shape, np.float32),
             flags=np.empty((*shape, 3), bool),
+            sensors=None if images is None else _sensor_arrays(shape, images),
         )
 
     def replayed(self) -> Replayed:
@@ -64,7 +76,24 @@ class WindowArrays:
             first=first,
             last=last,
             terminal=terminal,
+            sensors=self._model_input(first),
         )
+
+    def _model_input(self, first: torch.Tensor) -> ModelInput | None:
+        if self.sensors is None:
+            return None
+        return ModelInput(**{name: torch.from_numpy(value) for name, value in self.sensors.items()}, first=first)
+
+
+def _sensor_arrays(shape: tuple[int, int], images: tuple[int, int]) -> dict[str, np.ndarray]:
+    cameras = len(CAMERA_NAMES)
+    return {
+        "images": np.empty((*shape, cameras, 3, *images), np.uint8),
+        "camera_valid": np.empty((*shape, cameras), bool),
+        "ego_motion": np.empty((*shape, 3), np.float32),
+        "route": np.empty((*shape, ROUTE_POINTS, 2), np.float32),
+        "vector": np.empty((*shape, VECTOR_SIZE + MANOEUVRE_SIZE), np.float32),
+    }
 
 
 class DamagedSegment(SegmentError):
@@ -128,11 +157,33 @@ class Decoder:
                     found = "none" if vector is None else f"one of shape {vector.shape}"
                     raise ValueError(f"{path}: the model wants an ego vector of {width} values, stored is {found}")
                 arrays.vector[number, offset] = vector
+            if arrays.sensors is not None:
+                _take_sensors(step, arrays.sensors, (number, offset), path)
             values = transition_of(step)
             arrays.action[number, offset] = values["action"]
             arrays.expert_action[number, offset] = values["expert_action"]
             arrays.reward[number, offset] = values["reward"]
             arrays.flags[number, offset] = values["first"], values["last"], values["terminal"]
+
+
+def _take_sensors(step: PackedStep, into: dict[str, np.ndarray], place: tuple[int, int], path: Path) -> None:
+    """Decode one step's sensors. Raises: ValueError where there are none, or of another size; SegmentError."""
+    if not step.jpegs:
+        raise ValueError(f"{path}: holds no camera images; give a replay recorded by `python -m training record-raw`")
+    found = {name: step.arrays.get(SENSOR_PREFIX + name) for name in SENSOR_ARRAYS} | {"images": _images(step, path)}
+    for name, value in found.items():
+        wanted = into[name].shape[2:]
+        if value is None or value.shape != wanted:
+            shape = "none" if value is None else f"one of shape {value.shape}"
+            raise ValueError(f"{path}: {name} of shape {wanted} is wanted, stored is {shape}")
+        into[name][place] = value
+
+
+def _images(step: PackedStep, path: Path) -> np.ndarray:
+    try:
+        return step.images()
+    except (OSError, ValueError) as error:  # their bytes are those that were written, so they were written wrong
+        raise SegmentError(f"{path}: an image cannot be decoded: {error}") from error
 
 
 @numba.njit("void(Array(uint64, 2, 'C', readonly=True), uint64[:, ::1])", cache=True, nogil=True)

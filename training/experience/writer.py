@@ -11,6 +11,7 @@ import re
 import sqlite3
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,36 @@ logger = logging.getLogger(__name__)
 STREAM_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
 _NO_IMAGES = np.empty((0, 3, 0, 0), np.uint8)
 _FLAGS = ("first", "last", "terminal")
+SENSOR_ARRAYS = ("camera_valid", "ego_motion", "route", "vector")
+SENSOR_PREFIX = "sensor_"
+"""Of their names in a record, where the privileged stream has a vector, too."""
 NO_LABEL = -1
 """Stands for the expert's action where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class SensorFrame:
+    """What the raw stream sees at one decision: the fields of `agent.model.driving_model.ModelInput`."""
+
+    images: np.ndarray
+    """(6, 3, h, w) uint8 RGB."""
+    camera_valid: np.ndarray
+    """(6,) bool."""
+    ego_motion: np.ndarray
+    """(3,) float32."""
+    route: np.ndarray
+    """(8, 2) float32."""
+    vector: np.ndarray
+    """(31,) float32."""
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> SensorFrame:
+        """From what `agent.inputs.InputBuilder` makes."""
+        return cls(**{name: np.asarray(arrays[name]) for name in ("images", *SENSOR_ARRAYS)})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All but the images, as they are stored."""
+        return {SENSOR_PREFIX + name: np.asarray(getattr(self, name), np.float32) for name in SENSOR_ARRAYS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +78,8 @@ class Transition:
     """(v,) float32 ego vector."""
     expert_action: int = NO_LABEL
     """What the expert would do here, whoever drives; NO_LABEL if it was not asked."""
+    sensors: SensorFrame | None = None
+    """What the cameras saw of it."""
 
     def __post_init__(self) -> None:
         if self.terminal and not self.last:
@@ -90,13 +121,16 @@ class ExperienceWriter:
     def add(self, transition: Transition) -> Path | None:
         """Append a transition; gives the path of the segment that it filled."""
         arrays = {} if transition.vector is None else {"vector": np.asarray(transition.vector, np.float32)}
+        sensors = transition.sensors
+        images = _NO_IMAGES if sensors is None else sensors.images
+        arrays |= {} if sensors is None else sensors.arrays()
         scalars = {
             "action": int(transition.previous_action),
             "reward": float(transition.reward),
             "expert_action": int(transition.expert_action),
             **{name: bool(getattr(transition, name)) for name in _FLAGS},
         }
-        self._segment.add(Step(images=_NO_IMAGES, words=transition.words, arrays=arrays, scalars=scalars))
+        self._segment.add(Step(images=images, words=transition.words, arrays=arrays, scalars=scalars))
         self._flags.append((transition.first, transition.last, transition.terminal))
         return self.flush() if len(self._segment) >= self._segment_steps else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int64
@@ -28,6 +29,14 @@ class PolicyLoss:
     critic: Float[Tensor, ""]
     start_returns: Float[Tensor, " n"]
     metrics: dict[str, Tensor]
+
+
+class Heads(Protocol):
+    """A world model, as far as it tells rewards and continue flags."""
+
+    two_hot: TwoHot
+    reward_head: nn.Sequential
+    continue_head: nn.Sequential
 
 
 class ActorCritic(nn.Module):
@@ -80,11 +89,19 @@ class ActorCritic(nn.Module):
             LatentState(state.deter.flatten(0, 1), state.stoch.flatten(0, 1)), self.world.rssm.groups
         )
         alive = 1.0 - terminal.flatten().float()
+        chosen = self.chosen_starts(alive, generator)
+        if chosen is None:
+            return flat, alive
+        return IndexedState(flat.deter[chosen], flat.index[chosen]), alive[chosen]
+
+    def chosen_starts(
+        self, alive: Float[Tensor, " n"], generator: torch.Generator | None
+    ) -> Int64[Tensor, " starts"] | None:
+        """Which of the replayed states to imagine from; None: from all."""
         count = self.config.starts
         if not 0 < count < alive.shape[0]:
-            return flat, alive
-        chosen = torch.rand(alive.shape, generator=generator, device=alive.device).argsort()[:count]
-        return IndexedState(flat.deter[chosen], flat.index[chosen]), alive[chosen]
+            return None
+        return torch.rand(alive.shape, generator=generator, device=alive.device).argsort()[:count]
 
     def loss(
         self,
@@ -102,14 +119,14 @@ class ActorCritic(nn.Module):
             actor_unimix=self.config.actor_unimix,
             generator=generator,
         )
-        reward, continuation = self._predict(model, rollout)
+        reward, continuation = self.predict(model, rollout)
         return self.loss_on(rollout, reward, continuation, start_alive)
 
     def _indexed(self, net: nn.Sequential) -> IndexedNet:
         return IndexedNet(net, self.world.rssm.deter, self.world.rssm.classes)
 
     @torch.no_grad()
-    def _predict(self, model: WorldModel, rollout: Imagined) -> tuple[Tensor, Tensor]:
+    def predict(self, model: Heads, rollout: Imagined) -> tuple[Float[Tensor, "h n"], Float[Tensor, "h+1 n"]]:
         """Rewards on arriving at steps 1 .. H, (h, n), and continue flags of steps 0 .. H, (h+1, n)."""
         states, shape = rollout.flat(), rollout.index.shape[:2]
         logits = self._indexed(model.reward_head)(states)

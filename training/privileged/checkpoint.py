@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent import config as configs
 from agent.checkpoint import check_state, load_checkpoint, read_manifest, save_checkpoint
-from training.learner import Learner
+from training.learner import BaseLearner
 from training.policy.actor_critic import ActorCritic
 from training.presets import PrivilegedConfig
 from training.privileged.driver import PolicyDriver
@@ -33,7 +33,7 @@ class PrivilegedModel:
         return driver
 
 
-def begin_with(learner: Learner, folder: Path) -> None:
+def begin_with(learner: BaseLearner, folder: Path) -> None:
     """Take over the weights of a model's folder; moments and counts stay those of a new run.
 
     Raises: CheckpointError, ConfigError for a folder or shapes that do not fit.

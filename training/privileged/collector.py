@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgpack
 import numpy as np
@@ -65,6 +65,58 @@ class CollectorJob:
     indexed: bool = True
     """Whether segments are entered into the folder's index; not where they leave it again."""
 
+    def environment(self) -> DrivingEnv:
+        """What is driven in."""
+        return DrivingEnv(self.env, self.routes)
+
+    def pilots(self, env: DrivingEnv) -> Pilots:
+        """Who drives while experience is collected."""
+        return PrivilegedPilots(self, env)
+
+    def evaluated(self) -> Evaluated:
+        """Who is evaluated, with the weights of the job."""
+        driver = PolicyDriver(self.config)
+        take_over(driver, self.weights)
+        return driver
+
+
+class Pilots(Protocol):
+    """Who drives while experience is collected."""
+
+    @property
+    def run(self) -> Path:
+        """Folder of the run."""
+        ...
+
+    @property
+    def version(self) -> int | None:
+        """Updates of the weights that drive; None before there are any."""
+        ...
+
+    def refresh(self) -> None:
+        """Take over the newest weights."""
+        ...
+
+    def begin(self) -> None:
+        """Before an episode."""
+        ...
+
+    def act(self, observation: Mapping[str, Any], info: Mapping[str, Any]) -> int:
+        """The next action."""
+        ...
+
+
+class Evaluated(Protocol):
+    """A driver that is evaluated."""
+
+    def begin(self) -> None:
+        """Forget the episode before."""
+        ...
+
+    def act(self, observation: Mapping[str, Any], *, greedy: bool = False) -> int:
+        """The action for the next observation."""
+        ...
+
 
 class _Stopped(Exception):
     """The owner wants no more."""
@@ -78,7 +130,7 @@ def work(pipe: Connection, job: CollectorJob, owner_pid: int) -> None:
     logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s collector {job.number}: %(message)s")
     torch.set_num_threads(1)
     code = 0
-    env = DrivingEnv(job.env, job.routes)
+    env = job.environment()
     try:
         if job.replay is None:
             _evaluate(pipe, job, env)
@@ -107,7 +159,7 @@ def _tell(pipe: Connection, message: Mapping[str, Any]) -> None:
     pipe.send_bytes(packed)
 
 
-class _Crew:
+class PrivilegedPilots:
     """Who drives: random actions or the expert before there are weights, then the policy."""
 
     def __init__(self, job: CollectorJob, env: DrivingEnv) -> None:
@@ -142,7 +194,7 @@ class _Crew:
         demonstrates = self._job.prefill_expert and self.version is None
         self._env.scheduler.scenarios_on = demonstrates or self._job.config.tricks.scenarios_on(self.version or 0)
 
-    def act(self, observation: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> int:
+    def act(self, observation: Mapping[str, Any], info: Mapping[str, Any]) -> int:
         """The next action."""
         expert = info.get("expert_action")
         if self.version is not None:
@@ -203,7 +255,7 @@ def _wait_while_paused(pipe: Connection, run: Path) -> None:
 
 def _collect(pipe: Connection, job: CollectorJob, env: DrivingEnv, replay: Path) -> None:
     """Drive episode after episode. Raises: _Stopped, and what environment and writer raise."""
-    crew = _Crew(job, env)
+    crew = job.pilots(env)
     seed: int | None = job.seed
     segment_steps = job.config.replay.segment_steps
     with ExperienceWriter(replay, segment_steps=segment_steps, indexed=job.indexed) as writer:
@@ -219,9 +271,9 @@ def _collect(pipe: Connection, job: CollectorJob, env: DrivingEnv, replay: Path)
 def _episode(
     pipe: Connection,
     env: DrivingEnv,
-    crew: _Crew,
+    crew: Pilots,
     writer: ExperienceWriter,
-    observation: Mapping[str, np.ndarray],
+    observation: Mapping[str, Any],
     info: Mapping[str, Any],
 ) -> None:
     writer.add(_transition(observation, info, action=0, reward=0.0, first=True))
@@ -244,7 +296,7 @@ def _episode(
 
 
 def _transition(
-    observation: Mapping[str, np.ndarray],
+    observation: Mapping[str, Any],
     info: Mapping[str, Any],
     *,
     action: int,
@@ -262,6 +314,7 @@ def _transition(
         terminal=terminal,
         vector=observation["vector"],
         expert_action=NO_LABEL if last else info.get("expert_action", NO_LABEL),
+        sensors=observation.get("sensors"),
     )
 
 
@@ -279,13 +332,12 @@ def _outcome(info: Mapping[str, Any], decisions: int, total: float) -> dict[str,
 
 def _evaluate(pipe: Connection, job: CollectorJob, env: DrivingEnv) -> None:
     """Drive every route once, greedily and always with the same traffic; tell all outcomes at once."""
-    driver = PolicyDriver(job.config)
-    take_over(driver, job.weights)
+    driver = job.evaluated()
     outcomes = [_drive_once(pipe, env, driver, route, job.seed + k) for k, route in enumerate(job.routes)]
     _tell(pipe, {"evaluation": outcomes, "version": version_of(job.weights)})
 
 
-def _drive_once(pipe: Connection, env: DrivingEnv, driver: PolicyDriver, route: Route, seed: int) -> dict[str, Any]:
+def _drive_once(pipe: Connection, env: DrivingEnv, driver: Evaluated, route: Route, seed: int) -> dict[str, Any]:
     driver.begin()
     observation, info = env.reset(options={"route": route.id, "episode_seed": seed})
     decisions, total, over = 0, 0.0, False

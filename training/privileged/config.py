@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from training.env.config import EnvConfig
 from training.env.observation import VECTOR_SIZE
@@ -140,3 +140,21 @@ class RunConfig:
     def vector_size(self) -> int:
         """Width of the model's ego vector."""
         return VECTOR_SIZE if self.vector else 0
+
+
+DEMONSTRATIONS: dict[str, Any] = {
+    "prefill": "expert",
+    "prefill_steps": 15_000,
+    "noise_share": 0.08,
+    "expert_share": 0.15,
+    "train_ratio": 128.0,
+    "imitation": ImitationConfig(weight=1.0, final_weight=0.3, updates=15_000, alone_updates=4000, model_weight=100.0),
+}
+"""Settings of a run that the expert teaches, too: those of `weights/privileged_tiny`."""
+
+
+def with_demonstrations(run: RunConfig) -> RunConfig:
+    """`DEMONSTRATIONS` for the fields that are not set."""
+    default = RunConfig()
+    open_fields = [name for name in DEMONSTRATIONS if getattr(run, name) == getattr(default, name)]
+    return replace(run, **{name: DEMONSTRATIONS[name] for name in open_fields})

@@ -151,13 +151,15 @@ class Crew:
         evaluation: tuple[Route, ...],
         schedulers: Mapping[str, Any],
         hire: Callable[[CollectorJob, str], Hired] = Worker,
+        evaluation_job: Callable[[CollectorJob], CollectorJob] = lambda job: job,
     ) -> None:
         """folder: of the run, with `replay` and `weights`. schedulers: by collector, of a checkpoint. hire: starts a
-        collector with a name, on this machine or another one."""
+        collector with a name, on this machine or another one. evaluation_job: what the evaluation does, from what every
+        process does."""
         self._config, self._run, self._folder = config, run, folder
         self._routes, self._evaluation = routes, evaluation
         self._schedulers = schedulers
-        self._hire = hire
+        self._hire, self._evaluation_job = hire, evaluation_job
         self._seats: list[_Seat] = []
         self._evaluator: Worker | None = None
         self._started_ns = time.time_ns()
@@ -225,7 +227,7 @@ class Crew:
         """Have the fixed routes driven greedily beside the collectors."""
         if self._evaluator is None:
             job = replace(self._job(0, 0), routes=self._evaluation, weights=weights, replay=None, seed=self._run.seed)
-            self._evaluator = Worker(job, "evaluation")
+            self._evaluator = Worker(self._evaluation_job(job), "evaluation")
 
     def _replace(self, number: int, seat: _Seat, why: str) -> None:
         pid = seat.worker.pid

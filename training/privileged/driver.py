@@ -14,14 +14,19 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from agent.checkpoint import check_state
-from agent.model.policy import pedal_first
+from agent.ego_vector import FIELDS, SPEED_SCALE_MPS
+from agent.model.policy import pedal_first, setting_off
 from agent.model.rssm import LatentState, Rssm, unimix_log_probs
+from agent.patience import Patience, PatienceConfig
 from training import bev
-from training.learner import Learner
+from training.env.environment import DECISION_S
+from training.learner import BaseLearner
 from training.policy.actor_critic import ActorCritic
 from training.presets import PrivilegedConfig
 from training.world_model.encoder import Encoder
 
+GREEDY_PATIENCE = PatienceConfig(after_s=5.0, full_s=25.0)
+"""A greedy driver stands for ever where setting off is never the likeliest; a sampled one does not."""
 KEPT_VERSIONS = 2
 """Older weight files are deleted: a reader may still be opening the one before the newest."""
 
@@ -43,13 +48,15 @@ class PolicyDriver(nn.Module):
         """Forget the episode before."""
         self._state: LatentState | None = None
         self._action = 0
+        self._patience = Patience(GREEDY_PATIENCE)
 
     @torch.inference_mode()
     def act(self, observation: Mapping[str, np.ndarray], *, greedy: bool = False) -> int:
         """The action for the next observation: sampled, or greedy under the likeliest state.
 
         Greedy: the likeliest pedal, then the mean steering with it. A throttle's probability is spread over ten
-        steering angles and a brake's over one, so the likeliest single action is the brake far too often.
+        steering angles and a brake's over one, so the likeliest single action is the brake far too often. Where the
+        car has been standing for a while, less and less probability of a throttle suffices to set off.
         """
         world = self.config.world_model
         words = observation["words"]
@@ -67,7 +74,10 @@ class PolicyDriver(nn.Module):
         )
         log_policy = unimix_log_probs(self.actor(self._state.features()), self.config.policy.actor_unimix)[0]
         if greedy:
-            self._action = pedal_first(log_policy)
+            share, start = setting_off(log_policy)
+            speed_mps = float(observation["vector"][FIELDS["speed"]][0]) * SPEED_SCALE_MPS
+            over = self._patience.is_over(speed_mps, share, DECISION_S)
+            self._action = start if over else pedal_first(log_policy)
         else:
             self._action = int(torch.multinomial(log_policy.exp(), 1, generator=self.generator))
         return self._action
@@ -84,18 +94,23 @@ class PolicyDriver(nn.Module):
         self._action = action
 
 
-def driver_tensors(learner: Learner) -> dict[str, Tensor]:
-    """What a driver needs of a learner."""
-    parts = {"encoder": learner.model.encoder, "rssm": learner.model.rssm, "actor": learner.policy.actor}
+def driver_tensors(learner: BaseLearner) -> dict[str, Tensor]:
+    """What a driver needs of a learner of the privileged stage."""
+    parts = {"encoder": learner.judge.encoder, "rssm": learner.judge.rssm, "actor": learner.policy.actor}
     return {f"{name}.{key}": value for name, module in parts.items() for key, value in module.state_dict().items()}
 
 
-def publish(folder: Path, learner: Learner) -> Path:
-    """Write the weights after `learner.updates` updates, complete or not at all, and delete old ones."""
+def publish(folder: Path, learner: BaseLearner) -> Path:
+    """Write the weights that drive, complete or not at all, and delete old ones."""
+    return write_weights(folder, driver_tensors(learner), learner.updates)
+
+
+def write_weights(folder: Path, tensors: Mapping[str, Tensor], updates: int) -> Path:
+    """Write a driver's weights after so many updates, complete or not at all, and delete old ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{learner.updates:09d}.safetensors"
+    target = folder / f"{updates:09d}.safetensors"
     partial = target.with_suffix(".partial")
-    partial.write_bytes(save_tensors({k: v.detach().cpu().contiguous() for k, v in driver_tensors(learner).items()}))
+    partial.write_bytes(save_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
     partial.replace(target)
     for old in sorted(folder.glob("*.safetensors"))[:-KEPT_VERSIONS]:
         old.unlink(missing_ok=True)
@@ -112,7 +127,7 @@ def version_of(path: Path) -> int:
     return int(path.stem)
 
 
-def take_over(driver: PolicyDriver, path: Path) -> None:
+def take_over(driver: nn.Module, path: Path) -> None:
     """Load a weight file. Raises: FileNotFoundError when it was replaced meanwhile, CheckpointError, ValueError."""
     try:
         tensors = load_tensors(path.read_bytes())

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from training.distributed import Order
 from training.experience.batches import Batches, to_device
-from training.learner import Learner, NonFiniteUpdateError
+from training.learner import BaseLearner, NonFiniteUpdateError
 from training.privileged.config import RunConfig
 
 WAIT_S = 0.1
 
 
 def follow(
-    learner: Learner, run: RunConfig, folder: Path, device: torch.device, sampler: dict[str, Any] | None
+    learner: BaseLearner,
+    run: RunConfig,
+    make_batches: Callable[[int], Batches],
+    device: torch.device,
+    sampler: dict[str, Any] | None,
 ) -> None:
-    """Learn until the first learner says stop. folder: of the run. sampler: the first one's state, of a checkpoint.
+    """Learn until the first learner says stop. make_batches: from a seed. sampler: the first one's state, of a
+    checkpoint.
 
     Raises: ReplayError.
     """
     ranks = learner.ranks
-    replay, seed = run.replay or folder / "replay", ranks.seed(run.seed, learner.updates)
-    with Batches(replay, learner.config, seed, latents=folder) as batches:
+    with make_batches(ranks.seed(run.seed, learner.updates)) as batches:
         if sampler is not None:  # the same segments, but draws of its own
             own = {"generator": batches.state()["generator"], "online": []}
             batches.sampler.restore(sampler | own)

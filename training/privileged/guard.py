@@ -7,7 +7,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -15,8 +14,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from agent.checkpoint import sync_folder
-from agent.model.rssm import LatentState
-from training.learner import Learner
+from training.learner import BaseLearner
 from training.privileged.config import AlarmConfig
 from training.world_model.model import Replayed
 
@@ -84,14 +82,7 @@ class SkippedUpdates:
 
 
 def _tensors(batch: Replayed) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, LatentState):
-            found |= {f"{field.name}.deter": value.deter, f"{field.name}.stoch": value.stoch}
-        elif value is not None:
-            found[field.name] = value
-    return {name: value.detach().cpu().contiguous() for name, value in found.items()}
+    return {name: value.detach().cpu().contiguous() for name, value in batch.tensors().items()}
 
 
 # ----------------------------------------------------------------------------- bounds
@@ -179,7 +170,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def fitting_batch(learner: Learner, batch: Replayed) -> int | None:
+def fitting_batch(learner: BaseLearner, batch: Replayed) -> int | None:
     """The largest of b/2, b/4, ... windows with which an update fits into memory, tried out; None if none does.
 
     The learner stays as it is.
@@ -200,16 +191,10 @@ def fitting_batch(learner: Learner, batch: Replayed) -> int | None:
 
 def part_of(batch: Replayed, windows: int) -> Replayed:
     """The first windows of a batch."""
-    start = batch.start
-    values = {field.name: getattr(batch, field.name) for field in fields(batch) if field.name != "start"}
-    return replace(
-        batch,
-        **{name: None if value is None else value[:windows] for name, value in values.items()},
-        start=None if start is None else LatentState(start.deter[:windows], start.stoch[:windows]),
-    )
+    return batch.map(lambda value: value[:windows])
 
 
-def out_of_memory(learner: Learner, batch: Replayed) -> RunStoppedError:
+def out_of_memory(learner: BaseLearner, batch: Replayed) -> RunStoppedError:
     """The end of a run whose update does not fit into memory."""
     windows = batch.first.shape[0]
     if learner.ranks.size > 1:  # the others wait for this one's gradients and cannot try out anything with it

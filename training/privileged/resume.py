@@ -21,7 +21,12 @@ FREE = frozenset(
     PREFIX + name for name in ("threads", "log_updates", "checkpoint_minutes", "evaluate_minutes", "updates")
 )
 """What may change without being allowed: it does not change what is learned."""
-IN_PRESET = ("vector", "batch", "steps", "segment_steps", "imitation")
+IN_PRESET = frozenset(
+    (
+        *("vector", "batch", "steps", "segment_steps", "imitation", "guidance", "heads", "distillation"),
+        *("rssm_start", "decoder_start", "policy_start", "fine_tuned", "model_rate", "policy_rate"),
+    )
+)
 """Choices of the run that show in its preset."""
 LOCK = "run.lock"
 

@@ -31,7 +31,8 @@ from eval.server import ServerError
 from training.distributed import ALONE, Order, Ranks, joined
 from training.experience.batches import Batch, Batches, to_device
 from training.experience.sampler import ReplayError, unpin
-from training.learner import Learner, NonFiniteUpdateError
+from training.learner import BaseLearner, Learner, NonFiniteUpdateError
+from training.memory import keep_freed_memory
 from training.presets import PrivilegedConfig
 from training.privileged.checkpoint import begin_with
 from training.privileged.cluster import Nodes
@@ -54,7 +55,6 @@ from training.privileged.routes import routes_of
 from training.privileged.tracking import Tracker
 from training.world_model.model import Replayed, WorldModel
 
-CREATED_BY = "python -m training privileged"
 WAIT_S = 0.1
 """Between two looks at the collectors while the learner has to wait."""
 SHOW_S = 15.0
@@ -93,16 +93,17 @@ def train(
     if minutes <= 0.0:
         raise ValueError(f"--minutes must be positive, got {minutes}")
     torch.set_num_threads(run.threads)
+    keep_freed_memory()
     folder.mkdir(parents=True, exist_ok=True)
     with joined() as ranks, locked(folder) if ranks.leads else contextlib.nullcontext():
         trainer = Trainer(configured(config, run), run, folder, minutes, allowed=allowed, ray=ray, ranks=ranks)
-        with _stopping_on_signals(trainer.stop):
+        with stopping_on_signals(trainer.stop):
             trainer.train()
     return trainer.learner.updates
 
 
 @contextlib.contextmanager
-def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
+def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
     """SIGTERM and SIGINT end the training in order; a second one is the same wish."""
 
     def wish(number: int, _: FrameType | None) -> None:
@@ -120,6 +121,8 @@ def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
 class Trainer:
     """State and loop of a run."""
 
+    created_by = "python -m training privileged"
+
     def __init__(
         self,
         config: PrivilegedConfig,
@@ -135,7 +138,7 @@ class Trainer:
         self.ray = ray
         self.stop = threading.Event()
         self.ranks, self.device = ranks, ranks.device()
-        self.learner = Learner(config, seed=run.seed, device=self.device, ranks=ranks)
+        self.learner = self.make_learner()
         self.collected = 0
         """Steps of all collectors."""
         self.elapsed_s = 0.0
@@ -149,6 +152,22 @@ class Trainer:
         if run.init is not None and not self.resumed:
             begin_with(self.learner, run.init)
         ranks.check_same(self.learner.updates, "updates")
+
+    def make_learner(self) -> BaseLearner:
+        """A learner at its beginning."""
+        return Learner(self.config, seed=self.run.seed, device=self.device, ranks=self.ranks)
+
+    def make_batches(self, seed: int, state: dict[str, Any] | None = None) -> Batches:
+        """What is learned from. state: of a checkpoint."""
+        return Batches(self.replay, self.config, seed, latents=self.folder, state=state)
+
+    def publish(self, folder: Path) -> Path:
+        """Write the weights that drive."""
+        return publish(folder, self.learner)
+
+    def job(self, job: CollectorJob) -> CollectorJob:
+        """What a collector does, from what every collector does."""
+        return job
 
     def train(self) -> None:
         """Collect and learn until the time is used up or somebody wants a stop."""
@@ -164,7 +183,7 @@ class Trainer:
                 f"{self.run.updates} to go on"
             )
         if not self.ranks.leads:
-            follow(self.learner, self.run, self.folder, self.device, self._sampler)
+            follow(self.learner, self.run, self.make_batches, self.device, self._sampler)
             return
         routes, evaluation = (), ()
         if self.run.collectors or self.run.evaluate_minutes:
@@ -172,19 +191,18 @@ class Trainer:
         shutil.rmtree(self.folder / "weights", ignore_errors=True)
         pause(self.folder, wanted=False)
         if self.learner.updates and self.run.collectors:
-            publish(self.folder / "weights", self.learner)
-        seed = self.run.seed
-        arguments = {"latents": self.folder, "state": self._sampler}
+            self.publish(self.folder / "weights")
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(Tracker(self.folder, update=self.learner.updates))
-            batches = stack.enter_context(Batches(self.replay, self.config, seed, **arguments))
+            batches = stack.enter_context(self.make_batches(self.run.seed, self._sampler))
             batches.sampler.turn = self.ranks.rank, self.ranks.size
             if not self.run.collectors:
                 self._check_replay(batches)
             if not self.resumed:
                 self.collected = batches.sampler.catalogue.steps  # a start that was stopped before its first update
             hire = self._hire(stack)
-            crew = Crew(self.config, self.run, self.folder, routes, evaluation, self._schedulers, hire)
+            start = lambda job, name: hire(self.job(job), name)  # noqa: E731
+            crew = Crew(self.config, self.run, self.folder, routes, evaluation, self._schedulers, start, self.job)
             stack.enter_context(crew)
             log.write(
                 "start",
@@ -253,7 +271,7 @@ class Trainer:
         plain = configs.to_plain(self.config)
         step = self.learner.updates
         tensors = self.learner.tensors()
-        about = {"step": step, "created_by": CREATED_BY, "max_file_bytes": MAX_FILE_BYTES}
+        about = {"step": step, "created_by": self.created_by, "max_file_bytes": MAX_FILE_BYTES}
         save_checkpoint(target, plain, tensors, extra_files=texts, **about)
         model = {key: value for key, value in tensors.items() if key.startswith(("model.", "policy."))}
         save_checkpoint(self.folder / "model", plain, model, **about)
@@ -328,7 +346,7 @@ class _Loop:
     def __init__(self, trainer: Trainer, batches: Batches, crew: Crew, log: Tracker) -> None:
         self._trainer, self._batches, self._crew, self._log = trainer, batches, crew, log
         self._learner, self._run = trainer.learner, trainer.run
-        self._endings = _Endings(trainer.learner.model)
+        self._endings = _Endings(trainer.learner.judge)
         self._last_s = self._shown_s = time.monotonic()
         self._saved_s = trainer.elapsed_s
         self._updates_at_log = trainer.learner.updates
@@ -450,7 +468,7 @@ class _Loop:
 
     def _publish(self, weights: Path) -> None:
         try:
-            publish(weights, self._learner)
+            self._trainer.publish(weights)
         except OSError as error:
             logger.warning("the collectors go on with older weights: %s", error)
 
@@ -511,7 +529,7 @@ class _Loop:
             trainer.evaluated_s = trainer.elapsed_s
             copy = trainer.folder / "evaluated"
             try:
-                self._crew.evaluate(publish(copy, self._learner))
+                self._crew.evaluate(trainer.publish(copy))
             except OSError as error:
                 logger.warning("the evaluation is left out: %s", error)
 

@@ -18,6 +18,7 @@ from training.world_model.config import MIN_GRID_PX, WorldModelConfig
 from training.world_model.distributions import BernoulliMaskLoss, SquaredMaskLoss, symlog
 from training.world_model.layers import Conv, TransposedConv, mlp, split2, upsample2
 from training.world_model.masks import byte_table, cut_patches, join_patches, padded_channels, unpack
+from training.world_model.patch_loss import PatchBernoulliLoss, Workspace
 
 CHUNK_FRAMES = 8
 """Frames decoded at a time on a CPU: at 64 px and 43 channels their outputs take 6 MB."""
@@ -216,6 +217,7 @@ class Decoder(nn.Module):
                 layers=config.vision.vector_layers,
                 norm=config.norm,
             )
+        self._workspace = Workspace()
         self.register_buffer("table", byte_table(), persistent=False)
         self.register_buffer("weight", self._pixel_weight(config), persistent=False)
 
@@ -235,9 +237,23 @@ class Decoder(nn.Module):
     def mask_loss(self, features: Float[Tensor, "n f"], words: Int64[Tensor, "n h w"]) -> Float[Tensor, ""]:
         """Reconstruction loss summed over pixels and channels, mean over frames."""
         hidden = self.masks.hidden(features)
+        if isinstance(self.masks, PatchDecoder) and self._is_bernoulli_on_cpu(hidden):
+            return self._patch_loss(self.masks, hidden, words) / features.shape[0]
         loss = FusedLastLayer.apply(self._chunk_loss, words, hidden, *self.masks.last_parameters())
         assert isinstance(loss, Tensor)
         return loss / features.shape[0]
+
+    def _is_bernoulli_on_cpu(self, hidden: Tensor) -> bool:
+        plain = hidden.device.type == "cpu" and hidden.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        return plain and self.config.likelihood == "bernoulli" and self.weight is not None
+
+    def _patch_loss(self, masks: PatchDecoder, hidden: Tensor, words: Tensor) -> Tensor:
+        cells = cut_patches(words, self.channels, masks.patch).flatten(0, 2)
+        loss = PatchBernoulliLoss.apply(
+            self._workspace, cells, self.weight, hidden.flatten(0, 2), *masks.last_parameters()
+        )
+        assert isinstance(loss, Tensor)
+        return loss
 
     def _chunk_loss(self, hidden: Tensor, words: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Loss of some frames, from the input of the last layer on."""

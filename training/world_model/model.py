@@ -6,12 +6,15 @@ Source: Raw2Drive, section 3.1 and Appendix D; "the same as DreamerV3".
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from agent.model.driving_model import ModelInput
 from agent.model.recurrent import linear_at
 from agent.model.rssm import Belief, LatentState, Rssm, full_precision, kl_loss
 from training.world_model.config import WorldModelConfig
@@ -42,6 +45,35 @@ class Replayed:
     """Stored (h, z) before the first step (latent carry-over); None starts afresh, as if first[:, 0] were set."""
     expert_action: Int64[Tensor, "b t"] | None = None
     """What the expert would do here, negative where it was not asked."""
+    sensors: ModelInput | None = None
+    """What the raw stream saw of the same decisions, where it was recorded and is wanted."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Replayed:
+        """The same windows with every tensor changed."""
+        return _mapped(self, change)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name; those of parts by part and name."""
+        return _named(self, "")
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{field.name: _mapped(getattr(value, field.name), change) for field in fields(value)})
+
+
+def _named(value: Any, name: str) -> dict[str, Tensor]:
+    if isinstance(value, Tensor):
+        return {name: value}
+    if not is_dataclass(value) or isinstance(value, type):
+        return {}
+    found: dict[str, Tensor] = {}
+    for field in fields(value):
+        found |= _named(getattr(value, field.name), f"{name}.{field.name}" if name else field.name)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +128,7 @@ class WorldModel(nn.Module):
         belief = self.observe(batch, mode=mode, generator=generator)
         features = belief.state.features()
         kl = kl_loss(belief, self.config.rssm.free_nats)
-        masks, vector = self._reconstruction(features, batch, generator)
+        masks, vector = reconstruction(self.decoder, features, batch, generator)
         terms = {
             "masks": masks,
             "vector": vector,
@@ -115,22 +147,6 @@ class WorldModel(nn.Module):
         )
         return WorldModelLoss(total, terms | {"kl": kl.kl}, belief)
 
-    def _reconstruction(
-        self, features: Tensor, batch: Replayed, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Losses of masks and vector per step, from a random part of the time steps (the same in all windows)."""
-        steps = features.shape[1]
-        decoded = math.ceil(self.config.vision.decode_share * steps)
-        words = batch.words
-        flat = features
-        if decoded < steps:
-            chosen = torch.rand(steps, generator=generator, device=features.device).argsort()[:decoded]
-            flat, words = features.index_select(1, chosen), words.index_select(1, chosen)
-        masks = self.decoder.mask_loss(flat.flatten(0, 1), words.flatten(0, 1))
-        if batch.vector is None:
-            return masks, masks.new_zeros(())
-        return masks, self.decoder.vector_loss(features.flatten(0, 1), batch.vector.flatten(0, 1)).mean()
-
     def continue_target(self, batch: Replayed) -> Float[Tensor, "b t"]:
         """1 - terminal, times gamma where the continue head carries the discount (2025)."""
         alive = 1.0 - batch.terminal.float()
@@ -143,3 +159,20 @@ class WorldModel(nn.Module):
     def reward(self, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch"]:
         """Expected reward on arriving in the state."""
         return self.two_hot.mean(self.reward_head(features))
+
+
+def reconstruction(
+    decoder: Decoder, features: Float[Tensor, "b t f"], batch: Replayed, generator: torch.Generator | None
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Losses of masks and vector per step, from a random part of the time steps (the same in all windows)."""
+    steps = features.shape[1]
+    decoded = math.ceil(decoder.config.decode_share * steps)
+    words = batch.words
+    flat = features
+    if decoded < steps:
+        chosen = torch.rand(steps, generator=generator, device=features.device).argsort()[:decoded]
+        flat, words = features.index_select(1, chosen), words.index_select(1, chosen)
+    masks = decoder.mask_loss(flat.flatten(0, 1), words.flatten(0, 1))
+    if batch.vector is None:
+        return masks, masks.new_zeros(())
+    return masks, decoder.vector_loss(features.flatten(0, 1), batch.vector.flatten(0, 1)).mean()

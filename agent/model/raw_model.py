@@ -1,0 +1,266 @@
+"""The raw sensor stream as it drives: cameras -> BEV features -> neck -> e_t -> RSSM (h_t, z_t) -> actor.
+
+e_t has the shape of the privileged stream's: a small map of the surroundings, cell by cell, and the ego vector's hidden
+layer side by side. So the recurrence, its posterior and the actor of the privileged stream fit as they are.
+Source: Raw2Drive, sections 3.2 and 3.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from agent.actions import ACTIONS
+from agent.ego_vector import FIELDS, MANOEUVRE_SIZE, SEEN_FIELDS, SEEN_SIZE
+from agent.ego_vector import VECTOR_SIZE as EGO_SIZE
+from agent.model.driving_model import ModelInput, ModelState, route_raster, small_encoder
+from agent.model.heads import ConvNormAct, NormAct
+from agent.model.image_encoder import EncoderConfig, ImageEncoder
+from agent.model.recurrent import NormKind, hidden_layers, norm_act
+from agent.model.rssm import Rssm, RssmConfig, unimix_log_probs
+from agent.route import ROUTE_POINTS, VECTOR_SIZE
+
+CANVAS_PER_CELL = 8
+"""The neck's three convolutions of stride 2 end at the cells of the map."""
+POINT_SCALE_M = 50.0
+POINT_CLIP = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawNeckConfig:
+    """From BEV features to the map that the privileged mask encoder makes of the true masks."""
+
+    cells: int = 4
+    """Cells of the map along each side."""
+    channels: int = 192
+    """Of the map."""
+    window_m: float = 64.0
+    """Side of the square that the map covers: that of the masks."""
+    ahead_m: float = 45.0
+    """How far ahead of the ego it begins."""
+    width: int = 64
+    """Channels of the first convolutions; the third has twice as many."""
+    route_width_m: float = 3.0
+    """Distance from the sparse route's polyline at which its raster channel reaches zero."""
+    seen_hidden: int = 256
+    """Width of the hidden layer that tells the numbers which have to be seen."""
+    vector_units: int = 256
+    """Width of the ego vector's part of e_t; 0 for a privileged model on masks alone."""
+    vector_layers: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawActorConfig:
+    """The actor, of the privileged stream's shape."""
+
+    units: int = 256
+    layers: int = 1
+    unimix: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawModelConfig:
+    """Everything that fixes the shape of the raw stream's agent."""
+
+    encoder: EncoderConfig = field(default_factory=small_encoder)
+    neck: RawNeckConfig = field(default_factory=RawNeckConfig)
+    rssm: RssmConfig = field(default_factory=lambda: RssmConfig(action_input=True))
+    actor: RawActorConfig = field(default_factory=RawActorConfig)
+
+    def __post_init__(self) -> None:
+        if not self.rssm.action_input:
+            raise ValueError("rssm.action_input must be on: the recurrence is the privileged world model's")
+        if self.rssm.actions != len(ACTIONS):
+            raise ValueError(f"rssm.actions is {self.rssm.actions}, this agent has {len(ACTIONS)} actions")
+
+    @property
+    def norm(self) -> NormKind:
+        """The norm of all layers of the privileged stream is that of the recurrence."""
+        return self.rssm.norm
+
+    @property
+    def map_size(self) -> int:
+        """Width of the map's part of e_t."""
+        return self.neck.cells**2 * self.neck.channels
+
+    @property
+    def embed(self) -> int:
+        """Width of e_t."""
+        return self.map_size + self.neck.vector_units
+
+
+def symlog(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """sign(x) ln(1 + |x|). Source: Hafner et al. 2023, equation 1."""
+    return x.sign() * x.abs().log1p()
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the neck makes of one decision's BEV features."""
+
+    embed: Float[Tensor, "n e"]
+    """e_t: the map's cells row by row, then the ego vector's part."""
+    seen: Float[Tensor, "n 17"]
+    """The fields of the ego vector that an agent has to see: speed limit and the points of the road to follow."""
+
+
+class RawNeck(nn.Module):
+    """BEV features and the sparse route to e_t.
+
+    The BEV features are laid onto a canvas that covers what the privileged masks cover, row 0 ahead and column 0 left
+    as there, so that every cell of the map shows the same ground in both streams.
+    """
+
+    grid: Tensor
+    covered: Tensor
+    centres_m: Tensor
+
+    def __init__(self, config: RawNeckConfig, encoder: EncoderConfig, norm: NormKind) -> None:
+        super().__init__()
+        self.config, self.encoder = config, encoder
+        centres_m = canvas_centres_m(config)
+        grid = sampling_grid(centres_m, encoder)
+        ones = torch.ones(1, 1, encoder.bev_rows, encoder.bev_columns)
+        self.register_buffer("centres_m", centres_m, persistent=False)
+        self.register_buffer("grid", grid, persistent=False)
+        self.register_buffer("covered", F.grid_sample(ones, grid[None], align_corners=False), persistent=False)
+        width = config.width
+        self.convolutions = nn.Sequential(
+            ConvNormAct(encoder.embed_dims + 2, width),
+            ConvNormAct(width, width, stride=2),
+            ConvNormAct(width, 2 * width, stride=2),
+        )
+        self.last = nn.Conv2d(2 * width, config.channels, 3, stride=2, padding=1, bias=norm == "rms")
+        self.last_act = norm_act(norm, config.channels)
+        if config.vector_units:
+            told = VECTOR_SIZE + MANOEUVRE_SIZE + 2 * ROUTE_POINTS
+            self.told = nn.Sequential(nn.Linear(told, 64), NormAct(64))
+            self.squeeze = ConvNormAct(2 * width, 32, kernel=1)
+            read = 32 * (2 * config.cells) ** 2 + 64
+            self.seen = nn.Sequential(
+                nn.Linear(read, config.seen_hidden, bias=False),
+                NormAct(config.seen_hidden),
+                nn.Linear(config.seen_hidden, SEEN_SIZE),
+            )
+            self.vector = nn.Sequential(*hidden_layers(EGO_SIZE, config.vector_units, config.vector_layers, norm))
+
+    def forward(
+        self,
+        bev: Float[Tensor, "n cells d"],
+        route: Float[Tensor, "n 8 2"],
+        vector: Float[Tensor, "n v"],
+        action: Float[Tensor, "n actions"],
+    ) -> Sight:
+        """action: the last one, one-hot; zeros at the start of an episode."""
+        encoder = self.encoder
+        features = bev.transpose(1, 2).unflatten(2, (encoder.bev_rows, encoder.bev_columns))
+        n = features.shape[0]
+        canvas = F.grid_sample(features, self.grid.expand(n, -1, -1, -1).to(features.dtype), align_corners=False)
+        raster = route_raster(route, self.centres_m, self.config.route_width_m).to(features.dtype)
+        covered = self.covered.expand(n, -1, -1, -1).to(features.dtype)
+        middle = self.convolutions(torch.cat([canvas, covered, raster], 1))
+        cells = self.last_act(self.last(middle).permute(0, 2, 3, 1)).flatten(1)
+        if not self.config.vector_units:
+            return Sight(cells, cells.new_zeros(n, SEEN_SIZE))
+        # Points lie up to hundreds of metres away; the square root keeps the near ones resolved.
+        points = (route / POINT_SCALE_M).clamp(-POINT_CLIP, POINT_CLIP)
+        points = points.sign() * points.abs().sqrt()
+        told = self.told(torch.cat([vector, points.flatten(1)], -1))
+        seen = self.seen(torch.cat([self.squeeze(middle).flatten(1), told.to(middle.dtype)], -1)).float()
+        ego = self.vector(symlog(ego_vector(vector, action, seen)))
+        return Sight(torch.cat([cells, ego.to(cells.dtype)], -1), seen)
+
+
+def canvas_centres_m(config: RawNeckConfig) -> Float[Tensor, "rows columns 2"]:
+    """Ego coordinates (x forward, y left) of the canvas: row 0 farthest ahead, column 0 farthest left."""
+    count = config.cells * CANVAS_PER_CELL
+    offset_m = (torch.arange(count) + 0.5) * (config.window_m / count)
+    return torch.stack(torch.meshgrid(config.ahead_m - offset_m, config.window_m / 2 - offset_m, indexing="ij"), -1)
+
+
+def sampling_grid(
+    centres_m: Float[Tensor, "rows columns 2"], encoder: EncoderConfig
+) -> Float[Tensor, "rows columns 2"]:
+    """Where `grid_sample` finds those places in the encoder's BEV map; outside it they lie beyond -1 .. 1."""
+    right_min, ahead_min, _, right_max, ahead_max, _ = encoder.bev_range_m
+    across = (-centres_m[..., 1] - right_min) / (right_max - right_min)
+    along = (centres_m[..., 0] - ahead_min) / (ahead_max - ahead_min)
+    return 2.0 * torch.stack([across, along], -1) - 1.0
+
+
+def ego_vector(
+    vector: Float[Tensor, "n v"], action: Float[Tensor, "n actions"], seen: Float[Tensor, "n 17"]
+) -> Float[Tensor, "n 35"]:
+    """The ego vector of the privileged stream, from what the agent knows and what it sees."""
+    table = torch.from_numpy(np.array(ACTIONS)).to(vector)
+    full = vector.new_zeros(vector.shape[0], EGO_SIZE)
+    full[:, FIELDS["speed"]] = vector[:, :1]
+    full[:, FIELDS["action"]] = action.to(vector.dtype) @ table
+    full[:, FIELDS["command"].start :] = vector[:, VECTOR_SIZE:]
+    return full.index_copy(1, seen_columns(vector.device), seen.to(full.dtype))
+
+
+def seen_columns(device: torch.device) -> Tensor:
+    """Where the fields that an agent has to see stand in the ego vector."""
+    columns = [column for name in SEEN_FIELDS for column in range(FIELDS[name].start, FIELDS[name].stop)]
+    return torch.tensor(columns, device=device)
+
+
+class RawModel(nn.Module):
+    """Image encoder, neck, recurrence and actor."""
+
+    def __init__(self, config: RawModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ImageEncoder(config.encoder)
+        self.neck = RawNeck(config.neck, config.encoder, config.norm)
+        self.rssm = Rssm(config.rssm, config.embed)
+        actor = config.actor
+        hidden = hidden_layers(config.rssm.deter + config.rssm.stoch, actor.units, actor.layers, config.norm)
+        self.actor = nn.Sequential(*hidden, nn.Linear(actor.units, config.rssm.actions))
+
+    def initial(self, batch: int) -> ModelState:
+        """State before the first decision."""
+        encoder, device = self.config.encoder, self.neck.centres_m.device
+        return ModelState(
+            latent=self.rssm.initial(batch),
+            memory=torch.zeros(batch, encoder.grid.cells, encoder.embed_dims, device=device),
+            has_memory=torch.zeros(batch, dtype=torch.bool, device=device),
+        )
+
+    def see(
+        self, inputs: ModelInput, state: ModelState, action: Float[Tensor, "b actions"]
+    ) -> tuple[Float[Tensor, "b cells d"], Sight]:
+        """BEV features (the next memory) and e_t of one decision."""
+        has_memory = state.has_memory & ~inputs.first
+        memory = self.encoder(inputs.images, inputs.camera_valid, inputs.ego_motion, state.memory, has_memory)
+        return memory, self.neck(memory, inputs.route, inputs.vector, action)
+
+    @torch.no_grad()
+    def act(
+        self,
+        inputs: ModelInput,
+        state: ModelState,
+        previous_action: Float[Tensor, "b actions"] | None = None,
+        *,
+        mode: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "b actions"], ModelState]:
+        """Log-probabilities of the actions at one decision; z_t is the posterior's mode, or drawn where mode is off.
+
+        previous_action: one-hot, zeros before the first. Raises: ValueError without it.
+        """
+        if previous_action is None:
+            raise ValueError("the recurrence needs the previous action")
+        action = previous_action * ~inputs.first[:, None]
+        memory, sight = self.see(inputs, state, action)
+        latent, _ = self.rssm.observe_step(
+            state.latent, action, sight.embed.float(), inputs.first, mode=mode, generator=generator
+        )
+        logits = unimix_log_probs(self.actor(latent.features()), self.config.actor.unimix)
+        return logits, ModelState(latent, memory, torch.ones_like(state.has_memory))

@@ -1,0 +1,112 @@
+"""The launcher changes what it says it changes, in a process of its own, around an evaluator of the official layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval.official import launch
+
+EVALUATOR = """
+import json, os, socket, sys, time
+import xml.etree.ElementTree as ET
+import carla
+from leaderboard.scenarios.route_scenario import RouteScenario
+
+class LeaderboardEvaluator:
+    def _setup_simulation(self, args):
+        started_s = time.time()
+        class Server:
+            @staticmethod
+            def poll():
+                return None
+        self.server = Server
+        time.sleep(30)
+        return time.time() - started_s
+
+class ScenarioManager:
+    pass
+
+def main():
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    class args:
+        host, port = listener.getsockname()
+    scenario = RouteScenario()
+    left = [len(scenario._get_parking_slots()) for _ in range(2)]
+    slept_s = LeaderboardEvaluator()._setup_simulation(args)
+    children = [child.tag for child in ET.fromstring("<a><b/><c/></a>").getchildren()]
+    first = ET.fromstring('<case id="7" x="8"/>').items()[0][1]
+    print(json.dumps({"children": children, "first": first, "left": left, "slept_s": slept_s, "argv": sys.argv[1:],
+                      "folder": os.getcwd(), "agents": "agents" in os.listdir(sys.path[2])}))
+"""
+SCENARIO = """
+class Map:
+    name = "Carla/Maps/Town12"
+
+class parked_vehicles:
+    Town12 = [1, 2, 3, 4]
+
+class RouteScenario:
+    map = Map
+    def _get_parking_slots(self):
+        slots = getattr(parked_vehicles, "Town12")
+        for slot in slots:
+            slots.remove(slot)
+        return slots
+"""
+
+
+@pytest.fixture
+def checkouts(tmp_path: Path) -> dict[str, str]:
+    files = {
+        "leaderboard/leaderboard/__init__.py": "",
+        "leaderboard/leaderboard/leaderboard_evaluator.py": EVALUATOR,
+        "leaderboard/leaderboard/scenarios/__init__.py": "",
+        "leaderboard/leaderboard/scenarios/route_scenario.py": SCENARIO,
+        "scenario_runner/srunner/scenariomanager/scenario_manager.py": "",
+        "carla/PythonAPI/carla/agents/navigation/global_route_planner.py": "",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return {
+        "LEADERBOARD_ROOT": str(tmp_path / "leaderboard"),
+        "SCENARIO_RUNNER_ROOT": str(tmp_path / "scenario_runner"),
+        "CARLA_ROOT": str(tmp_path / "carla"),
+    }
+
+
+def _launch(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(Path(launch.__file__)), "--", *arguments]
+    inherited = {name: value for name, value in os.environ.items() if not name.endswith("_ROOT")}
+    return subprocess.run(command, env={**inherited, **environment}, capture_output=True, text=True, timeout=120)
+
+
+def test_the_evaluator_finds_what_it_needs(checkouts: dict[str, str], tmp_path: Path) -> None:
+    done = _launch(checkouts, "--routes=x.xml", "--gpu-rank", "0")
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["children"] == ["b", "c"]
+    assert seen["first"] == "7"
+    assert seen["left"] == [2, 2]  # the second route finds as many parked cars as the first
+    assert seen["slept_s"] < 10.0
+    assert seen["argv"] == ["--routes=x.xml", "--gpu-rank", "0"]
+    assert seen["folder"] == str(tmp_path)  # Bench2Drive reads leaderboard/data/weather.xml below it
+    assert seen["agents"]
+
+
+@pytest.mark.parametrize("name", ["LEADERBOARD_ROOT", "SCENARIO_RUNNER_ROOT", "CARLA_ROOT"])
+def test_a_missing_checkout_is_named(checkouts: dict[str, str], name: str) -> None:
+    del checkouts[name]
+    done = _launch(checkouts)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {name}")
+    assert len(done.stderr.splitlines()) == 1

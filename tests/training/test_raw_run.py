@@ -1,0 +1,151 @@
+"""Replay with camera images, a run of the raw stage on it, and its export into a folder that drives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from agent import config as configs
+from agent.checkpoint import save_checkpoint
+from agent.driver import load_driving_model, load_model
+from agent.ego_vector import MANOEUVRE_SIZE
+from agent.ego_vector import VECTOR_SIZE as EGO_SIZE
+from agent.model.driving_model import ModelInput
+from agent.model.raw_model import RawModel
+from agent.route import ROUTE_POINTS, VECTOR_SIZE
+from tests.training.experience import transition
+from tests.training.privileged import debug_config
+from tests.training.raw import teacher
+from training.experience.batches import Batches
+from training.experience.config import ReplayConfig
+from training.experience.writer import ExperienceWriter, SensorFrame
+from training.learner import Learner
+from training.privileged.checkpoint import load_model as load_teacher
+from training.raw.config import RawRunConfig, raw_config
+from training.raw.driver import agent_tensors
+from training.raw.export import export
+from training.raw.learner import RawLearner
+from training.raw.model import RawWorldModel
+from training.raw.trainer import train
+
+SIZE = (128, 224)
+
+
+def frame(step: int) -> SensorFrame:
+    """Every camera in a grey of its own that tells the step."""
+    grey = (10 * step + np.arange(6)) % 256
+    images = np.broadcast_to(grey.astype(np.uint8)[:, None, None, None], (6, 3, *SIZE)).copy()
+    return SensorFrame(
+        images=images,
+        camera_valid=np.arange(6) != step % 6,
+        ego_motion=np.array([step, 0.0, 0.1], np.float32),
+        route=np.full((ROUTE_POINTS, 2), float(step), np.float32),
+        vector=np.full(VECTOR_SIZE + MANOEUVRE_SIZE, 0.01 * step, np.float32),
+    )
+
+
+def record(folder: Path, steps: int = 24, *, sensors: bool = True) -> None:
+    with ExperienceWriter(folder, stream="s0", segment_steps=8) as writer:
+        for step in range(steps):
+            vector = np.full(EGO_SIZE, 0.02 * step, np.float32)
+            seen = frame(step) if sensors else None
+            writer.add(replace(transition(0, step), vector=vector, sensors=seen, reward=float(step)))
+
+
+def save_teacher(folder: Path) -> Path:
+    config = debug_config("paper", vector=EGO_SIZE)
+    learner = Learner(config, seed=1)
+    tensors = {name: v for name, v in learner.tensors().items() if name.startswith(("model.", "policy."))}
+    save_checkpoint(folder, configs.to_plain(config), tensors, step=0, created_by="a test")
+    return folder
+
+
+def test_both_observations_of_a_decision_come_back_together(tmp_path: Path) -> None:
+    record(tmp_path)
+    config = replace(debug_config("paper", vector=EGO_SIZE), batch=2, steps=5, replay=ReplayConfig(refresh_s=0.0))
+    with Batches(tmp_path, config, ahead=0, threads=1, images=SIZE) as batches:
+        batch = batches.next().replayed
+    sensors = batch.sensors
+    assert sensors is not None and torch.equal(sensors.first, batch.first)
+    steps = batch.reward.long()
+    assert torch.equal(sensors.ego_motion[..., 0].long(), steps)
+    expected = (10 * steps[..., None] + torch.arange(6)) % 256
+    centre = sensors.images[..., 1, 60, 100].long()
+    assert int((centre - expected).abs().max()) <= 2  # JPEG
+    lost = torch.nonzero(~sensors.camera_valid[0, 0])[:, 0]
+    assert lost.tolist() == [int(steps[0, 0]) % 6]
+    assert torch.equal(batch.map(lambda value: value[:1]).tensors()["sensors.route"], sensors.route[:1])
+
+
+def test_a_replay_without_images_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    record(tmp_path, sensors=False)
+    config = replace(debug_config("paper", vector=EGO_SIZE), batch=1, steps=5, replay=ReplayConfig(refresh_s=0.0))
+    batches = Batches(tmp_path, config, ahead=0, threads=1, images=SIZE)
+    with batches, pytest.raises(ValueError, match=r"no camera images.*record-raw"):
+        batches.next()
+
+
+def test_a_run_on_recorded_data_resumes_and_its_agent_drives(tmp_path: Path) -> None:
+    record(tmp_path / "data" / "replay")
+    run = RawRunConfig(
+        teacher=save_teacher(tmp_path / "privileged"),
+        encoder=None,
+        collectors=0,
+        replay=tmp_path / "data" / "replay",
+        evaluate_minutes=0.0,
+        updates=1,
+        batch=1,
+        steps=3,
+        log_updates=1,
+    )
+    assert train(run, tmp_path / "run", minutes=10.0) == 1
+    assert train(replace(run, updates=2), tmp_path / "run", minutes=20.0) == 2
+    with pytest.raises(ValueError, match="rssm_start"):
+        train(replace(run, updates=3, rssm_start="random"), tmp_path / "run", minutes=20.0)
+    out = export(tmp_path / "run", tmp_path / "agent", "# a test\n")
+    model = load_model(out, "cpu")
+    assert isinstance(model, RawModel)
+    inputs = ModelInput(
+        images=torch.zeros(1, 6, 3, *SIZE, dtype=torch.uint8),
+        camera_valid=torch.ones(1, 6, dtype=torch.bool),
+        ego_motion=torch.zeros(1, 3),
+        route=torch.zeros(1, ROUTE_POINTS, 2),
+        vector=torch.zeros(1, VECTOR_SIZE + MANOEUVRE_SIZE),
+        first=torch.ones(1, dtype=torch.bool),
+    )
+    log_policy, _ = model.act(inputs, model.initial(1), torch.zeros(1, 39))
+    assert log_policy.shape == (1, 39) and bool(torch.isfinite(log_policy).all())
+    with pytest.raises(ValueError, match="RawModel"):
+        load_driving_model(out, "cpu")
+    assert load_teacher(tmp_path / "run" / "teacher").config.world_model.observation.vector == EGO_SIZE
+
+
+def test_training_and_driving_see_the_same(tmp_path: Path) -> None:
+    guide = teacher()
+    config = raw_config(guide.config)
+    learner = RawLearner(config, guide, seed=2)
+    world: RawWorldModel = learner.model.eval()
+    agent = RawModel(config.model).eval()
+    agent.load_state_dict(agent_tensors(learner))
+    generator = torch.Generator().manual_seed(0)
+    sensors = ModelInput(
+        images=torch.randint(0, 255, (1, 2, 6, 3, *SIZE), dtype=torch.uint8, generator=generator),
+        camera_valid=torch.ones(1, 2, 6, dtype=torch.bool),
+        ego_motion=torch.tensor([0.5, 0.0, 0.01]).expand(1, 2, 3),
+        route=20.0 * torch.randn(1, 2, ROUTE_POINTS, 2, generator=generator),
+        vector=torch.rand(1, 2, VECTOR_SIZE + MANOEUVRE_SIZE, generator=generator),
+        first=torch.tensor([[True, False]]),
+    )
+    actions = F.one_hot(torch.tensor([[7, 20]]), 39).float()
+    with torch.no_grad():
+        together = world.see(sensors, actions)
+        state = agent.initial(1)
+        for t in range(2):
+            memory, sight = agent.see(sensors.at(t), state, actions[:, t] * (t > 0))
+            torch.testing.assert_close(sight.embed, together.embed[:, t], atol=1e-4, rtol=1e-4)
+            state = replace(state, memory=memory, has_memory=torch.ones(1, dtype=torch.bool))

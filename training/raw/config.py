@@ -1,0 +1,208 @@
+"""Configuration of the raw sensor stage. What the paper leaves open is a field with our reading as default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from agent.model.driving_model import small_encoder
+from agent.model.image_encoder import EncoderConfig
+from agent.model.raw_model import RawActorConfig, RawModelConfig, RawNeckConfig
+from training import bev
+from training.optim import OptimizerConfig
+from training.policy.config import ActorCriticConfig
+from training.presets import PrivilegedConfig
+from training.privileged.config import RunConfig
+from training.world_model.config import MIN_GRID_PX, WorldModelConfig
+
+Start = Literal["copy", "random", "tied"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuidanceConfig:
+    """L_Rollout (Raw2Drive, equation 1) and where the latents come from."""
+
+    embed: float = 10.0
+    """beta_e, on the mean squared error of each cell of e_t, summed over the cells."""
+    stoch: float = 5.0
+    """beta_s, on KL(sg q || q^), summed over the categorical variables."""
+    deter: float = 10.0
+    """beta_h, on the mean squared error of h_t."""
+    prior: float = 0.0
+    """On KL(sg p || p^); not in the paper, where the dynamics loss alone pulls p^ to q^."""
+    seen: float = 1.0
+    """On the squared error of the numbers of the ego vector that the raw stream has to see (ours)."""
+    spatial: bool = True
+    temporal: bool = True
+    """Table 8, which the paper does not define. Both: every cell at every step. Spatial alone: every cell at the first
+    step of a window. Temporal alone: the grid's mean at every step. Neither: e_t is not aligned."""
+    sampling: Literal["shared", "independent"] = "shared"
+    """shared: one sample per step, of the raw posterior, for both streams; independent: one of its own for each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawHeadConfig:
+    """Heads of the raw world model (Tables 6 and 9)."""
+
+    decoder: bool = True
+    reward: bool = False
+    continuation: bool = False
+    stop_gradient: bool = False
+    """Whether reward and continue head learn without shaping the states (ours)."""
+    guidance: bool = True
+    """Whether the policy's rewards and continue flags come from the privileged heads (head guidance)."""
+
+    def __post_init__(self) -> None:
+        if not self.guidance and not (self.reward and self.continuation):
+            raise ValueError("heads.guidance can only be off where reward and continuation are on")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillationConfig:
+    """KL(pi(h, z) || pi^(h^, z)) in the actor's loss; the paper names distillation without loss, weight or schedule."""
+
+    weight: float = 1.0
+    final_weight: float = 0.0
+    updates: int = 3000
+    """Over so many updates the weight falls linearly."""
+    imagined: float = 0.0
+    """Share of the weight that the imagined states get; the replayed ones get the rest."""
+
+    def __post_init__(self) -> None:
+        if min(self.weight, self.final_weight) < 0.0 or self.updates < 0 or not 0.0 <= self.imagined <= 1.0:
+            raise ValueError(
+                "distillation: weights and updates must not be negative and imagined must lie in [0, 1], got "
+                f"{self.weight}, {self.final_weight}, {self.updates}, {self.imagined}"
+            )
+
+    def weight_at(self, update: int) -> float:
+        """Weight in update 0, 1, ..."""
+        share = min(update / self.updates, 1.0) if self.updates else 1.0
+        return self.weight + share * (self.final_weight - self.weight)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawConfig(PrivilegedConfig):
+    """The raw stream beside the privileged one, whose configuration this is besides.
+
+    `policy` and `policy_optimizer` are those of the raw policy, `model_optimizer` that of the raw world model.
+    """
+
+    model: RawModelConfig = field(default_factory=RawModelConfig)
+    """What the agent drives with."""
+    rssm_start: Start = "copy"
+    """copy: the privileged recurrence's weights, then trained; random: trained from scratch; tied: the privileged one
+    itself, which stays as it is (Table 10)."""
+    decoder_start: Start = "copy"
+    policy_start: Literal["copy", "random"] = "copy"
+    fine_tuned: bool = True
+    """Whether the policy learns; off: the privileged one drives as it is (Table 11)."""
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    heads: RawHeadConfig = field(default_factory=RawHeadConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+
+    def __post_init__(self) -> None:
+        super(RawConfig, self).__post_init__()
+        wanted = fitting_model(self.world_model, self.policy, self.model.encoder)
+        if self.model != replace(wanted, neck=_with_widths_of(wanted.neck, self.model.neck)):
+            raise ValueError("model does not fit the privileged world model; make it with `raw_config`")
+        if self.replay.carry_over:
+            raise ValueError("replay.carry_over is not for the raw stage: two streams would have to be carried")
+        if self.joint:
+            raise ValueError("joint is not for the raw stage: the policy does not train the raw world model")
+
+
+def _with_widths_of(neck: RawNeckConfig, other: RawNeckConfig) -> RawNeckConfig:
+    return replace(neck, width=other.width, route_width_m=other.route_width_m, seen_hidden=other.seen_hidden)
+
+
+def fitting_model(world: WorldModelConfig, policy: ActorCriticConfig, encoder: EncoderConfig) -> RawModelConfig:
+    """The agent whose recurrence and actor have the privileged ones' shapes."""
+    vision, observation = world.vision, world.observation
+    cells, channels = _map_shape(world)
+    neck = RawNeckConfig(
+        cells=cells,
+        channels=channels,
+        window_m=bev.SIZE_PX / bev.PIXELS_PER_M,
+        ahead_m=bev.EGO_ROW_PX / bev.PIXELS_PER_M,
+        vector_units=world.heads.units if observation.vector else 0,
+        vector_layers=vision.vector_layers,
+    )
+    actor = RawActorConfig(units=policy.units, layers=policy.layers, unimix=policy.actor_unimix)
+    return RawModelConfig(encoder=encoder, neck=neck, rssm=world.rssm, actor=actor)
+
+
+def _map_shape(world: WorldModelConfig) -> tuple[int, int]:
+    """Cells along a side and channels of the privileged conv map before it is flattened."""
+    vision, size_px = world.vision, world.observation.size_px
+    if vision.kind == "pooled":
+        return size_px // 2 ** len(vision.multipliers), vision.depth * vision.multipliers[-1]
+    if vision.kind == "strided":
+        return MIN_GRID_PX, vision.depth * size_px // MIN_GRID_PX // 2
+    return MIN_GRID_PX, 2 * vision.depth * (size_px // vision.patch_px // MIN_GRID_PX)
+
+
+def raw_config(
+    teacher: PrivilegedConfig,
+    *,
+    encoder: EncoderConfig | None = None,
+    model_optimizer: OptimizerConfig | None = None,
+    policy_optimizer: OptimizerConfig | None = None,
+    **options: Any,
+) -> RawConfig:
+    """The raw stage under a privileged model; options are further fields of RawConfig."""
+    own: dict[str, Any] = {item.name: getattr(teacher, item.name) for item in fields(PrivilegedConfig)}
+    own |= {
+        "model": fitting_model(teacher.world_model, teacher.policy, encoder or small_encoder()),
+        "model_optimizer": model_optimizer or teacher.model_optimizer,
+        "policy_optimizer": policy_optimizer or teacher.policy_optimizer,
+        "policy": replace(teacher.policy, replay_critic=0.0),
+        "tricks": replace(teacher.tricks, planner_resets=(), planner_ratio_updates=0, planner_ratio=1),
+        "replay": replace(teacher.replay, carry_over=False),
+        "joint": False,
+    }
+    return RawConfig(**(own | options))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawRunConfig(RunConfig):
+    """How a run of the raw stage is organised."""
+
+    teacher: Path = Path("weights/privileged_tiny")
+    """Folder of the privileged model; it is copied into the run's folder."""
+    encoder: Path | None = Path("weights/raw_clone")
+    """Agent's folder whose image encoder a new run begins with; None: a random one."""
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    heads: RawHeadConfig = field(default_factory=RawHeadConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    rssm_start: Start = "copy"
+    decoder_start: Start = "copy"
+    policy_start: Literal["copy", "random"] = "copy"
+    fine_tuned: bool = True
+    model_rate: float | None = None
+    """Learning rate of the raw world model instead of the privileged one's."""
+    policy_rate: float | None = None
+    """Learning rate of actor and critic instead of the privileged ones'."""
+    random_looks: bool = True
+    """Whether weather and time of day are drawn anew for every collected episode."""
+    privileged_share: float = 1.0
+    """Share of the decisions that the privileged driver takes while collecting, at the beginning."""
+    final_privileged_share: float = 0.0
+    privileged_updates: int = 3000
+    """Over so many updates the share falls linearly."""
+
+    def __post_init__(self) -> None:
+        super(RawRunConfig, self).__post_init__()
+        for name in ("privileged_share", "final_privileged_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.privileged_updates < 0:
+            raise ValueError(f"privileged_updates must not be negative, got {self.privileged_updates}")
+        if self.init is not None:
+            raise ValueError("init is not for the raw stage: give --config.teacher and --config.encoder")
+
+    def privileged_share_at(self, update: int) -> float:
+        """Share in update 0, 1, ..."""
+        done = min(update / self.privileged_updates, 1.0) if self.privileged_updates else 1.0
+        return self.privileged_share + done * (self.final_privileged_share - self.privileged_share)

@@ -1,0 +1,197 @@
+"""The raw world model: image encoder, neck, RSSM, BEV decoder and, in ablations, heads; its loss under guidance.
+
+Source: Raw2Drive, sections 3.2 and 3.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from agent.model.driving_model import ModelInput
+from agent.model.image_encoder import EncoderConfig, ImageEncoder
+from agent.model.raw_model import RawNeck, Sight, seen_columns
+from agent.model.rssm import Rssm, full_precision, kl_loss
+from training.raw.config import RawConfig
+from training.raw.guidance import deter_alignment, embed_alignment, stoch_alignment
+from training.raw.streams import Streams, filter_both
+from training.world_model.decoder import Decoder
+from training.world_model.distributions import TwoHot, binary_loss
+from training.world_model.layers import initialise, mlp, scale_last
+from training.world_model.model import Replayed, WorldModel, reconstruction
+
+
+@dataclass(frozen=True, slots=True)
+class RawLoss:
+    """Loss terms as means over windows and steps, their weighted sum, and both streams' beliefs."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Tensor]
+    streams: Streams
+
+
+class RawWorldModel(nn.Module):
+    """Encoder, neck, recurrence and heads of the raw stream. The privileged model is handed in and never changed."""
+
+    def __init__(self, config: RawConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        agent, world = config.model, config.world_model
+        self.encoder = _image_encoder(agent.encoder, generator)
+        self.neck = RawNeck(agent.neck, agent.encoder, agent.norm)
+        self.rssm = Rssm(agent.rssm, agent.embed) if config.rssm_start != "tied" else None
+        self.decoder = None
+        if config.heads.decoder and config.decoder_start != "tied":
+            self.decoder = Decoder(world)
+        self.two_hot = TwoHot(world.heads.two_hot)
+        widths = {"units": world.heads.units, "layers": world.heads.layers, "norm": world.norm}
+        heads = config.heads
+        self.reward_head = mlp(world.features, len(self.two_hot.bins), **widths) if heads.reward else None
+        self.continue_head = mlp(world.features, 1, **widths) if heads.continuation else None
+        for module in (self.neck, self.rssm, self.decoder, self.reward_head, self.continue_head):
+            if module is not None:
+                initialise(module, world.norm, generator)
+        if self.reward_head is not None:
+            scale_last(self.reward_head, 0.0)
+
+    @torch.no_grad()
+    def begin_with(self, teacher: WorldModel) -> None:
+        """Take over the privileged weights that the configuration wants. Source: Raw2Drive, Figure 4."""
+        if teacher.encoder.vector is not None:
+            self.neck.vector.load_state_dict(teacher.encoder.vector.state_dict())
+        if self.rssm is not None and self.config.rssm_start == "copy":
+            self.rssm.load_state_dict(teacher.rssm.state_dict())
+        if self.decoder is not None and self.config.decoder_start == "copy":
+            self.decoder.load_state_dict(teacher.decoder.state_dict())
+
+    def recurrence(self, teacher: WorldModel) -> Rssm:
+        """The raw RSSM, which is the privileged one where they are tied."""
+        return teacher.rssm if self.rssm is None else self.rssm
+
+    def see(self, sensors: ModelInput, actions: Float[Tensor, "b t a"]) -> Sight:
+        """e_t and what had to be seen for it, leading axes (b, t); actions[:, t] was taken before observation t.
+
+        The BEV memory runs through the windows; each begins without one.
+        """
+        b, t = sensors.first.shape
+        levels = [level.unflatten(0, (b, t)) for level in self.encoder.features(sensors.images.flatten(0, 1))]
+        grid = self.config.model.encoder.grid
+        memory = levels[0].new_zeros(b, grid.cells, self.config.model.encoder.embed_dims)
+        has_memory = torch.zeros_like(sensors.first[:, 0])
+        memories = []
+        for step in range(t):
+            memory = self.encoder.lift(
+                [level[:, step] for level in levels],
+                sensors.camera_valid[:, step],
+                sensors.ego_motion[:, step],
+                memory,
+                has_memory & ~sensors.first[:, step],
+            )
+            has_memory = torch.ones_like(has_memory)
+            memories.append(memory)
+        bev = torch.stack(memories, 1).flatten(0, 1)
+        known = (actions * ~sensors.first[..., None]).flatten(0, 1)
+        sight = self.neck(bev, sensors.route.flatten(0, 1), sensors.vector.flatten(0, 1), known)
+        return Sight(sight.embed.float().unflatten(0, (b, t)), sight.seen.unflatten(0, (b, t)))
+
+    def loss(self, teacher: WorldModel, batch: Replayed, *, generator: torch.Generator | None = None) -> RawLoss:
+        """Reconstruction of the masks, both KL terms and the guidance, L_raw.
+
+        Raises: ValueError for a batch without sensors.
+        """
+        if batch.sensors is None:
+            raise ValueError("the batch has no sensors; read the replay with its images")
+        actions = teacher.one_hot(batch.previous_action)
+        with torch.no_grad():
+            vector = None if batch.vector is None else batch.vector.flatten(0, 1)
+            target = teacher.encoder(batch.words.flatten(0, 1), vector).unflatten(0, batch.first.shape)
+        sight = self.see(batch.sensors, actions)
+        return self.loss_of(teacher, batch, sight, target, generator=generator)
+
+    def loss_of(
+        self,
+        teacher: WorldModel,
+        batch: Replayed,
+        sight: Sight,
+        target: Float[Tensor, "b t e"],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> RawLoss:
+        """The loss from both streams' e_t on."""
+        config, guidance = self.config, self.config.guidance
+        first = torch.cat([torch.ones_like(batch.first[:, :1]), batch.first[:, 1:]], 1)
+        streams = filter_both(
+            self.recurrence(teacher),
+            teacher.rssm,
+            sight.embed,
+            target,
+            first,
+            teacher.one_hot(batch.previous_action),
+            shared=guidance.sampling == "shared",
+            generator=generator,
+        )
+        raw, privileged = streams.raw, streams.privileged
+        kl = kl_loss(raw, config.world_model.rssm.free_nats)
+        size = (config.model.neck.cells**2, config.model.neck.channels)
+        spatial, temporal = guidance.spatial, guidance.temporal
+        cells, ego = embed_alignment(sight.embed, target, size, spatial=spatial, temporal=temporal)
+        terms = {
+            "dynamics": kl.dynamics,
+            "representation": kl.representation,
+            "align_embed": cells,
+            "align_vector": ego,
+            "align_stoch": stoch_alignment(raw.posterior, privileged.posterior),
+            "align_deter": deter_alignment(raw.state.deter, privileged.state.deter),
+            "align_prior": stoch_alignment(raw.prior, privileged.prior),
+            "seen": self._seen_loss(sight, batch),
+        }
+        terms |= self._head_losses(teacher, batch, raw.state.features(), generator)
+        weights = {
+            "dynamics": config.world_model.loss.dynamics,
+            "representation": config.world_model.loss.representation,
+            "align_embed": guidance.embed,
+            "align_vector": guidance.embed,
+            "align_stoch": guidance.stoch,
+            "align_deter": guidance.deter,
+            "align_prior": guidance.prior,
+            "seen": guidance.seen,
+            "masks": config.world_model.loss.reconstruction,
+            "vector": config.world_model.loss.reconstruction * config.world_model.loss.vector,
+            "reward": config.world_model.loss.reward,
+            "continuation": config.world_model.loss.continuation,
+        }
+        total = torch.stack([weights[name] * value for name, value in terms.items() if weights[name]]).sum()
+        return RawLoss(total, terms | {"kl": kl.kl}, streams)
+
+    def _seen_loss(self, sight: Sight, batch: Replayed) -> Float[Tensor, ""]:
+        """Squared error of what has to be seen, summed over the numbers."""
+        if batch.vector is None:
+            return sight.seen.new_zeros(())
+        truth = batch.vector.index_select(-1, seen_columns(batch.vector.device))
+        return (sight.seen - truth).square().sum(-1).mean()
+
+    def _head_losses(
+        self, teacher: WorldModel, batch: Replayed, features: Float[Tensor, "b t f"], generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        heads, losses = self.config.heads, {}
+        if heads.decoder:
+            decoder = self.decoder or teacher.decoder
+            losses["masks"], losses["vector"] = reconstruction(decoder, features, batch, generator)
+        seen = features.detach() if heads.stop_gradient else features
+        if self.reward_head is not None:
+            losses["reward"] = self.two_hot.loss(self.reward_head(seen), batch.reward).mean()
+        if self.continue_head is not None:
+            logits = full_precision(self.continue_head(seen)[..., 0])
+            losses["continuation"] = binary_loss(logits, teacher.continue_target(batch)).mean()
+        return losses
+
+
+def _image_encoder(config: EncoderConfig, generator: torch.Generator | None) -> ImageEncoder:
+    """An image encoder whose random weights are drawn from the generator: its layers know the global one only."""
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ImageEncoder(config)

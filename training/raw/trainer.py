@@ -1,0 +1,151 @@
+"""The training loop of the raw stage: that of the privileged one with cameras, a frozen teacher and a raw learner.
+
+A run's folder holds what a privileged one does, and `teacher`, a copy of the privileged model it is guided by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Collection
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agent.checkpoint import CheckpointError, check_state, load_checkpoint
+from agent.config import ConfigError
+from training.distributed import joined
+from training.experience.batches import Batches
+from training.learner import BaseLearner
+from training.memory import keep_freed_memory
+from training.optim import OptimizerConfig
+from training.privileged.checkpoint import load_model
+from training.privileged.collector import CollectorJob
+from training.privileged.driver import write_weights
+from training.privileged.resume import locked
+from training.privileged.trainer import Trainer, stopping_on_signals
+from training.raw.collector import RawCollectorJob
+from training.raw.config import RawConfig, RawRunConfig, raw_config
+from training.raw.driver import agent_tensors
+from training.raw.learner import RawLearner
+
+ENCODER_PREFIX = "encoder."
+TEACHER = "teacher"
+
+
+def configured(run: RawRunConfig, teacher: Path) -> RawConfig:
+    """The raw stage under a privileged model with the run's own choices. Raises: CheckpointError, ConfigError."""
+    config = raw_config(
+        load_model(teacher).config,
+        guidance=run.guidance,
+        heads=run.heads,
+        distillation=run.distillation,
+        rssm_start=run.rssm_start,
+        decoder_start=run.decoder_start,
+        policy_start=run.policy_start,
+        fine_tuned=run.fine_tuned,
+    )
+    replay = config.replay
+    if run.segment_steps is not None:
+        replay = replace(replay, segment_steps=run.segment_steps)
+    return replace(
+        config,
+        replay=replay,
+        model_optimizer=_with_rate(config.model_optimizer, run.model_rate),
+        policy_optimizer=_with_rate(config.policy_optimizer, run.policy_rate),
+        batch=run.batch or config.batch,
+        steps=run.steps or config.steps,
+    )
+
+
+def _with_rate(config: OptimizerConfig, rate: float | None) -> OptimizerConfig:
+    if rate is None:
+        return config
+    return replace(config, learning_rate=rate, final_learning_rate=None, decay_updates=0)
+
+
+def train(
+    run: RawRunConfig, folder: Path, minutes: float, allowed: Collection[str] = (), ray: str | None = None
+) -> int:
+    """Train until `minutes` in all are used up, or SIGTERM or SIGINT comes; gives the number of updates.
+
+    A run that exists is gone on with. Raises: as `training.privileged.trainer.train`.
+    """
+    if minutes <= 0.0:
+        raise ValueError(f"--minutes must be positive, got {minutes}")
+    torch.set_num_threads(run.threads)
+    keep_freed_memory()
+    folder.mkdir(parents=True, exist_ok=True)
+    with joined() as ranks, locked(folder) if ranks.leads else contextlib.nullcontext():
+        teacher = take_teacher(run.teacher, folder)
+        trainer = RawTrainer(configured(run, teacher), run, folder, minutes, allowed=allowed, ray=ray, ranks=ranks)
+        with stopping_on_signals(trainer.stop):
+            trainer.train()
+    return trainer.learner.updates
+
+
+def take_teacher(source: Path, folder: Path) -> Path:
+    """A copy of the privileged model in the run's folder, made when the run begins. Raises: CheckpointError."""
+    target = folder / TEACHER
+    if not target.exists():
+        load_model(source)
+        partial = folder / f".{TEACHER}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+        partial.rename(target)
+    return target
+
+
+class RawTrainer(Trainer):
+    """State and loop of a run of the raw stage."""
+
+    created_by = "python -m training raw"
+    run: RawRunConfig
+    config: RawConfig
+
+    def make_learner(self) -> BaseLearner:
+        """A learner at its beginning: weights of the teacher, image encoder of an agent."""
+        learner = RawLearner(
+            self.config, load_model(self.folder / TEACHER), seed=self.run.seed, device=self.device, ranks=self.ranks
+        )
+        if self.run.encoder is not None:
+            take_encoder(learner, self.run.encoder)
+        return learner
+
+    def make_batches(self, seed: int, state: dict[str, Any] | None = None) -> Batches:
+        """Windows with camera images. state: of a checkpoint."""
+        encoder = self.config.model.encoder
+        size = (encoder.image_height, encoder.image_width)
+        return Batches(self.replay, self.config, seed, state=state, images=size)
+
+    def publish(self, folder: Path) -> Path:
+        """Write the weights that drive."""
+        assert isinstance(self.learner, RawLearner)
+        return write_weights(folder, agent_tensors(self.learner), self.learner.updates)
+
+    def job(self, job: CollectorJob) -> CollectorJob:
+        """A collector's job with cameras and the teacher."""
+        return job_of(job, self.folder / TEACHER, self.run)
+
+
+def job_of(job: CollectorJob, teacher: Path, run: RawRunConfig) -> RawCollectorJob:
+    """A collector's job with cameras and the teacher, from what every collector does."""
+    base = {item.name: getattr(job, item.name) for item in fields(CollectorJob)}
+    return RawCollectorJob(**base, teacher=teacher, settings=run)
+
+
+def take_encoder(learner: RawLearner, folder: Path) -> None:
+    """Begin with the image encoder of an agent's folder. Raises: CheckpointError, ConfigError if it does not fit."""
+    _, tensors = load_checkpoint(folder)
+    part = {
+        name.removeprefix(ENCODER_PREFIX): value.float() if value.is_floating_point() else value
+        for name, value in tensors.items()
+        if name.startswith(ENCODER_PREFIX)
+    }
+    try:
+        check_state(learner.model.encoder.state_dict(), part, str(folder))
+    except CheckpointError as error:
+        raise ConfigError(f"config.encoder: {error}") from error
+    learner.model.encoder.load_state_dict(part)
