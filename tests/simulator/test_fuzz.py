@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 import resource
 import struct
@@ -12,10 +13,12 @@ import msgpack
 import pytest
 
 from simulator import api_table
-from simulator.rpc import INTERNAL_ERROR
-from tests.simulator.test_hostile import assert_alive, call, connect, open_descriptors
+from simulator.log_limit import MOST_PER_MINUTE, LogLimit
+from simulator.rpc import INTERNAL_ERROR, MAX_UNREAD_BYTES
+from simulator.wire import packed
+from tests.simulator.test_hostile import assert_alive, call, closed_by_server, connect, open_descriptors
 
-FEW, MANY = 3_000, 100_000
+FEW, MANY = 2_000, 100_000
 PIPELINED = 20
 ANSWER_S = 60.0
 FIRST_RAYS_S = 120.0
@@ -88,7 +91,7 @@ class Fuzzer:
             arguments = [arguments]
         if rng.random() < 0.01:
             name += rng.choice(("x", "\x00", "", "_" * 5000))
-        return number, msgpack.packb([0, number, name, [[rng.random() < 0.5], *arguments]], unicode_errors="replace")
+        return number, packed([0, number, name, [[rng.random() < 0.5], *arguments]])
 
     def mutated(self, value, depth: int):
         """A copy of a value with one change at some depth."""
@@ -200,7 +203,7 @@ def test_fifty_clients_connect_and_drop_amid_traffic(server):
 def test_a_message_over_the_limit_ends_its_connection_only(server):
     with connect(server.port) as endpoint:
         endpoint.settimeout(ANSWER_S)
-        endpoint.sendall(msgpack.packb([0, 1, "version", [[False]]])[:-2] + b"\xdb" + struct.pack(">I", 2**32 - 1))
+        endpoint.sendall(packed([0, 1, "version", [[False]]])[:-2] + b"\xdb" + struct.pack(">I", 2**32 - 1))
         try:
             for _ in range(80):
                 endpoint.sendall(bytes(1 << 20))
@@ -209,3 +212,42 @@ def test_a_message_over_the_limit_ends_its_connection_only(server):
             closed = True
         assert closed
     assert_alive(server)
+
+
+def test_announced_but_never_sent_elements_take_no_memory(server):
+    before = resident_mib(server)
+    with connect(server.port) as endpoint:
+        endpoint.settimeout(ANSWER_S)
+        endpoint.sendall(b"\x94\x00\x01\xa7version" + b"\xdd\x02\x00\x00\x00" * 200)
+        assert closed_by_server(endpoint)
+    assert_alive(server)
+    assert resident_mib(server) < before + 50.0
+
+
+def test_answers_that_nobody_reads_do_not_pile_up(server):
+    before = resident_mib(server)
+    question = packed([0, 1, "get_map_data", [[False]]])
+    asked = 400
+    with connect(server.port) as endpoint:
+        endpoint.settimeout(ANSWER_S)
+        endpoint.sendall(question * asked)
+        assert_alive(server)
+        assert resident_mib(server) < before + 2.0 * MAX_UNREAD_BYTES / 2**20
+        unpacker = msgpack.Unpacker(raw=False)
+        answered = read = 0
+        while answered < asked:
+            chunk = endpoint.recv(1 << 20)
+            read += len(chunk)
+            unpacker.feed(chunk)
+            answered += sum(1 for _ in unpacker)
+    assert read > 3 * MAX_UNREAD_BYTES, "all answers together are too small to pile up"
+
+
+def test_log_lines_are_cut_in_length_and_number():
+    limit, log = LogLimit(), logging.getLogger("x")
+    record = [log.makeRecord("x", logging.WARNING, __file__, 7, "bad %s", ("y" * 9_000,), None) for _ in range(30)]
+    passed = [one for one in record if limit.filter(one)]
+    assert len(passed) == MOST_PER_MINUTE
+    assert passed[0].getMessage().endswith("... (9004 characters)") and len(passed[0].getMessage()) < 600
+    assert passed[-1].getMessage().endswith("no more of this kind for 60 s)")
+    assert limit.filter(log.makeRecord("x", logging.WARNING, __file__, 8, "another", (), None))
