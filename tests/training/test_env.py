@@ -24,8 +24,8 @@ from simulator.towns.generate import generate
 from training import bev
 from training.env.config import EndConfig, EnvConfig
 from training.env.environment import DrivingEnv
-from training.env.isolated import IsolatedEnv
 from training.env.gaps import GAP_SIZE
+from training.env.isolated import IsolatedEnv
 from training.env.observation import FIELDS, VECTOR_SIZE, observation_space, observe
 from training.expert import ExpertConfig, ExpertDriver
 from training.scene import world_pose
