@@ -58,6 +58,8 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
     `route` (an id) drives that route, and its outcome is not counted; `episode_seed` is that of traffic and scenario.
     """
 
+    needs_cameras = False
+    """Whether a server of our own draws what cameras see."""
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1.0 / DECISION_S)}  # noqa: RUF012 - gymnasium's
 
     def __init__(self, config: EnvConfig, routes: Sequence[Route], render_mode: str | None = None) -> None:
@@ -69,7 +71,7 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
         self.observation_space: spaces.Space[Any] = observation_space(config.size_px, gaps=config.gaps)
         self.action_space = spaces.Discrete(len(ACTIONS))
         self.scheduler = RouteScheduler(routes, config.scheduler, self.np_random)
-        self.servers = Servers(config)
+        self.servers = Servers(config, render=self.needs_cameras)
         self.stranded = False
         """The server died under a Traffic Manager: this process cannot drive any more."""
         self._watchdog = Watchdog()

@@ -103,6 +103,8 @@ class SensingDrive(Drive):
 class SensingEnv(DrivingEnv):
     """As `DrivingEnv`, with the six cameras, IMU, GNSS and speedometer; observations have `sensors` besides."""
 
+    needs_cameras = True
+
     def __init__(self, config: EnvConfig, routes: Sequence[Route], *, random_looks: bool = True) -> None:
         """random_looks: weather and time of day are drawn anew for every episode."""
         super().__init__(config, routes)
