@@ -5,6 +5,7 @@ Source: Raw2Drive, sections 3.2 and 3.3.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,9 @@ from training.world_model.distributions import TwoHot, binary_loss
 from training.world_model.layers import initialise, mlp, scale_last
 from training.world_model.model import Replayed, WorldModel, reconstruction
 
+ROLLOUT_TERMS = ("align_embed", "align_vector", "align_stoch", "align_deter", "align_prior")
+"""What L_Rollout consists of."""
+
 
 @dataclass(frozen=True, slots=True)
 class RawLoss:
@@ -30,6 +34,9 @@ class RawLoss:
 
     total: Float[Tensor, ""]
     terms: dict[str, Tensor]
+    """Of the total, and besides: terms of weight 0, `kl`, and L_WM, which is the total without L_Rollout."""
+    weights: Mapping[str, float]
+    """What the total consists of."""
     streams: Streams
 
 
@@ -149,28 +156,37 @@ class RawWorldModel(nn.Module):
             "seen": self._seen_loss(sight, batch),
         }
         terms |= self._head_losses(teacher, batch, raw.state.features(), generator)
-        weights = {
-            "dynamics": config.world_model.loss.dynamics,
-            "representation": config.world_model.loss.representation,
-            "align_embed": guidance.embed,
-            "align_vector": guidance.embed,
+        weights = {name: weight for name, weight in self.weights().items() if weight and name in terms}
+        parts = {name: weight * terms[name] for name, weight in weights.items()}
+        rollout = [name for name in ROLLOUT_TERMS if name in parts]
+        own = [value.detach() for name, value in parts.items() if name not in rollout]
+        terms |= {"kl": kl.kl, "world_model": torch.stack(own).sum()}
+        return RawLoss(torch.stack(list(parts.values())).sum(), terms, weights, streams)
+
+    def weights(self) -> dict[str, float]:
+        """Weight of every term there may be."""
+        config, guidance = self.config.world_model.loss, self.config.guidance
+        embed = guidance.embed if guidance.spatial or guidance.temporal else 0.0
+        return {
+            "dynamics": config.dynamics,
+            "representation": config.representation,
+            "masks": config.reconstruction,
+            "vector": config.reconstruction * config.vector,
+            "reward": config.reward,
+            "continuation": config.continuation,
+            "seen": guidance.seen,
+            "align_embed": embed,
+            "align_vector": embed,
             "align_stoch": guidance.stoch,
             "align_deter": guidance.deter,
             "align_prior": guidance.prior,
-            "seen": guidance.seen,
-            "masks": config.world_model.loss.reconstruction,
-            "vector": config.world_model.loss.reconstruction * config.world_model.loss.vector,
-            "reward": config.world_model.loss.reward,
-            "continuation": config.world_model.loss.continuation,
         }
-        total = torch.stack([weights[name] * value for name, value in terms.items() if weights[name]]).sum()
-        return RawLoss(total, terms | {"kl": kl.kl}, streams)
 
     def _seen_loss(self, sight: Sight, batch: Replayed) -> Float[Tensor, ""]:
         """Squared error of what has to be seen, summed over the numbers."""
         if batch.vector is None:
             return sight.seen.new_zeros(())
-        truth = batch.vector.index_select(-1, seen_columns(batch.vector.device))
+        truth = batch.vector.index_select(-1, seen_columns(batch.vector.device, self.config.model.neck.gaps))
         return (sight.seen - truth).square().sum(-1).mean()
 
     def _head_losses(
