@@ -167,7 +167,7 @@ def _braking(speed):
 @numba.njit(cache=True)
 def _tyre_limit(b):
     """Largest acceleration in m/s2 that the tyres pass on to the ground."""
-    return GROUND_FRICTION * GRAVITY_MPS2 * b.tyre_friction * b.friction
+    return GROUND_FRICTION * GRAVITY_MPS2 * b.friction
 
 
 @numba.njit(cache=True)

@@ -12,7 +12,6 @@ import numpy as np
 
 from simulator import blueprints, dynamics, rays, snapshot, wire
 from simulator.actors import Actor, ActorTable, Box, Kind, Pose, VehicleControl, WalkerControl, compose
-from simulator.bodies import TYRE_FRICTION
 from simulator.collisions import overlaps_any
 from simulator.friction import FrictionTrigger, friction
 from simulator.navigation.navigation import Navigation, load_or_build
@@ -326,9 +325,8 @@ class World:
         vehicle = self.vehicle(actor_id)
         pose = self.actors.pose(vehicle)
         physics = vehicle.physics_control or physics_control(blueprints.body_spec(vehicle.type_id), pose)
-        here = np.array([pose[:3]])
-        around = [trigger.friction for trigger in self._friction.values() if trigger.holds(here)[0]]
-        return with_tyre_friction(physics, min(around) * TYRE_FRICTION) if around else physics
+        (imposed,) = friction(self._friction.values(), np.array([pose[:3]]), np.array([np.nan]))
+        return physics if np.isnan(imposed) else with_tyre_friction(physics, float(imposed))
 
     def wheel_steer_deg(self, actor_id: int, wheel: int) -> float:
         slot = self._slots[self.vehicle(actor_id).id]
@@ -382,7 +380,8 @@ class World:
         slots = self._vehicle_slots
         if len(slots):
             position_m = self.actors.position_m[self._vehicle_rows]
-            self._bodies.friction[slots] = friction(self._friction.values(), position_m)
+            own = self._bodies.tyre_friction[slots]
+            self._bodies.friction[slots] = friction(self._friction.values(), position_m, own)
 
     def _move_attached(self) -> None:
         table = self.actors
