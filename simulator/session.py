@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
 from simulator import dynamics, snapshot, wire
-from simulator.actors import Kind
+from simulator.actors import Actor, Kind
 from simulator.rpc import CallError
 from simulator.sensors import SensorSuite
 from simulator.streams import StreamHub
@@ -55,6 +56,9 @@ class Session:
         self.frame = 1
         self.episode = 0
         self.traffic_managers: dict[int, str] = {}
+        self.caller: object | None = None
+        """The connection whose call is being carried out"""
+        self._sensor_owners: dict[int, object | None] = {}
         self.opendrive_upload: str | None = None
         self._stream_port = stream_port
         self._address = _ipv4(config.host)
@@ -76,6 +80,7 @@ class Session:
 
     def _enter(self, world: World) -> None:
         self.world = world
+        self._sensor_owners.clear()
         self.episode += 1
         self.elapsed_s = 0.0
         self.sensors = SensorSuite(
@@ -118,6 +123,10 @@ class Session:
         """Take over EpisodeSettings; returns the frame that the client waits for, which is already out."""
         if len(settings) != len(default_settings()):
             raise CallError(f"EpisodeSettings needs {len(default_settings())} fields, got {len(settings)}")
+        for value, default in zip(settings, default_settings(), strict=True):
+            kinds = (int, float) if isinstance(default, float) else type(default)
+            if not isinstance(value, kinds) or (isinstance(value, float) and not math.isfinite(value)):
+                raise CallError(f"EpisodeSettings: {value!r:.100} where a value like {default!r} belongs")
         fixed = settings[FIXED_DELTA]
         if fixed[0] and not 0.0 < float(fixed[1]) <= MAX_STEP_S:
             raise CallError(f"fixed_delta_seconds must lie in (0, {MAX_STEP_S}], got {fixed[1]}")
@@ -146,6 +155,36 @@ class Session:
         self._sensors_due = False
         draw = not self.settings[NO_RENDERING]
         self.sensors.measure(self.frame, self.elapsed_s, self.fixed_delta_s or DEFAULT_STEP_S, self.weather, draw=draw)
+
+    # ---- actors with streams ----------------------------------------------------------------------------
+
+    def start_sensor(self, actor: Actor) -> None:
+        """Measure for a new sensor from now on, for as long as the client that asked for it is connected.
+
+        Raises: CallError, with the actor gone, when this server cannot measure it or an attribute is unusable.
+        """
+        actor.stream_id, actor.token = self.new_stream()
+        try:
+            self.sensors.add(actor)
+        except CallError:
+            self.hub.close(actor.stream_id)
+            self.world.destroy(actor.id)
+            raise
+        self._sensor_owners[actor.id] = self.caller
+
+    def destroy_actor(self, actor_id: int) -> None:
+        """Remove an actor and all that is attached to it. Raises: CallError when it is not there or the town's."""
+        for removed in self.world.destroy(actor_id):
+            if removed.stream_id:
+                self._sensor_owners.pop(removed.id, None)
+                self.sensors.remove(removed)
+                self.hub.close(removed.stream_id)
+
+    def client_left(self, connection: object) -> None:
+        """Destroy the sensors of a client that is gone: nobody else could."""
+        for actor_id in [i for i, owner in self._sensor_owners.items() if owner is connection]:
+            if actor_id in self.world.actors:
+                self.destroy_actor(actor_id)
 
     # ---- loading towns ----------------------------------------------------------------------------------
 
