@@ -195,9 +195,9 @@ def preset(recipe: Recipe = "paper", size: Size = "10m") -> PrivilegedConfig:
 def _sparing(config: PrivilegedConfig) -> PrivilegedConfig:
     """Shorter windows, a nearer horizon and fewer decoded and imagined states, for some updates per second on a CPU.
 
-    Binary masks, a heavier vector (the route's points have to be known to a decimetre), lighter masks, and heavier heads with windows
-    that end at terminations: a small model sees few endings and has to know them for the policy to fear them. Scenarios
-    begin early: a CPU has no time for 10,000 updates without them.
+    Binary masks that count less beside a heavier vector (the route's points have to be known to a decimetre), and
+    heavier heads with windows that end at terminations: a small model sees few endings and has to know them for the
+    policy to fear them. Scenarios begin early: a CPU has no time for 10,000 updates without them.
     """
     world = config.world_model
     slices = len(bev.HISTORY_S)
