@@ -18,7 +18,8 @@ from eval.generate import RouteGenerationError
 from eval.results import write_json_atomically
 from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
-from training import bench, clone, collect, fit, latency, scenario_study
+from training import ablate, bench, clone, collect, fit, latency, scenario_study
+from training.ablate_table import markdown as ablate_markdown
 from training.env import picture
 from training.evaluation import run as evaluation
 from training.evaluation.summary import markdown
@@ -30,6 +31,7 @@ from training.privileged.guard import FAILED, RunStoppedError
 from training.raw import export as raw_export
 from training.raw import record
 from training.raw import trainer as raw_trainer
+from training.raw.arms import arms_of
 from training.raw.config import RawRunConfig
 from training.replay import SegmentError
 
@@ -259,6 +261,72 @@ class RecordRaw:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ablate:
+    """Train arms of the raw stage on one recorded data set with equal updates, measure, drive and compare them.
+
+    The same command goes on with what was interrupted, and does more for more arms, seeds, updates or repetitions.
+    """
+
+    arms: str
+    """Names, separated by commas, or all: full, no_decoder, reward_head, three_heads, three_heads_detached,
+    no_alignment, embed_only, embed_deter, no_embed, spatial_only, temporal_only, own_heads, random_rssm,
+    random_decoder, tied_rssm, direct_policy, independent_sampling."""
+    data: Path
+    """Folder of `record-raw`."""
+    updates: int
+    """Of every training run."""
+    out: Path
+    seeds: int = 2
+    """Training runs of every arm."""
+    held_out: Path | None = None
+    """Another folder of `record-raw`, to measure the models on; otherwise it is done on the data itself."""
+    readout_windows: int = 32
+    """Windows that a finished model is measured on."""
+    routes: Path | None = None
+    """Route file: every finished run drives it on embedded servers."""
+    repetitions: int = 3
+    """How often each route is driven by every finished run."""
+    town_dir: Path | None = None
+    """Folder with .xodr files of CARLA's towns."""
+    traffic: int = 15
+    """Background vehicles."""
+    workers: int = 1
+    """Routes driven at the same time."""
+    max_game_s: float | None = None
+    """End every drive after this game time, for trials."""
+    config: RawRunConfig = field(default_factory=RawRunConfig)
+    """What is the same in all arms."""
+
+    def run(self) -> int:
+        """Exit code."""
+        drive = ablate.DriveConfig(
+            routes=self.routes,
+            repetitions=self.repetitions,
+            town_dir=self.town_dir,
+            traffic=self.traffic,
+            workers=self.workers,
+            max_game_s=self.max_game_s,
+        )
+        config = ablate.AblateConfig(
+            arms=tuple(arms_of(self.arms)),
+            data=self.data,
+            updates=self.updates,
+            seeds=self.seeds,
+            held_out=self.held_out,
+            readout_windows=self.readout_windows,
+            run=self.config,
+            drive=drive,
+        )
+        try:
+            print(ablate_markdown(ablate.ablate(config, self.out)))
+        except ablate.Interrupted as interrupt:
+            print(str(interrupt), file=sys.stderr)
+            return interrupt.exit_code
+        print(f"written to {self.out / 'ablation.md'} and ablation.json")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportRaw:
     """Write a raw run's agent as a folder that `eval run` drives with."""
 
@@ -399,6 +467,7 @@ Command = (
     | Annotated[Privileged, tyro.conf.subcommand("privileged")]
     | Annotated[Raw, tyro.conf.subcommand("raw")]
     | Annotated[RecordRaw, tyro.conf.subcommand("record-raw")]
+    | Annotated[Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[ExportRaw, tyro.conf.subcommand("export-raw")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Picture, tyro.conf.subcommand("picture")]

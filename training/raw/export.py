@@ -11,7 +11,7 @@ from agent.checkpoint import check_state, load_checkpoint, read_manifest, save_c
 from agent.model.raw_model import RawModel
 from training.privileged.checkpoint import load_model
 from training.raw.config import RawConfig
-from training.raw.trainer import TEACHER
+from training.raw.load import MODEL, TEACHER
 
 CREATED_BY = "python -m training export-raw"
 AGENT_PARTS = {"encoder": "model.encoder.", "neck": "model.neck.", "rssm": "model.rssm.", "actor": "policy.actor."}
@@ -26,7 +26,7 @@ action:
 
 def export(run_folder: Path, out: Path, card: str) -> Path:
     """Write a run's agent as float16, with its card; gives the folder. Raises: CheckpointError, ConfigError."""
-    source = run_folder / "model"
+    source = run_folder / MODEL
     plain, tensors = load_checkpoint(source)
     config = configs.parse(RawConfig, plain, str(source))
     if config.rssm_start == "tied":
