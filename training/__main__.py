@@ -375,10 +375,13 @@ class ExportRaw:
     out: Path
     card: Path
     """Model card to include: what it was trained on and how it scores."""
+    decoder: bool = False
+    """Include the decoder of the masks: films and live view then show what the agent believes and imagines."""
 
     def run(self) -> int:
         """Exit code."""
-        print(raw_export.export(self.run_folder, self.out, self.card.read_text(encoding="utf-8")))
+        card = self.card.read_text(encoding="utf-8")
+        print(raw_export.export(self.run_folder, self.out, card, decoder=self.decoder))
         return 0
 
 
