@@ -25,6 +25,8 @@ SHOWN = 4
 """Neighbouring frames in a row of the picture."""
 APART_STEPS = 30
 """Rows show different places: so many decisions lie between them at least."""
+EXIT_STEPS = 80
+"""Leaving the parking place takes some seconds; the rest of such a route is like others."""
 JUMP = 0.5
 """Differences of the reward beyond this are marked."""
 CAMERA = "CAM_FRONT"
@@ -61,9 +63,12 @@ def draw(learner: RawLearner, recording: Recording, parking: Recording | None, o
     """
     if learner.model.reward_head is None or learner.model.continue_head is None:
         raise ValueError("the run has no reward and continue head; give one of the arm three_heads")
-    source = recording if parking is None else parking
-    where = "ParkingExit" if parking is not None else "the recording"
-    jumps = [(source, f"{where}: the reward jumps", *place) for place in reward_jumps(source.stretches(), rows)]
+    if parking is None:
+        source, where, within = recording, "the recording", None
+    else:
+        source, where, within = parking, "ParkingExit", EXIT_STEPS
+    places = reward_jumps(source.stretches(), rows, within)
+    jumps = [(source, f"{where}: the reward jumps", *place) for place in places]
     ends = [(recording, "the episode ends", *place) for place in episode_ends(recording.stretches(), rows)]
     if not jumps and not ends:
         raise ValueError("the recording holds neither a jump of the reward nor the end of an episode; record more")
@@ -72,12 +77,17 @@ def draw(learner: RawLearner, recording: Recording, parking: Recording | None, o
     return out
 
 
-def reward_jumps(stretches: list[Stretch], count: int) -> list[tuple[Stretch, int]]:
-    """Steps whose reward differs most from the one before, after the same action, inside an episode."""
+def reward_jumps(stretches: list[Stretch], count: int, within: int | None = None) -> list[tuple[Stretch, int]]:
+    """Steps whose reward differs most from the one before, after the same action, inside an episode.
+
+    within: only in the first so many steps of an episode.
+    """
     places = []
     for stretch in stretches:
         for step in range(SHOWN, stretch.steps - 1):
             if stretch.first[step - 1 : step + 1].any() or stretch.last[step]:
+                continue
+            if within is not None and not stretch.first[max(step - within, 0) : step].any():
                 continue
             if stretch.action[step] == stretch.action[step - 1]:
                 places.append((abs(float(stretch.reward[step] - stretch.reward[step - 1])), stretch, step))
