@@ -6,6 +6,7 @@ import itertools
 import logging
 import random
 import resource
+import socket
 import struct
 from pathlib import Path
 
@@ -117,7 +118,7 @@ class Fuzzer:
 
 
 def fuzz(server, count: int, seed: int) -> int:
-    """Send `count` calls; each must be answered in turn. Returns how many were refused or failed."""
+    """Send `count` calls, a fifth of them garbled, and subscriptions between. Returns how many of the others failed."""
     with connect(server.port) as endpoint:
         car = call(endpoint, "spawn_actor", describe("vehicle.audi.tt"), [[0.0, 0.0, 50.0], [0.0, 0.0, 0.0]])
         person = call(endpoint, "spawn_actor", describe("walker.pedestrian.0001"), [[30.0, 0.0, 50.0], [0.0, 0.0, 0.0]])
@@ -126,27 +127,59 @@ def fuzz(server, count: int, seed: int) -> int:
         fuzzer = Fuzzer(seed, [car[3][0][1][0], person[3][0][1][0], 1, 0])
     failures = sent = 0
     while sent < count:
-        with connect(server.port) as endpoint, connect(server.port + 1) as stream:
+        with connect(server.port) as endpoint:
             endpoint.settimeout(ANSWER_S)
-            stream.sendall(struct.pack("<I", fuzzer.rng.choice((0, 1, 2, 3, 7, 2**32 - 1))) + fuzzer.rng.randbytes(9))
             unpacker = msgpack.Unpacker(raw=False, strict_map_key=False, unicode_errors="replace")
-            for _ in range(25):
-                requests = [fuzzer.request() for _ in range(PIPELINED)]
-                endpoint.sendall(b"".join(message for _, message in requests))
-                waited = [number for number, _ in requests]
-                while waited:
-                    chunk = endpoint.recv(1 << 20)
-                    assert chunk, f"connection lost; waited for {waited}"
-                    unpacker.feed(chunk)
-                    for kind, number, error, result in unpacker:
-                        assert kind == 1 and number == waited.pop(0)
-                        failures += error is not None or failed(result)
-                        assert INTERNAL_ERROR not in str(result)[:10_000], result
-                sent += PIPELINED
-        if sent % 10_000 < 25 * PIPELINED:
+            for _ in range(20):
+                subscribe_to_anything(server, fuzzer.rng)
+                failures += ask(endpoint, unpacker, [fuzzer.request() for _ in range(PIPELINED)])
+        for _ in range(5):
+            send_garbled(server, fuzzer)
+        sent += 25 * PIPELINED
+        if sent % 10_000 == 0:
             tidy_up(server)
     tidy_up(server)
     return failures
+
+
+def ask(endpoint: socket.socket, unpacker: msgpack.Unpacker, requests: list[tuple[int, bytes]]) -> int:
+    """Send requests at once; each must be answered in turn. Returns how many were refused or failed."""
+    failures = 0
+    endpoint.sendall(b"".join(message for _, message in requests))
+    waited = [number for number, _ in requests]
+    while waited:
+        chunk = endpoint.recv(1 << 20)
+        assert chunk, f"connection lost; waited for {waited}"
+        unpacker.feed(chunk)
+        for kind, number, error, result in unpacker:
+            assert kind == 1 and number == waited.pop(0)
+            failures += error is not None or failed(result)
+            assert INTERNAL_ERROR not in str(result)[:10_000], result
+    return failures
+
+
+def subscribe_to_anything(server, rng: random.Random) -> None:
+    """A stream connection that asks for some number, or breaks off in it, with more behind that nobody wants."""
+    with connect(server.port + 1) as stream:
+        wanted = struct.pack("<I", rng.choice((0, 1, 2, 3, 7, rng.getrandbits(32))))
+        stream.sendall((wanted + rng.randbytes(9))[: rng.randrange(1, 14)])
+
+
+def send_garbled(server, fuzzer: Fuzzer) -> None:
+    """Requests with some bytes replaced: whatever is made of them, the connection comes to its end."""
+    rng = fuzzer.rng
+    message = bytearray(b"".join(fuzzer.request()[1] for _ in range(PIPELINED)))
+    for _ in range(rng.randrange(1, 5)):
+        message[rng.randrange(len(message))] = rng.randrange(256)
+    with connect(server.port) as endpoint:
+        endpoint.settimeout(ANSWER_S)
+        try:
+            endpoint.sendall(message)
+            endpoint.shutdown(socket.SHUT_WR)
+            while endpoint.recv(1 << 20):
+                pass
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # how the server ends a connection that it cannot understand
 
 
 def failed(result: list) -> bool:
@@ -168,7 +201,7 @@ def tidy_up(server) -> None:
 
 def test_mutated_calls_are_answered(server):
     failures = fuzz(server, FEW, seed=8)
-    assert FEW * 0.1 < failures < FEW * 0.95, f"{failures} of {FEW} failed: the fuzz is too tame or too wild"
+    assert FEW * 0.1 < failures < FEW * 0.75, f"{failures} of {FEW} failed: the fuzz is too tame or too wild"
     assert_alive(server)
     assert open_descriptors(server) < 40
 
