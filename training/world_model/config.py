@@ -83,8 +83,8 @@ class LossConfig:
     """beta_pred, on masks and vector."""
     vector: float = 1.0
     """Of the vector's squared error relative to the masks' loss, which is a sum over far more numbers."""
-    gaps: float = 0.2
-    """Of the gaps' squared error relative to the rest of the vector: they jump where somebody appears."""
+    gaps: float = 1.0
+    """Of the gaps' squared error relative to the rest of the vector."""
     reward: float = 1.0
     """beta_pred, on the reward."""
     continuation: float = 1.0
