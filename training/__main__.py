@@ -28,11 +28,13 @@ from training.presets import Recipe, Size, preset
 from training.privileged import checkpoint, curves, dream, trainer
 from training.privileged.config import RunConfig, with_demonstrations
 from training.privileged.guard import FAILED, RunStoppedError
+from training.raw import confusion_figure, decoded_figure, loss_figure, record
 from training.raw import export as raw_export
-from training.raw import record
 from training.raw import trainer as raw_trainer
 from training.raw.arms import arms_of
 from training.raw.config import RawRunConfig
+from training.raw.load import load_learner
+from training.raw.recording import Recording
 from training.replay import SegmentError
 
 INCOMPLETE = 1
@@ -327,6 +329,45 @@ class Ablate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RawFigures:
+    """Draw the loss with and without rollout guidance, decoded masks beside the true ones, or what confuses the heads.
+
+    loss: --runs. decoded: --run-folder and --data. confusion: these two (a run of three_heads), and --parking.
+    """
+
+    figure: Literal["loss", "decoded", "confusion"]
+    """As in Raw2Drive's Figures 7, 8 and 9."""
+    out: Path
+    """Picture to write."""
+    runs: str = ""
+    """NAME=FOLDER of raw runs, separated by commas; a name with several folders is drawn as mean and range."""
+    run_folder: Path | None = None
+    """Folder of a raw run."""
+    data: Path | None = None
+    """Folder of `record-raw`."""
+    parking: Path | None = None
+    """Another one, recorded on routes with ParkingExit alone."""
+    rows: int = 4
+    """Rows of the picture (confusion: of each part)."""
+
+    def run(self) -> int:
+        """Exit code."""
+        if self.figure == "loss":
+            print(loss_figure.draw(loss_figure.runs_of(self.runs), self.out))
+            return 0
+        if self.run_folder is None or self.data is None or self.rows < 1:
+            raise ValueError(f"{self.figure} needs --run-folder and --data, and --rows of at least 1")
+        learner = load_learner(self.run_folder)
+        recording = Recording(self.data / "replay", learner.config)
+        if self.figure == "decoded":
+            print(decoded_figure.draw(learner, recording, self.out, self.rows))
+            return 0
+        parking = None if self.parking is None else Recording(self.parking / "replay", learner.config)
+        print(confusion_figure.draw(learner, recording, parking, self.out, self.rows))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportRaw:
     """Write a raw run's agent as a folder that `eval run` drives with."""
 
@@ -334,10 +375,13 @@ class ExportRaw:
     out: Path
     card: Path
     """Model card to include: what it was trained on and how it scores."""
+    decoder: bool = False
+    """Include the decoder of the masks: films and live view then show what the agent believes and imagines."""
 
     def run(self) -> int:
         """Exit code."""
-        print(raw_export.export(self.run_folder, self.out, self.card.read_text(encoding="utf-8")))
+        card = self.card.read_text(encoding="utf-8")
+        print(raw_export.export(self.run_folder, self.out, card, decoder=self.decoder))
         return 0
 
 
@@ -468,6 +512,7 @@ Command = (
     | Annotated[Raw, tyro.conf.subcommand("raw")]
     | Annotated[RecordRaw, tyro.conf.subcommand("record-raw")]
     | Annotated[Ablate, tyro.conf.subcommand("ablate")]
+    | Annotated[RawFigures, tyro.conf.subcommand("raw-figures")]
     | Annotated[ExportRaw, tyro.conf.subcommand("export-raw")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Picture, tyro.conf.subcommand("picture")]

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from agent.actions import ACTIONS
+from agent.model.mask_decoder import MIN_GRID_PX
 from agent.model.recurrent import NormKind
 from agent.model.rssm import RssmConfig
 from training.bev import CHANNELS
 from training.world_model.distributions import TwoHotSpace
 
 VisionKind = Literal["strided", "pooled", "patch"]
-MIN_GRID_PX = 4
-"""Side of the smallest feature map, as in DreamerV3."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
