@@ -19,6 +19,7 @@ from eval.results import write_json_atomically
 from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
 from training import bench, clone, collect, fit, latency, scenario_study
+from training.counterfactual import recorder
 from training.env import picture
 from training.evaluation import run as evaluation
 from training.evaluation.summary import markdown
@@ -390,6 +391,20 @@ class DreamPicture:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class LogEpisodes:
+    """Log episodes on any CARLA server for counterfactual replay; drives that are logged already are kept."""
+
+    out: Path
+    """Folder of the logs."""
+    config: recorder.LogConfig = field(default_factory=recorder.LogConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        print(recorder.record(self.config, self.out))
+        return 0
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Clone, tyro.conf.subcommand("clone")]
@@ -406,6 +421,7 @@ Command = (
     | Annotated[Curves, tyro.conf.subcommand("curves")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[DreamPicture, tyro.conf.subcommand("dream")]
+    | Annotated[LogEpisodes, tyro.conf.subcommand("log-episodes")]
 )
 
 
