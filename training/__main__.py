@@ -19,7 +19,8 @@ from eval.results import write_json_atomically
 from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
 from training import bench, clone, collect, fit, latency, scenario_study
-from training.counterfactual import recorder
+from training.counterfactual import picture as futures_picture
+from training.counterfactual import recorder, synthesis
 from training.env import picture
 from training.evaluation import run as evaluation
 from training.evaluation.summary import markdown
@@ -405,6 +406,34 @@ class LogEpisodes:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counterfactual:
+    """Make futures with other ego motions from logged episodes, with masks and labels; files that exist are kept."""
+
+    logs: tuple[Path, ...]
+    """Folders of logs, as log-episodes writes them."""
+    out: Path
+    """Folder of the futures."""
+    config: tyro.conf.OmitArgPrefixes[synthesis.SynthesisConfig] = field(default_factory=synthesis.SynthesisConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        print(strict_json.dumps(synthesis.synthesise(self.logs, self.out, self.config), indent=2))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuturesPicture:
+    """Draw futures of logged episodes: all ways from a base state, and what would be seen on some of them."""
+
+    config: tyro.conf.OmitArgPrefixes[futures_picture.FuturesPictureConfig]
+
+    def run(self) -> int:
+        """Exit code."""
+        print(futures_picture.draw(self.config))
+        return 0
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Clone, tyro.conf.subcommand("clone")]
@@ -422,6 +451,8 @@ Command = (
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[DreamPicture, tyro.conf.subcommand("dream")]
     | Annotated[LogEpisodes, tyro.conf.subcommand("log-episodes")]
+    | Annotated[Counterfactual, tyro.conf.subcommand("counterfactual")]
+    | Annotated[FuturesPicture, tyro.conf.subcommand("futures-picture")]
 )
 
 

@@ -43,7 +43,7 @@ SIGNALS = (bev.GREEN, bev.YELLOW, bev.RED, bev.STOP_SIGN)
 
 @dataclass(frozen=True, slots=True)
 class EpisodeLog:
-    """One episode in the right-handed world frame (metres, radians); t ticks, n others, s stop lines, p route points."""
+    """One episode in the right-handed world frame; t ticks, n others, s stop lines, p route points."""
 
     meta: Mapping[str, Any]
     """Texts (META_TEXTS) and whatever else its recorder knew."""

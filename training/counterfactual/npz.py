@@ -146,7 +146,9 @@ def _check_sizes(path: Path, layout: Layout, shapes: Mapping[str, tuple[int, ...
         for size, wanted in zip(shape, spec.shape, strict=True):
             expected = wanted if isinstance(wanted, int) else known.setdefault(wanted, size)
             if size != expected:
-                raise ArrayFileError(f"{path}: {name} has shape {shape}, expected {spec.shape} with {wanted}={expected}")
+                raise ArrayFileError(
+                    f"{path}: {name} has shape {shape}, expected {spec.shape} with {wanted}={expected}"
+                )
     for letter, size in known.items():
         if size > layout.most[letter]:
             raise ArrayFileError(f"{path}: size {letter} is {size}, at most {layout.most[letter]} are allowed")

@@ -35,8 +35,8 @@ from training.env.config import EndConfig, EnvConfig
 from training.env.environment import EXPERT_MPS, Drive, DrivingEnv
 from training.env.reward import End
 from training.env.scheduler import kind_of
-from training.expert import ExpertConfig, ExpertDriver
 from training.experience.writer import SENSOR_ARRAYS
+from training.expert import ExpertConfig, ExpertDriver
 from training.privileged.collector import NOISE_TURN, Turns
 from training.privileged.config import RouteConfig
 from training.privileged.routes import routes_of

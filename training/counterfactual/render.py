@@ -7,7 +7,8 @@ from jaxtyping import Float64, UInt8, UInt64
 
 from eval.criteria import TICK_S
 from training import bev
-from training.counterfactual.log import ABSENT, HALF_LENGTH, X, YAW, EpisodeLog
+from training.counterfactual.log import ABSENT, HALF_LENGTH, YAW, EpisodeLog, X
+from training.counterfactual.replay import Scene
 
 SLICE_TICKS = tuple(round(age_s / TICK_S) for age_s in bev.HISTORY_S)
 """Ages of the slices, in ticks."""
@@ -41,19 +42,20 @@ def logged_words(log: EpisodeLog, static: bev.StaticMap, tick: int) -> UInt64[np
 
 
 def future_words(
-    log: EpisodeLog, static: bev.StaticMap, base: int, ego: np.ndarray, others: np.ndarray, step: int
+    log: EpisodeLog, static: bev.StaticMap, scene: Scene, ego: np.ndarray, others: np.ndarray, step: int
 ) -> UInt64[np.ndarray, "128 128"]:
-    """The words `step` ticks after tick `base` for an ego that went another way.
+    """The words `step` ticks after the base of a scene for an ego that went another way.
 
-    ego (steps, >= 3) and others (steps, n, 3): poses from tick `base` on, as `replay` gives them.
+    ego (t, >= 3) and others (t, n, 3): poses from the base on, as `replay` gives them.
     """
+    base = scene.base
     slices = []
     for age in SLICE_TICKS:
         tick = max(base + step - age, 0)
         boxes, channels = boxes_at(log, tick)
         if tick >= base:
             there = log.shown[tick] != ABSENT
-            boxes[: int(there.sum()), :3] = others[tick - base, there]
+            boxes[: int(there.sum()), :3] = others[tick - base, there[scene.who]]
         slices.append((boxes, channels))
     index = nearest_point(log, ego[step, :2], int(log.route_index[base]))
     return words_of(log, static, ego[step, :3], index, slices)
