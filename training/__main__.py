@@ -20,6 +20,8 @@ from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
 from training import ablate, bench, clone, collect, fit, latency, scenario_study
 from training.ablate_table import markdown as ablate_markdown
+from training.counterfactual import picture as futures_picture
+from training.counterfactual import recorder, synthesis
 from training.env import picture
 from training.evaluation import run as evaluation
 from training.evaluation.summary import markdown
@@ -502,6 +504,48 @@ class DreamPicture:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class LogEpisodes:
+    """Log episodes on any CARLA server for counterfactual replay; drives that are logged already are kept."""
+
+    out: Path
+    """Folder of the logs."""
+    config: recorder.LogConfig = field(default_factory=recorder.LogConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        print(recorder.record(self.config, self.out))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counterfactual:
+    """Make futures with other ego motions from logged episodes, with masks and labels; files that exist are kept."""
+
+    logs: tuple[Path, ...]
+    """Folders of logs, as log-episodes writes them."""
+    out: Path
+    """Folder of the futures."""
+    config: tyro.conf.OmitArgPrefixes[synthesis.SynthesisConfig] = field(default_factory=synthesis.SynthesisConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        print(strict_json.dumps(synthesis.synthesise(self.logs, self.out, self.config), indent=2))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuturesPicture:
+    """Draw futures of logged episodes: all ways from a base state, and what would be seen on some of them."""
+
+    config: tyro.conf.OmitArgPrefixes[futures_picture.FuturesPictureConfig]
+
+    def run(self) -> int:
+        """Exit code."""
+        print(futures_picture.draw(self.config))
+        return 0
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Clone, tyro.conf.subcommand("clone")]
@@ -520,6 +564,9 @@ Command = (
     | Annotated[Curves, tyro.conf.subcommand("curves")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[DreamPicture, tyro.conf.subcommand("dream")]
+    | Annotated[LogEpisodes, tyro.conf.subcommand("log-episodes")]
+    | Annotated[Counterfactual, tyro.conf.subcommand("counterfactual")]
+    | Annotated[FuturesPicture, tyro.conf.subcommand("futures-picture")]
 )
 
 

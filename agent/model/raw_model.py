@@ -54,6 +54,8 @@ class RawNeckConfig:
     vector_units: int = 256
     """Width of the ego vector's part of e_t; 0 for a privileged model on masks alone."""
     vector_layers: int = 1
+    gaps: int = 0
+    """How many numbers of the free road the privileged model reads behind the ego vector; an agent has to see them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,8 +111,8 @@ class Sight:
 
     embed: Float[Tensor, "n e"]
     """e_t: the map's cells row by row, then the ego vector's part."""
-    seen: Float[Tensor, "n 17"]
-    """The fields of the ego vector that an agent has to see: speed limit and the points of the road to follow."""
+    seen: Float[Tensor, "n seen"]
+    """What an agent has to see of the ego vector: speed limit, the points of the road to follow, and the gaps."""
 
 
 class RawNeck(nn.Module):
@@ -149,9 +151,10 @@ class RawNeck(nn.Module):
             self.seen = nn.Sequential(
                 nn.Linear(read, config.seen_hidden, bias=False),
                 NormAct(config.seen_hidden),
-                nn.Linear(config.seen_hidden, SEEN_SIZE),
+                nn.Linear(config.seen_hidden, SEEN_SIZE + config.gaps),
             )
-            self.vector = nn.Sequential(*hidden_layers(EGO_SIZE, config.vector_units, config.vector_layers, norm))
+            read = EGO_SIZE + config.gaps
+            self.vector = nn.Sequential(*hidden_layers(read, config.vector_units, config.vector_layers, norm))
 
     def forward(
         self,
@@ -170,7 +173,7 @@ class RawNeck(nn.Module):
         middle = self.convolutions(torch.cat([canvas, covered, raster], 1))
         cells = self.last_act(self.last(middle).permute(0, 2, 3, 1)).flatten(1)
         if not self.config.vector_units:
-            return Sight(cells, cells.new_zeros(n, SEEN_SIZE))
+            return Sight(cells, cells.new_zeros(n, SEEN_SIZE + self.config.gaps))
         # Points lie up to hundreds of metres away; the square root keeps the near ones resolved.
         points = (route / POINT_SCALE_M).clamp(-POINT_CLIP, POINT_CLIP)
         points = points.sign() * points.abs().sqrt()
@@ -198,21 +201,22 @@ def sampling_grid(
 
 
 def ego_vector(
-    vector: Float[Tensor, "n v"], action: Float[Tensor, "n actions"], seen: Float[Tensor, "n 17"]
-) -> Float[Tensor, "n 35"]:
-    """The ego vector of the privileged stream, from what the agent knows and what it sees."""
+    vector: Float[Tensor, "n v"], action: Float[Tensor, "n actions"], seen: Float[Tensor, "n seen"]
+) -> Float[Tensor, "n full"]:
+    """The ego vector of the privileged stream with its gaps, from what the agent knows and what it sees."""
+    gaps = seen.shape[1] - SEEN_SIZE
     table = torch.from_numpy(np.array(ACTIONS)).to(vector)
-    full = vector.new_zeros(vector.shape[0], EGO_SIZE)
+    full = vector.new_zeros(vector.shape[0], EGO_SIZE + gaps)
     full[:, FIELDS["speed"]] = vector[:, :1]
     full[:, FIELDS["action"]] = action.to(vector.dtype) @ table
-    full[:, FIELDS["command"].start :] = vector[:, VECTOR_SIZE:]
-    return full.index_copy(1, seen_columns(vector.device), seen.to(full.dtype))
+    full[:, FIELDS["command"].start : EGO_SIZE] = vector[:, VECTOR_SIZE:]
+    return full.index_copy(1, seen_columns(vector.device, gaps), seen.to(full.dtype))
 
 
-def seen_columns(device: torch.device) -> Tensor:
-    """Where the fields that an agent has to see stand in the ego vector."""
+def seen_columns(device: torch.device, gaps: int = 0) -> Tensor:
+    """Where what an agent has to see stands in the ego vector with its gaps."""
     columns = [column for name in SEEN_FIELDS for column in range(FIELDS[name].start, FIELDS[name].stop)]
-    return torch.tensor(columns, device=device)
+    return torch.tensor([*columns, *range(EGO_SIZE, EGO_SIZE + gaps)], device=device)
 
 
 class RawModel(nn.Module):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from agent.ego_vector import SEEN_SIZE
 from agent.ego_vector import VECTOR_SIZE as EGO_SIZE
-from agent.model.raw_model import Sight
+from agent.model.raw_model import Sight, seen_columns
 from tests.training.raw import batch_for, config_for, teacher
 from training.raw.arms import ARMS, FULL, ArmError, arms_of
 from training.raw.config import GuidanceConfig, RawConfig, RawRunConfig
@@ -188,12 +189,20 @@ def test_whose_heads_the_policy_asks(name: str, guided: bool) -> None:
     assert (abs(float(metrics["imagined_reward"]) - told) > 1.0) is guided
 
 
-def test_the_teacher_may_see_more_than_the_agent() -> None:
-    guide = teacher(vector=EGO_SIZE + 5)
+def test_the_gaps_of_the_teacher_have_to_be_seen() -> None:
+    guide = teacher(gaps=5)
     config = config_for(guide)
     learner = RawLearner(config, guide, seed=3)
     assert guide.world_model.encoder.vector is not None
     ours, theirs = learner.model.neck.vector[0].weight, guide.world_model.encoder.vector[0].weight
-    assert ours.shape[1] == EGO_SIZE and torch.equal(ours, theirs[:, :EGO_SIZE])
-    metrics, _ = learner.update(batch_for(config))
-    assert all(bool(torch.isfinite(value)) for value in metrics.values())
+    assert ours.shape[1] == EGO_SIZE + 5 and torch.equal(ours, theirs)
+    batch = batch_for(config)
+    with torch.no_grad():
+        learner.model.neck.seen[-1].weight.zero_()
+        learner.model.neck.seen[-1].bias.zero_()
+    seen = learner.model.loss(guide.world_model, batch).terms["seen"]
+    learner.update(batch)
+    assert batch.vector is not None
+    truth = batch.vector[..., seen_columns(batch.vector.device, gaps=5)]
+    assert truth.shape[-1] == SEEN_SIZE + 5 and torch.equal(truth[..., -5:], batch.vector[..., EGO_SIZE:])
+    torch.testing.assert_close(seen, truth.square().sum(-1).mean())

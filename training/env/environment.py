@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import carla
@@ -68,7 +68,7 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
             raise ValueError(f"render_mode {render_mode!r} is not known; take 'rgb_array' or None")
         self.config = config
         self.render_mode = render_mode
-        self.observation_space: spaces.Space[Any] = observation_space(config.size_px)
+        self.observation_space: spaces.Space[Any] = observation_space(config.size_px, gaps=config.gaps)
         self.action_space = spaces.Discrete(len(ACTIONS))
         self.scheduler = RouteScheduler(routes, config.scheduler, self.np_random)
         self.servers = Servers(config, render=self.needs_cameras)
@@ -232,6 +232,8 @@ class Drive:
         self.episode = episode
         self.counted = counted
         """Whether the outcome goes to the scheduler."""
+        self.taps: list[Callable[[carla.VehicleControl], None]] = []
+        """Called after every tick with the control that led to it, the view up to date."""
         self._config = config
         episode.start()
         if config.light_times_s is not None:
@@ -242,17 +244,25 @@ class Drive:
         self._expert = ExpertDriver(ExpertConfig(max_speed_mps=EXPERT_MPS)) if config.expert else None
         self._standing_s = 0.0
         self._lon_accel_mps2 = 0.0
-        self.scene: Scene = self.view.scene(ways=False)
+        self._ways = config.gaps or config.expert
+        self.scene: Scene = self.look()
         """After the last decision."""
         self._arc_m, _ = place_on_route(self.scene)
 
+    def look(self) -> Scene:
+        """The scene now; the lanes of others are looked up where somebody needs them."""
+        return self.view.scene(ways=self._ways)
+
     def observation(self) -> Observation:
         """What the policy sees now."""
-        return observe(self.view, self.scene, self._action, self._config.size_px)
+        return observe(self.view, self.scene, self._action, self._config.size_px, gaps=self._config.gaps)
 
     def tick(self, control: carla.VehicleControl) -> bool:
         """A twentieth of a second; False when the route is over. Raises: EpisodeError."""
-        return self._ride.step(control)
+        goes_on = self._ride.step(control)
+        for tap in self.taps:
+            tap(control)
+        return goes_on
 
     def decide(self, action: int) -> Decision:
         """Hold an action for a tenth of a second. Raises: EpisodeError."""
@@ -263,7 +273,7 @@ class Drive:
             offence = self._offence()
             if over or offence is not None or self.episode.criteria.completion.reached:
                 break
-        before, self.scene = self.scene, self.view.scene(ways=False)
+        before, self.scene = self.scene, self.look()
         standing = abs(self.scene.speed_mps) < self._config.ends.standing_mps
         self._standing_s = self._standing_s + DECISION_S if standing else 0.0
         previous, self._action = self._action, action
@@ -279,7 +289,7 @@ class Drive:
             "completion_percent": float(self.episode.criteria.completion.percent),
         }
         if self._expert is not None:
-            info["expert_action"] = int(self._expert.decide(self.view.scene()).action)
+            info["expert_action"] = int(self._expert.decide(self.scene).action)
         return info
 
     def _judge(self, before: Scene, previous: int, offence: Infraction | None, over: bool) -> Decision:

@@ -66,7 +66,7 @@ logger = logging.getLogger(__name__)
 def configured(config: PrivilegedConfig, run: RunConfig) -> PrivilegedConfig:
     """The preset with the run's own choices."""
     world = config.world_model
-    world = replace(world, observation=replace(world.observation, vector=run.vector_size))
+    world = replace(world, observation=replace(world.observation, vector=run.vector_size, gaps=run.gap_size))
     replay = config.replay
     if run.segment_steps is not None:
         replay = replace(replay, segment_steps=run.segment_steps)

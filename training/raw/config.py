@@ -133,6 +133,7 @@ def fitting_model(world: WorldModelConfig, policy: ActorCriticConfig, encoder: E
         ahead_m=bev.EGO_ROW_PX / bev.PIXELS_PER_M,
         vector_units=world.heads.units if observation.vector else 0,
         vector_layers=vision.vector_layers,
+        gaps=observation.gaps,
     )
     actor = RawActorConfig(units=policy.units, layers=policy.layers, unimix=policy.actor_unimix)
     return RawModelConfig(encoder=encoder, neck=neck, rssm=world.rssm, actor=actor)

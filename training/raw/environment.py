@@ -84,7 +84,7 @@ class SensingDrive(Drive):
             self.tick(control_of(COAST))
         except SensorTimeout as error:
             raise EpisodeError(FAILURE_SIMULATION, str(error)) from error
-        self.scene = self.view.scene(ways=False)
+        self.scene = self.look()
 
     def tick(self, control: carla.VehicleControl) -> bool:
         """A twentieth of a second; False when the route is over. Raises: EpisodeError."""

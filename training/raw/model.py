@@ -70,7 +70,7 @@ class RawWorldModel(nn.Module):
     def begin_with(self, teacher: WorldModel) -> None:
         """Take over the privileged weights that the configuration wants. Source: Raw2Drive, Figure 4."""
         if teacher.encoder.vector is not None:
-            take_inputs(self.neck.vector, teacher.encoder.vector)
+            self.neck.vector.load_state_dict(teacher.encoder.vector.state_dict())
         if self.rssm is not None and self.config.rssm_start == "copy":
             self.rssm.load_state_dict(teacher.rssm.state_dict())
         if self.decoder is not None and self.config.decoder_start == "copy":
@@ -216,7 +216,7 @@ class RawWorldModel(nn.Module):
         """Squared error of what has to be seen, summed over the numbers."""
         if batch.vector is None:
             return sight.seen.new_zeros(())
-        truth = batch.vector.index_select(-1, seen_columns(batch.vector.device))
+        truth = batch.vector.index_select(-1, seen_columns(batch.vector.device, self.config.model.neck.gaps))
         return (sight.seen - truth).square().sum(-1).mean()
 
     def _head_losses(
@@ -233,15 +233,6 @@ class RawWorldModel(nn.Module):
             logits = full_precision(self.continue_head(seen)[..., 0])
             losses["continuation"] = binary_loss(logits, teacher.continue_target(batch)).mean()
         return losses
-
-
-@torch.no_grad()
-def take_inputs(ours: nn.Sequential, theirs: nn.Sequential) -> None:
-    """Copy hidden layers whose input may be narrower here: what stands behind ours in theirs is not seen."""
-    state = dict(theirs.state_dict())
-    name = next(name for name, value in state.items() if value.dim() == 2)
-    state[name] = state[name][:, : ours.state_dict()[name].shape[1]]
-    ours.load_state_dict(state)
 
 
 def _image_encoder(config: EncoderConfig, generator: torch.Generator | None) -> ImageEncoder:

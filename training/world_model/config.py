@@ -25,6 +25,8 @@ class ObservationConfig:
     """Masks per pixel, the bits of a word."""
     vector: int = 0
     """Width of the ego vector; 0 for masks alone."""
+    gaps: int = 0
+    """How many of its numbers, the last ones, are gaps between the ego and others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +82,8 @@ class LossConfig:
     """beta_pred, on masks and vector."""
     vector: float = 1.0
     """Of the vector's squared error relative to the masks' loss, which is a sum over far more numbers."""
+    gaps: float = 1.0
+    """Of the gaps' squared error relative to the rest of the vector."""
     reward: float = 1.0
     """beta_pred, on the reward."""
     continuation: float = 1.0
@@ -124,6 +128,11 @@ class WorldModelConfig:
 
     def __post_init__(self) -> None:
         size, vision = self.observation.size_px, self.vision
+        if not 0 <= self.observation.gaps <= self.observation.vector:
+            raise ValueError(
+                "observation.gaps must lie between 0 and observation.vector, got "
+                f"{self.observation.gaps} of {self.observation.vector}"
+            )
         if not self.rssm.action_input:
             raise ValueError("rssm.action_input must be on: a policy is trained inside this model")
         if self.observation.channels > 63:

@@ -190,6 +190,7 @@ class Decoder(nn.Module):
 
     table: Tensor
     weight: Tensor | None
+    vector_weight: Tensor
 
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
@@ -209,6 +210,9 @@ class Decoder(nn.Module):
         self._workspace = Workspace()
         self.register_buffer("table", byte_table(), persistent=False)
         self.register_buffer("weight", self._pixel_weight(config), persistent=False)
+        vector_weight = torch.ones(config.observation.vector)
+        vector_weight[config.observation.vector - config.observation.gaps :] = config.loss.gaps
+        self.register_buffer("vector_weight", vector_weight, persistent=False)
 
     @staticmethod
     def _pixel_weight(config: WorldModelConfig) -> Tensor | None:
@@ -257,10 +261,10 @@ class Decoder(nn.Module):
         return loss.sum()
 
     def vector_loss(self, features: Float[Tensor, "n f"], vector: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
-        """Squared error in symlog space, summed over the entries; 0 for a model without vector."""
+        """Weighted squared error in symlog space, summed over the entries; 0 for a model without vector."""
         if self.vector is None:
             return features.new_zeros(features.shape[0])
-        return (full_precision(self.vector(features)) - symlog(vector)).square().sum(-1)
+        return ((full_precision(self.vector(features)) - symlog(vector)).square() * self.vector_weight).sum(-1)
 
     @torch.no_grad()
     def probabilities(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n channels h w"]:
