@@ -12,6 +12,7 @@ from typing import Final
 from simulator import blueprints
 from simulator.actors import Actor, Kind, Pose, VehicleControl, WalkerControl
 from simulator.calls import Calls, without_effect
+from simulator.recorder_calls import RecorderCalls
 from simulator.refused import refuse_the_rest
 from simulator.rpc import CallError, Registry, Reply, failure, success
 from simulator.scene_calls import SceneCalls
@@ -33,7 +34,7 @@ EVERY_DOOR: Final = (1 << ALL_DOORS) - 1
 
 def register(registry: Registry, session: Session) -> None:
     """Add every supported call to the registry."""
-    for calls in (_Session, _Actors, _Vehicles, _Walkers, _Lights, SceneCalls, _TrafficManagers):
+    for calls in (_Session, _Actors, _Vehicles, _Walkers, _Lights, SceneCalls, RecorderCalls, _TrafficManagers):
         calls(session).register(registry)
     _Batch(session, registry).register(registry)
     refuse_the_rest(registry)

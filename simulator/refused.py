@@ -6,7 +6,7 @@ from typing import Final
 
 from simulator.rpc import Registry, Reply
 
-_RECORDER: Final = "there is no recorder; log from the client instead"
+_REPLAY: Final = "recordings are written here and replayed by a CARLA"
 _TEXTURES: Final = "the scenery has no textures of its own"
 _GBUFFERS: Final = "pictures are not drawn by Unreal Engine"
 _PHYSICS: Final = "vehicles move by this server's own dynamics"
@@ -14,11 +14,7 @@ _ROS: Final = "there is no ROS bridge inside the server; run one as a client"
 _OBJECTS: Final = "what stands in a town cannot be hidden"
 
 REFUSED: Final[dict[str, tuple[Reply, str]]] = {
-    "start_recorder": (Reply.VALUE, _RECORDER),
-    "show_recorder_file_info": (Reply.VALUE, _RECORDER),
-    "show_recorder_collisions": (Reply.VALUE, _RECORDER),
-    "show_recorder_actors_blocked": (Reply.VALUE, _RECORDER),
-    "replay_file": (Reply.VALUE, _RECORDER),
+    "replay_file": (Reply.VALUE, _REPLAY),
     "apply_color_texture_to_objects": (Reply.VOID, _TEXTURES),
     "apply_float_color_texture_to_objects": (Reply.VOID, _TEXTURES),
     "get_gbuffer_token": (Reply.VALUE, _GBUFFERS),

@@ -28,7 +28,7 @@ class SceneCalls(Calls):
 
     def voids(self) -> dict[str, Callable]:
         names = """update_lights_state update_day_night_cycle draw_debug_shape clear_debug_shape clear_debug_string
-            set_annotations_traverse_translucency stop_recorder stop_replayer set_replayer_time_factor
+            set_annotations_traverse_translucency stop_replayer set_replayer_time_factor
             set_replayer_ignore_hero set_replayer_ignore_spectator"""
         return dict.fromkeys(names.split(), without_effect)
 

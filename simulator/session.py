@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from simulator import dynamics, snapshot, wire
 from simulator.actors import Actor, Kind
+from simulator.recorder import Recorder
 from simulator.rpc import CallError
 from simulator.sensors import SensorSuite
 from simulator.streams import StreamHub
 from simulator.towns.town import TownError, load_town, town_from_text
-from simulator.world import World
+from simulator.world import Collision, World
 
 if TYPE_CHECKING:
     from simulator.server import ServerConfig
@@ -58,6 +59,8 @@ class Session:
         self.traffic_managers: dict[int, str] = {}
         self.caller: object | None = None
         """The connection whose call is being carried out"""
+        self.recorder: Recorder | None = None
+        """What records the present world, if anything does"""
         self._sensor_owners: dict[int, object | None] = {}
         self.opendrive_upload: str | None = None
         self._stream_port = stream_port
@@ -102,6 +105,7 @@ class Session:
         self.after_reply()
 
     def close(self) -> None:
+        self.stop_recorder()
         self.sensors.close()
 
     def _take_actor_id(self) -> int:
@@ -146,7 +150,27 @@ class Session:
         # The state leaves before any sensor data: a client that waits for it may hold the lock its sensors need.
         self.hub.publish_world_state(header.pack() + self.world.actors.message_body())
         self._sensors_due = True
+        self._record(dt_s, collisions)
         return self.frame
+
+    def _record(self, dt_s: float, collisions: list[Collision]) -> None:
+        if self.recorder is None:
+            return
+        try:
+            self.recorder.write(dt_s, collisions)
+        except OSError as error:
+            log.error("%s: the recording ends here: %s", self.recorder.path, error)
+            self.stop_recorder()
+            return
+        if self.recorder.full:
+            log.error("%s: the recording ends here: it is as large as one may be", self.recorder.path)
+            self.stop_recorder()
+
+    def stop_recorder(self) -> None:
+        """End the recording, if there is one."""
+        recorder, self.recorder = self.recorder, None
+        if recorder is not None:
+            recorder.close()
 
     def after_reply(self) -> None:
         """Measure and send what the sensors saw in the step just made."""
@@ -219,6 +243,7 @@ class Session:
         if self._pending_load is None:
             return
         (world, reset_settings), self._pending_load = self._pending_load, None
+        self.stop_recorder()
         if reset_settings:
             self.settings = default_settings()
         for actor in self.world.actors.of_kind(Kind.SENSOR):

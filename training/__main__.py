@@ -20,6 +20,8 @@ from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
 from training import ablate, bench, clone, collect, fit, latency, scenario_study
 from training.ablate_table import markdown as ablate_markdown
+from training.counterfactual import picture as futures_picture
+from training.counterfactual import recorder, synthesis
 from training.env import picture
 from training.evaluation import run as evaluation
 from training.evaluation.summary import markdown
@@ -28,12 +30,17 @@ from training.presets import Recipe, Size, preset
 from training.privileged import checkpoint, curves, dream, trainer
 from training.privileged.config import RunConfig, with_demonstrations
 from training.privileged.guard import FAILED, RunStoppedError
+from training.raw import confusion_figure, decoded_figure, loss_figure, record
 from training.raw import export as raw_export
-from training.raw import record
 from training.raw import trainer as raw_trainer
 from training.raw.arms import arms_of
 from training.raw.config import RawRunConfig
+from training.raw.load import load_learner
+from training.raw.recording import Recording
 from training.replay import SegmentError
+from training.risk import benchmark as risk_benchmark
+from training.risk import train as risk_train
+from training.risk.data import FutureSet
 
 INCOMPLETE = 1
 BAD_INPUT = 2
@@ -327,6 +334,45 @@ class Ablate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RawFigures:
+    """Draw the loss with and without rollout guidance, decoded masks beside the true ones, or what confuses the heads.
+
+    loss: --runs. decoded: --run-folder and --data. confusion: these two (a run of three_heads), and --parking.
+    """
+
+    figure: Literal["loss", "decoded", "confusion"]
+    """As in Raw2Drive's Figures 7, 8 and 9."""
+    out: Path
+    """Picture to write."""
+    runs: str = ""
+    """NAME=FOLDER of raw runs, separated by commas; a name with several folders is drawn as mean and range."""
+    run_folder: Path | None = None
+    """Folder of a raw run."""
+    data: Path | None = None
+    """Folder of `record-raw`."""
+    parking: Path | None = None
+    """Another one, recorded on routes with ParkingExit alone."""
+    rows: int = 4
+    """Rows of the picture (confusion: of each part)."""
+
+    def run(self) -> int:
+        """Exit code."""
+        if self.figure == "loss":
+            print(loss_figure.draw(loss_figure.runs_of(self.runs), self.out))
+            return 0
+        if self.run_folder is None or self.data is None or self.rows < 1:
+            raise ValueError(f"{self.figure} needs --run-folder and --data, and --rows of at least 1")
+        learner = load_learner(self.run_folder)
+        recording = Recording(self.data / "replay", learner.config)
+        if self.figure == "decoded":
+            print(decoded_figure.draw(learner, recording, self.out, self.rows))
+            return 0
+        parking = None if self.parking is None else Recording(self.parking / "replay", learner.config)
+        print(confusion_figure.draw(learner, recording, parking, self.out, self.rows))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportRaw:
     """Write a raw run's agent as a folder that `eval run` drives with."""
 
@@ -334,10 +380,13 @@ class ExportRaw:
     out: Path
     card: Path
     """Model card to include: what it was trained on and how it scores."""
+    decoder: bool = False
+    """Include the decoder of the masks: films and live view then show what the agent believes and imagines."""
 
     def run(self) -> int:
         """Exit code."""
-        print(raw_export.export(self.run_folder, self.out, self.card.read_text(encoding="utf-8")))
+        card = self.card.read_text(encoding="utf-8")
+        print(raw_export.export(self.run_folder, self.out, card, decoder=self.decoder))
         return 0
 
 
@@ -458,6 +507,85 @@ class DreamPicture:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class LogEpisodes:
+    """Log episodes on any CARLA server for counterfactual replay; drives that are logged already are kept."""
+
+    out: Path
+    """Folder of the logs."""
+    config: recorder.LogConfig = field(default_factory=recorder.LogConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        print(recorder.record(self.config, self.out))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counterfactual:
+    """Make futures with other ego motions from logged episodes, with masks and labels; files that exist are kept."""
+
+    logs: tuple[Path, ...]
+    """Folders of logs, as log-episodes writes them."""
+    out: Path
+    """Folder of the futures."""
+    config: tyro.conf.OmitArgPrefixes[synthesis.SynthesisConfig] = field(default_factory=synthesis.SynthesisConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        print(strict_json.dumps(synthesis.synthesise(self.logs, self.out, self.config), indent=2))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuturesPicture:
+    """Draw futures of logged episodes: all ways from a base state, and what would be seen on some of them."""
+
+    config: tyro.conf.OmitArgPrefixes[futures_picture.FuturesPictureConfig]
+
+    def run(self) -> int:
+        """Exit code."""
+        print(futures_picture.draw(self.config))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Risk:
+    """Train the arms of the impartial world model on futures; models that exist are kept."""
+
+    futures: tuple[Path, ...]
+    """Folders of futures, as counterfactual writes them."""
+    out: Path
+    """Folder of the run; each arm and seed has its model in it."""
+    config: risk_train.RiskTrainConfig = field(default_factory=risk_train.RiskTrainConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        for folder in risk_train.train(self.config, FutureSet.read(self.futures), self.out):
+            print(folder)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RiskBench:
+    """Measure how honest models are about danger, on futures in towns that they have not seen."""
+
+    futures: tuple[Path, ...]
+    """Folders of futures."""
+    models: tuple[Path, ...]
+    """Folders of models."""
+    out: Path
+    """Folder for risk_bench.json and risk_bench.md."""
+    config: tyro.conf.OmitArgPrefixes[risk_benchmark.BenchmarkConfig] = field(
+        default_factory=risk_benchmark.BenchmarkConfig
+    )
+
+    def run(self) -> int:
+        """Exit code."""
+        print(risk_benchmark.table(risk_benchmark.run(self.futures, self.models, self.out, self.config)))
+        return 0
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Clone, tyro.conf.subcommand("clone")]
@@ -468,6 +596,7 @@ Command = (
     | Annotated[Raw, tyro.conf.subcommand("raw")]
     | Annotated[RecordRaw, tyro.conf.subcommand("record-raw")]
     | Annotated[Ablate, tyro.conf.subcommand("ablate")]
+    | Annotated[RawFigures, tyro.conf.subcommand("raw-figures")]
     | Annotated[ExportRaw, tyro.conf.subcommand("export-raw")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Picture, tyro.conf.subcommand("picture")]
@@ -475,6 +604,11 @@ Command = (
     | Annotated[Curves, tyro.conf.subcommand("curves")]
     | Annotated[Fit, tyro.conf.subcommand("fit")]
     | Annotated[DreamPicture, tyro.conf.subcommand("dream")]
+    | Annotated[LogEpisodes, tyro.conf.subcommand("log-episodes")]
+    | Annotated[Counterfactual, tyro.conf.subcommand("counterfactual")]
+    | Annotated[FuturesPicture, tyro.conf.subcommand("futures-picture")]
+    | Annotated[Risk, tyro.conf.subcommand("risk")]
+    | Annotated[RiskBench, tyro.conf.subcommand("risk-bench")]
 )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from eval.metrics.records import read_runs
-from eval.metrics.statistics import Interval, Ratio, bootstrap
+from eval.metrics.statistics import Interval, Ratio, bootstrap, wilson_interval
 from eval.results import STATUS_SIMULATION_CRASHED, ResultsError
 from eval.scoring import succeeded
 from training.raw.arms import FULL, Arm
@@ -125,12 +125,19 @@ def _closed_loop(driven: Sequence[Outcome]) -> dict[str, Any]:
         "drives": sum(len(outcome.drives or {}) for outcome in driven),
         "seeds": [outcome.seed for outcome in driven],
         **{name: _mean(tables, name) for name in (SCORE, SUCCESS)},
-        "interval_95": {name: _listed(intervals[name]) for name in (SCORE, SUCCESS)},
+        "interval_95": {SCORE: _listed(intervals[SCORE]), SUCCESS: _success_interval(driven, intervals[SUCCESS])},
         "per_seed": {
             str(outcome.seed): float(np.mean([score for score, _ in (outcome.drives or {}).values()]))
             for outcome in driven
         },
     }
+
+
+def _success_interval(driven: Sequence[Outcome], resampled: Interval | None) -> list[float]:
+    """The wider of the bootstrap, which knows nothing of drives that never succeeded, and Wilson's over all drives."""
+    successes = [success > 0.0 for outcome in driven for _, success in (outcome.drives or {}).values()]
+    low, high = (100.0 * end for end in wilson_interval(sum(successes), len(successes)))
+    return [low, high] if resampled is None else [min(low, resampled[0]), max(high, resampled[1])]
 
 
 def _difference(driven: Sequence[Outcome], full: Sequence[Outcome]) -> dict[str, Any] | None:
@@ -218,7 +225,7 @@ def _closed_loop_table(summary: Mapping[str, Any]) -> list[str]:
         lines += [
             f"{NOT_CARLA} {summary['routes']} routes of {summary['routes_file']}, {summary['repetitions']} "
             f"repetitions, {summary['traffic']} cars of background traffic{cut}. 95 % intervals: bootstrap over routes "
-            "and runs.",
+            "and runs, for SR Wilson's over the drives where that is wider.",
             "",
         ]
     lines += [

@@ -290,6 +290,11 @@ def load_static_map(carla_map: carla.Map) -> StaticMap:
     return static
 
 
+def road_or_shoulder(bits: UInt8[np.ndarray, "*shape"]) -> np.ndarray:
+    """Where a static map's bits show a driving lane, a shoulder or a parking strip."""
+    return (bits & (_MAP_ROAD | _MAP_SHOULDER)) != 0
+
+
 def _same_way_extent(waypoint: carla.Waypoint, *, left: bool) -> float:
     """Distance from the waypoint to the outer edge of the lanes of its direction on one side."""
     extent = 0.5 * waypoint.lane_width

@@ -209,7 +209,7 @@ def _sparing(config: PrivilegedConfig) -> PrivilegedConfig:
         channel_weights=tuple(weights),
         decode_share=0.125,
     )
-    loss = replace(world.loss, reconstruction=0.3, vector=250.0, reward=15.0, continuation=40.0)
+    loss = replace(world.loss, reconstruction=0.15, vector=2000.0, reward=15.0, continuation=40.0)
     discount = replace(world.discount, horizon_steps=100.0)
     starts = 0 if config.policy.replay_critic else 64
     return replace(

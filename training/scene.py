@@ -107,6 +107,22 @@ class LaneWays:
         return self._known[piece]
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Who is in view at a tick, and what the lights show, as they are painted."""
+
+    ids: np.ndarray
+    """(n,) actor ids."""
+    rows: np.ndarray
+    """(n, 8): x, y, yaw, velocity x, velocity y, yaw rate, half length, half width."""
+    channels: np.ndarray
+    """(n,) first BEV channel of each."""
+    signal_boxes: np.ndarray
+    """(s, 5) all stop lines of the town: x, y, yaw, half length, half width."""
+    signal_channels: np.ndarray
+    """(s,) first BEV channel of each; -1: not shown."""
+
+
 class PrivilegedView:
     """Follows one episode tick by tick; gives the expert's scene and the BEV words at any tick."""
 
@@ -139,6 +155,8 @@ class PrivilegedView:
         """Actor ids of the stop signs at which the ego has stopped: no longer drawn, nor in the way."""
         self._stood_since: dict[int, int] = {}
         self._heights_m = np.empty(0)
+        self._near = np.empty(0, bool)
+        self._near_channels = np.empty(0, np.int64)
         self._ticks = 0
 
     def refresh_actors(self) -> None:
@@ -223,6 +241,12 @@ class PrivilegedView:
                 ways[k] = self._ways.ahead_of(row[:3], float(heights_m[k]))
         return ways
 
+    def seen(self) -> Seen:
+        """Who is in view now."""
+        ids = np.array([body.actor.id for body in self._bodies], np.int64)[self._near]
+        rows = np.concatenate([self._rows[self._near], self._half_sizes_m[self._near]], 1)
+        return Seen(ids, rows, self._near_channels, self._signal_boxes, self._signal_channels)
+
     def words(self) -> np.ndarray:
         """BEV words (128, 128) around the ego now."""
         slices = [self._log[min(age * TICKS_PER_SLICE, len(self._log) - 1)] for age in range(len(bev.HISTORY_S))]
@@ -252,6 +276,7 @@ class PrivilegedView:
         for k, index in enumerate(np.flatnonzero(near)):
             if channels[k] == bev.EMERGENCY and _kind_now(self._bodies[index]) is Kind.VEHICLE:
                 channels[k] = bev.VEHICLE  # nobody need make way for it
+        self._near, self._near_channels = near, channels
         channels = np.concatenate([channels, self._signal_channels[shown]])
         return np.concatenate([boxes, self._signal_boxes[shown]]), channels
 

@@ -7,6 +7,7 @@ Source: Raw2Drive, sections 3.2 and 3.3.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,8 +22,9 @@ from agent.ego_vector import VECTOR_SIZE as EGO_SIZE
 from agent.model.driving_model import ModelInput, ModelState, route_raster, small_encoder
 from agent.model.heads import ConvNormAct, NormAct
 from agent.model.image_encoder import EncoderConfig, ImageEncoder
+from agent.model.mask_decoder import SHOWN_MASKS, MaskDecoderConfig, PatchMasks
 from agent.model.recurrent import NormKind, hidden_layers, norm_act
-from agent.model.rssm import Rssm, RssmConfig, unimix_log_probs
+from agent.model.rssm import LatentState, Rssm, RssmConfig, unimix_log_probs
 from agent.route import ROUTE_POINTS, VECTOR_SIZE
 
 CANVAS_PER_CELL = 8
@@ -73,6 +75,8 @@ class RawModelConfig:
     neck: RawNeckConfig = field(default_factory=RawNeckConfig)
     rssm: RssmConfig = field(default_factory=lambda: RssmConfig(action_input=True))
     actor: RawActorConfig = field(default_factory=RawActorConfig)
+    decoder: MaskDecoderConfig | None = None
+    """For showing what the agent believes and imagines; None: it drives without."""
 
     def __post_init__(self) -> None:
         if not self.rssm.action_input:
@@ -227,6 +231,9 @@ class RawModel(nn.Module):
         actor = config.actor
         hidden = hidden_layers(config.rssm.deter + config.rssm.stoch, actor.units, actor.layers, config.norm)
         self.actor = nn.Sequential(*hidden, nn.Linear(actor.units, config.rssm.actions))
+        self.decoder = None
+        if config.decoder is not None:
+            self.decoder = PatchMasks(config.rssm.deter + config.rssm.stoch, config.decoder, config.norm)
 
     def initial(self, batch: int) -> ModelState:
         """State before the first decision."""
@@ -268,3 +275,31 @@ class RawModel(nn.Module):
         )
         logits = unimix_log_probs(self.actor(latent.features()), self.config.actor.unimix)
         return logits, ModelState(latent, memory, torch.ones_like(state.has_memory))
+
+    @torch.no_grad()
+    def imagine(self, latent: LatentState, action: int, steps: int) -> list[LatentState]:
+        """The likeliest states behind this one when the action and then the likeliest ones of the policy are taken."""
+        actions = self.config.rssm.actions
+        states: list[LatentState] = []
+        for _ in range(steps):
+            taken = F.one_hot(torch.tensor([action], device=latent.deter.device), actions).float()
+            latent = self.rssm.imagine_step(latent, taken, mode=True)
+            states.append(latent)
+            action = int(self.actor(latent.features()).argmax(-1)[0])
+        return states
+
+    @torch.no_grad()
+    def shown_masks(self, latents: Sequence[LatentState]) -> Float[Tensor, "n masks rows columns"]:
+        """Probabilities of `SHOWN_MASKS` in states (batches of one), where the image encoder looks: row 0 at the rear.
+
+        Raises: ValueError for an agent without a decoder.
+        """
+        if self.decoder is None or self.config.decoder is None:
+            raise ValueError("this agent has no decoder; export it with one")
+        masks = self.decoder(torch.cat([latent.features() for latent in latents]))
+        shown = torch.stack([masks[:, list(channels)].amax(1) for channels in SHOWN_MASKS.values()], 1)
+        neck, (right_min, rear, _, right_max, front, _) = self.config.neck, self.config.encoder.bev_range_m
+        per_m = self.config.decoder.size_px / neck.window_m
+        top, bottom = (round((neck.ahead_m - ahead_m) * per_m) for ahead_m in (front, rear))
+        left, right = (round((0.5 * neck.window_m + right_m) * per_m) for right_m in (right_min, right_max))
+        return shown[:, :, top:bottom, left:right].flip(2)

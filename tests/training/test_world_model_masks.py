@@ -5,14 +5,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from agent.model.mask_decoder import join_patches, padded_channels, split2
 from tests.training.privileged import debug_config, random_batch
 from training.bev import unpack as unpack_words
 from training.presets import preset
 from training.world_model.decoder import Decoder, FusedLastLayer
 from training.world_model.distributions import symlog
 from training.world_model.encoder import PatchEncoder
-from training.world_model.layers import initialise, merge2, split2
-from training.world_model.masks import byte_table, cut_patches, join_patches, padded_channels, unpack
+from training.world_model.layers import initialise, merge2
+from training.world_model.masks import byte_table, cut_patches, unpack
 
 
 def random_words(seed: int, *shape: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import carla
@@ -232,6 +232,8 @@ class Drive:
         self.episode = episode
         self.counted = counted
         """Whether the outcome goes to the scheduler."""
+        self.taps: list[Callable[[carla.VehicleControl], None]] = []
+        """Called after every tick with the control that led to it, the view up to date."""
         self._config = config
         episode.start()
         if config.light_times_s is not None:
@@ -257,7 +259,10 @@ class Drive:
 
     def tick(self, control: carla.VehicleControl) -> bool:
         """A twentieth of a second; False when the route is over. Raises: EpisodeError."""
-        return self._ride.step(control)
+        goes_on = self._ride.step(control)
+        for tap in self.taps:
+            tap(control)
+        return goes_on
 
     def decide(self, action: int) -> Decision:
         """Hold an action for a tenth of a second. Raises: EpisodeError."""

@@ -5,11 +5,12 @@ Source: Raw2Drive, sections 3.2 and 3.3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from agent.model.driving_model import ModelInput
@@ -63,6 +64,7 @@ class RawWorldModel(nn.Module):
                 initialise(module, world.norm, generator)
         if self.reward_head is not None:
             scale_last(self.reward_head, 0.0)
+        self.train()
 
     @torch.no_grad()
     def begin_with(self, teacher: WorldModel) -> None:
@@ -74,17 +76,29 @@ class RawWorldModel(nn.Module):
         if self.decoder is not None and self.config.decoder_start == "copy":
             self.decoder.load_state_dict(teacher.decoder.state_dict())
 
+    def train(self, mode: bool = True) -> RawWorldModel:
+        """Training mode. Where only some images teach, batch norms keep their statistics: all are seen alike."""
+        super().train(mode)
+        if self.config.image_gradients < 1.0:
+            for module in self.encoder.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
     def recurrence(self, teacher: WorldModel) -> Rssm:
         """The raw RSSM, which is the privileged one where they are tied."""
         return teacher.rssm if self.rssm is None else self.rssm
 
-    def see(self, sensors: ModelInput, actions: Float[Tensor, "b t a"]) -> Sight:
+    def see(
+        self, sensors: ModelInput, actions: Float[Tensor, "b t a"], generator: torch.Generator | None = None
+    ) -> Sight:
         """e_t and what had to be seen for it, leading axes (b, t); actions[:, t] was taken before observation t.
 
-        The BEV memory runs through the windows; each begins without one.
+        The BEV memory runs through the windows; each begins without one. generator: draws the images to learn from.
         """
         b, t = sensors.first.shape
-        levels = [level.unflatten(0, (b, t)) for level in self.encoder.features(sensors.images.flatten(0, 1))]
+        features = self._image_features(sensors.images.flatten(0, 1), generator)
+        levels = [level.unflatten(0, (b, t)) for level in features]
         grid = self.config.model.encoder.grid
         memory = levels[0].new_zeros(b, grid.cells, self.config.model.encoder.embed_dims)
         has_memory = torch.zeros_like(sensors.first[:, 0])
@@ -104,6 +118,22 @@ class RawWorldModel(nn.Module):
         sight = self.neck(bev, sensors.route.flatten(0, 1), sensors.vector.flatten(0, 1), known)
         return Sight(sight.embed.float().unflatten(0, (b, t)), sight.seen.unflatten(0, (b, t)))
 
+    def _image_features(
+        self, images: UInt8[Tensor, "n 6 3 h w"], generator: torch.Generator | None
+    ) -> list[Float[Tensor, "n 6 d rows columns"]]:
+        """Levels of the pyramid; a random share of the decisions carries gradients."""
+        count = math.ceil(self.config.image_gradients * len(images))
+        if count == len(images) or not torch.is_grad_enabled():
+            return self.encoder.features(images)
+        order = torch.rand(len(images), generator=generator, device=images.device).argsort()
+        chosen, others = order[:count], order[count:]
+        with torch.no_grad():
+            levels = self.encoder.features(images[others])
+        if count:
+            pairs = zip(self.encoder.features(images[chosen]), levels, strict=True)
+            levels = [torch.cat(pair) for pair in pairs]
+        return [level[order.argsort()] for level in levels]
+
     def loss(self, teacher: WorldModel, batch: Replayed, *, generator: torch.Generator | None = None) -> RawLoss:
         """Reconstruction of the masks, both KL terms and the guidance, L_raw.
 
@@ -115,7 +145,7 @@ class RawWorldModel(nn.Module):
         with torch.no_grad():
             vector = None if batch.vector is None else batch.vector.flatten(0, 1)
             target = teacher.encoder(batch.words.flatten(0, 1), vector).unflatten(0, batch.first.shape)
-        sight = self.see(batch.sensors, actions)
+        sight = self.see(batch.sensors, actions, generator)
         return self.loss_of(teacher, batch, sight, target, generator=generator)
 
     def loss_of(

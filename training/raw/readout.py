@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from agent.model.raw_model import Sight
 from agent.model.rssm import LatentState, Rssm, categorical_kl, one_hot_at, sample_index, uniform_noise
 from training import bev
 from training.raw.blind import BODIES, behind_others, outside, overlap
@@ -64,7 +65,9 @@ def read_out(learner: RawLearner, batches: Iterable[Replayed], *, seed: int = 0)
     generator = torch.Generator(device).manual_seed(seed)
     sums = _Sums()
     for batch in batches:
-        streams = _filtered(learner, batch, generator, sums)
+        seen = filtered(learner, batch, generator)
+        streams = seen.streams
+        _align(learner, seen, sums)
         _roll_out(learner, batch, streams, generator, sums)
         _decode(learner, batch, streams.raw.state, sums)
         ours = learner.policy.log_policy(streams.raw.state.features())
@@ -73,7 +76,18 @@ def read_out(learner: RawLearner, batches: Iterable[Replayed], *, seed: int = 0)
     return sums.means()
 
 
-def _filtered(learner: RawLearner, batch: Replayed, generator: torch.Generator, sums: _Sums) -> Streams:
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """Windows seen by both streams, on shared samples."""
+
+    sight: Sight
+    target: Float[Tensor, "b t e"]
+    """e_t of the privileged stream."""
+    streams: Streams
+
+
+def filtered(learner: RawLearner, batch: Replayed, generator: torch.Generator | None = None) -> Filtered:
+    """Filter windows in both streams. Raises: ValueError for windows without sensors."""
     model, teacher = learner.model, learner.teacher
     if batch.sensors is None:
         raise ValueError("the batch has no sensors; read the replay with its images")
@@ -82,12 +96,15 @@ def _filtered(learner: RawLearner, batch: Replayed, generator: torch.Generator, 
     target = teacher.encoder(batch.words.flatten(0, 1), vector).unflatten(0, batch.first.shape)
     sight = model.see(batch.sensors, actions)
     first = torch.cat([torch.ones_like(batch.first[:, :1]), batch.first[:, 1:]], 1)
-    streams = filter_both(
-        model.recurrence(teacher), teacher.rssm, sight.embed, target, first, actions, generator=generator
-    )
-    neck = learner.config.model.neck
-    cells, ego = embed_alignment(sight.embed, target, (neck.cells**2, neck.channels), spatial=True, temporal=True)
-    raw, privileged = streams.raw, streams.privileged
+    recurrence = model.recurrence(teacher)
+    streams = filter_both(recurrence, teacher.rssm, sight.embed, target, first, actions, generator=generator)
+    return Filtered(sight, target, streams)
+
+
+def _align(learner: RawLearner, seen: Filtered, sums: _Sums) -> None:
+    neck, raw, privileged = learner.config.model.neck, seen.streams.raw, seen.streams.privileged
+    size = (neck.cells**2, neck.channels)
+    cells, ego = embed_alignment(seen.sight.embed, seen.target, size, spatial=True, temporal=True)
     terms = {
         "embed": cells,
         "vector": ego,
@@ -96,7 +113,6 @@ def _filtered(learner: RawLearner, batch: Replayed, generator: torch.Generator, 
     }
     for name, value in terms.items():
         sums.add(name, value, 1.0)
-    return streams
 
 
 def _roll_out(learner: RawLearner, batch: Replayed, streams: Streams, generator: torch.Generator, sums: _Sums) -> None:

@@ -46,6 +46,7 @@ def configured(run: RawRunConfig, teacher: Path) -> RawConfig:
         decoder_start=run.decoder_start,
         policy_start=run.policy_start,
         fine_tuned=run.fine_tuned,
+        image_gradients=run.image_gradients,
     )
     replay = config.replay
     if run.segment_steps is not None:

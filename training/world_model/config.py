@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from agent.actions import ACTIONS
+from agent.model.mask_decoder import MIN_GRID_PX
 from agent.model.recurrent import NormKind
 from agent.model.rssm import RssmConfig
 from training.bev import CHANNELS
 from training.world_model.distributions import TwoHotSpace
 
 VisionKind = Literal["strided", "pooled", "patch"]
-MIN_GRID_PX = 4
-"""Side of the smallest feature map, as in DreamerV3."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,8 +82,8 @@ class LossConfig:
     """beta_pred, on masks and vector."""
     vector: float = 1.0
     """Of the vector's squared error relative to the masks' loss, which is a sum over far more numbers."""
-    gaps: float = 0.2
-    """Of the gaps' squared error relative to the rest of the vector: they jump where somebody appears."""
+    gaps: float = 1.0
+    """Of the gaps' squared error relative to the rest of the vector."""
     reward: float = 1.0
     """beta_pred, on the reward."""
     continuation: float = 1.0
