@@ -38,6 +38,9 @@ from training.raw.config import RawRunConfig
 from training.raw.load import load_learner
 from training.raw.recording import Recording
 from training.replay import SegmentError
+from training.risk import benchmark as risk_benchmark
+from training.risk import train as risk_train
+from training.risk.data import FutureSet
 
 INCOMPLETE = 1
 BAD_INPUT = 2
@@ -546,6 +549,43 @@ class FuturesPicture:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Risk:
+    """Train the arms of the impartial world model on futures; models that exist are kept."""
+
+    futures: tuple[Path, ...]
+    """Folders of futures, as counterfactual writes them."""
+    out: Path
+    """Folder of the run; each arm and seed has its model in it."""
+    config: risk_train.RiskTrainConfig = field(default_factory=risk_train.RiskTrainConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        for folder in risk_train.train(self.config, FutureSet.read(self.futures), self.out):
+            print(folder)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RiskBench:
+    """Measure how honest models are about danger, on futures in towns that they have not seen."""
+
+    futures: tuple[Path, ...]
+    """Folders of futures."""
+    models: tuple[Path, ...]
+    """Folders of models."""
+    out: Path
+    """Folder for risk_bench.json and risk_bench.md."""
+    config: tyro.conf.OmitArgPrefixes[risk_benchmark.BenchmarkConfig] = field(
+        default_factory=risk_benchmark.BenchmarkConfig
+    )
+
+    def run(self) -> int:
+        """Exit code."""
+        print(risk_benchmark.table(risk_benchmark.run(self.futures, self.models, self.out, self.config)))
+        return 0
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Clone, tyro.conf.subcommand("clone")]
@@ -567,6 +607,8 @@ Command = (
     | Annotated[LogEpisodes, tyro.conf.subcommand("log-episodes")]
     | Annotated[Counterfactual, tyro.conf.subcommand("counterfactual")]
     | Annotated[FuturesPicture, tyro.conf.subcommand("futures-picture")]
+    | Annotated[Risk, tyro.conf.subcommand("risk")]
+    | Annotated[RiskBench, tyro.conf.subcommand("risk-bench")]
 )
 
 

@@ -15,7 +15,16 @@ from training import bev
 from training.counterfactual.candidates import CandidateConfig, propose
 from training.counterfactual.motion import VehicleLimits, integrate, logged_motion, start_state
 from training.counterfactual.outcome import FutureKind, kinds, usable
-from training.counterfactual.replay import HORIZON_TICKS, NO, distance, idm_accel, make_scene, replay, separation
+from training.counterfactual.replay import (
+    CONTACT_M,
+    HORIZON_TICKS,
+    NO,
+    distance,
+    idm_accel,
+    make_scene,
+    replay,
+    separation,
+)
 from training.counterfactual.surface import PROBES_LONG, Surface, outside_share
 
 GROUND = open_ground()
@@ -141,14 +150,14 @@ def test_off_road_labels_turn_with_the_world() -> None:
 @settings(max_examples=30)
 @given(actors=st.lists(bodies, max_size=4), speed=st.floats(0, 12), accel=st.floats(-3, 3))
 def test_the_logged_motion_has_the_logged_outcome(actors, speed, accel) -> None:
-    """Nobody reacts, every box is where the log has it, and the first overlap is that of the logged boxes."""
+    """Nobody reacts, every box is where the log has it, and the first touch is that of the logged boxes."""
     log = road_log(actors, speed, accel)
     scene = make_scene(log, BASE)
     outcome = replay(scene, GROUND, logged_motion(log.ego[BASE : BASE + HORIZON_TICKS + 1])[None])
     logged = log.bodies[BASE : BASE + HORIZON_TICKS + 1].astype(np.float64)
     np.testing.assert_allclose(outcome.others[0], logged[..., :3], atol=1e-9)
     areas = [
-        [common_area(corners(log.ego[BASE + t], EGO_HALF), corners(row, row[6:8])) for row in logged[t]]
+        [common_area(corners(log.ego[BASE + t], EGO_HALF + CONTACT_M), corners(row, row[6:8])) for row in logged[t]]
         for t in range(HORIZON_TICKS + 1)
     ]
     touching = np.array(areas).reshape(HORIZON_TICKS + 1, len(actors)) > 1e-6
@@ -162,7 +171,9 @@ def _grazes(log, expected: int, found: int) -> bool:
     """Whether the two methods differ only in calling a touch of two edges an overlap."""
     tick = min(t for t in (expected, found) if t != NO)
     rows = log.bodies[BASE + tick].astype(np.float64)
-    return any(abs(separation(log.ego[BASE + tick], *EGO_HALF, row, row[6], row[7])) < 1e-5 for row in rows)
+    return any(
+        abs(separation(log.ego[BASE + tick], *(EGO_HALF + CONTACT_M), row, row[6], row[7])) < 1e-5 for row in rows
+    )
 
 
 def braking() -> np.ndarray:
@@ -239,7 +250,7 @@ def test_kinds_of_futures(actor: Body, kind: FutureKind) -> None:
 
 
 def test_time_and_speed_of_an_impact() -> None:
-    """8 m/s into a car that stands 20 m ahead: 15.2 m of free road, so 1.9 s; the progress ends there."""
+    """8 m/s into a car that stands 20 m ahead: 15.15 m of free road, so 1.9 s; the progress ends there."""
     log = road_log([Body(20.0, 0.0)])
     scene = make_scene(log, BASE)
     outcome = replay(scene, GROUND, scene.logged[None])

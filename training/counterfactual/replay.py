@@ -25,6 +25,9 @@ HORIZON_TICKS = 60
 """Length of a future: 3 s."""
 WAY_TICKS = 60
 """The ways of others are known so much longer, as far as the log goes; then they go straight on."""
+CONTACT_M = 0.05
+"""The ego's box is so much larger on every side where contacts are looked for: a simulator keeps bodies apart, so boxes
+that collide need not overlap at the end of a tick."""
 REACH_M = 12.0
 """Farther apart than this two middles the boxes are not compared."""
 FOLLOWING_MPS = 0.5
@@ -72,7 +75,7 @@ class Outcomes:
     """What comes of k motions. Ticks count from the base; NO: it does not happen."""
 
     contact_tick: Int64[np.ndarray, " k"]
-    """First tick at which ego and somebody overlap."""
+    """First tick at which ego and somebody touch."""
     partner: Int64[np.ndarray, " k"]
     """Index of the other."""
     impact_mps: Float64[np.ndarray, " k"]
@@ -179,6 +182,12 @@ def separation(a, ha, wa, b, hb, wb):  # pragma: no cover - compiled
     gap = max(gap, abs(dy * ca - dx * sa) - (wa + (hb * sine + wb * cosine)))
     gap = max(gap, abs(dx * cb + dy * sb) - (hb + (ha * cosine + wa * sine)))
     return max(gap, abs(dy * cb - dx * sb) - (wb + (ha * sine + wa * cosine)))
+
+
+@numba.njit(cache=True, nogil=True)
+def touching(ego, half, other, half_other):  # pragma: no cover - compiled
+    """Separation of an ego's enlarged box and another one: not positive where they are in contact."""
+    return separation(ego, half[0] + CONTACT_M, half[1] + CONTACT_M, other, half_other[0], half_other[1])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -308,7 +317,7 @@ def _contacts(motion, half, others, speeds, velocity, half_other, present, resul
             gap = distance(ego, half[0], half[1], other, half_other[t, i, 0], half_other[t, i, 1])
             if gap < result[4]:
                 result[4], result[5] = gap, t
-            if gap > 0.0:
+            if gap > 2.0 * CONTACT_M or touching(ego, half, other, half_other[t, i]) > 0.0:
                 continue
             vx, vy = velocity[t, i, 0], velocity[t, i, 1]
             if speeds[t, i] >= 0.0:

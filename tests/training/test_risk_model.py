@@ -1,0 +1,250 @@
+"""The impartial world model: arms, losses, geometry of its look-ups, what it learns, and the benchmark end to end."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agent.checkpoint import CheckpointError
+from tests.training.counterfactual import Body, road_log, road_map
+from training import bev
+from training.counterfactual import synthesis
+from training.counterfactual.candidates import Family
+from training.counterfactual.outcome import FutureKind
+from training.counterfactual.synthesis import SynthesisConfig, futures_of
+from training.risk import benchmark
+from training.risk.data import NEVER, PER_STATE, Arm, FutureSet, Sampler, balanced, step_of
+from training.risk.loss import bits, event_loss, impact_loss, losses
+from training.risk.model import Forecast, RiskConfig, RiskModel
+from training.risk.train import RiskTrainConfig, load_risk_model, train
+
+SMALL = RiskConfig(depth=8, features=4, units=16)
+
+
+def episode(k: int, town: str, latent: int = 0) -> synthesis.Futures:
+    """Futures of a drive along the road with a few others, placed by the number of the episode."""
+    place = np.random.default_rng(k)
+    bodies = [
+        Body(float(place.uniform(12, 40)), 0.0, speed=float(place.uniform(0, 6))),
+        Body(float(place.uniform(10, 25)), float(place.uniform(-12, -6)), math.pi / 2, 5.0),
+        Body(float(place.uniform(5, 30)), 4.5, half=(0.3, 0.3), channel=bev.WALKER),
+    ]
+    log = road_log(bodies, float(place.uniform(4, 10)))
+    log = replace(log, meta={**log.meta, "episode": f"{town}-{k}", "town": town})
+    if latent:
+        ticks = np.arange(0, log.ticks, 2, dtype=np.int32)
+        log = replace(log, latent=place.normal(size=(len(ticks), latent)).astype(np.float32), latent_tick=ticks)
+    return futures_of(log, road_map(), SynthesisConfig(every_s=0.25))
+
+
+@pytest.fixture(scope="module")
+def data() -> FutureSet:
+    return FutureSet([episode(k, "Road") for k in range(6)])
+
+
+def test_arms_draw_what_they_are_named_for(data: FutureSet) -> None:
+    """The same states in the same order for every arm with one seed; equally many futures."""
+    drawn = {}
+    for arm in Arm:
+        sampler = Sampler(data, arm, np.random.default_rng(0))
+        inputs, targets = sampler.draw(12)
+        assert targets.motion.shape == (12, PER_STATE, 12, 4) and inputs.words.shape == (12, 64, 64)
+        drawn[arm] = sampler
+    for arm, allowed in ((Arm.EXPERT, {Family.LOGGED}), (Arm.NOISE, {Family.LOGGED, Family.NOISE})):
+        sampler = drawn[arm]
+        rows = np.concatenate([sampler._futures(sampler._of[s]) for s in sampler._states])
+        assert set(data.family[rows]) == allowed
+    sampler = drawn[Arm.COUNTERFACTUAL]
+    rows = np.stack([sampler._futures(sampler._of[s]) for s in sampler._states])
+    assert (data.family[rows[:, 0]] == Family.LOGGED).all() and (data.family[rows[:, 1]] == Family.NOISE).all()
+    assert (data.family[rows[:, 2:]] > Family.NOISE).all()
+
+
+def test_shuffled_labels_are_those_of_the_same_state(data: FutureSet) -> None:
+    sampler = Sampler(data, Arm.SHUFFLED, np.random.default_rng(1))
+    plain = Sampler(data, Arm.COUNTERFACTUAL, np.random.default_rng(1))
+    _, shuffled = sampler.draw(30)
+    inputs, _ = plain.draw(30)
+    exchanged = 0
+    for b in range(30):
+        state = int(np.flatnonzero((data.words.view(np.int64) == inputs.words[b].numpy()).all((1, 2)))[0])
+        known = {float(value) for value in data.impact_mps[data.state == state]}
+        assert {float(value) for value in shuffled.impact_mps[b]} <= known
+        true = [
+            int(step_of(data.contact_s[np.flatnonzero((data.motion == row.numpy()).all((1, 2)))[:1]])[0])
+            for row in shuffled.motion[b]
+        ]
+        exchanged += true != shuffled.contact_step[b].tolist()
+    assert exchanged > 5
+
+
+def test_quarter_seconds() -> None:
+    np.testing.assert_array_equal(step_of(np.array([-1.0, 0.05, 0.25, 0.3, 3.0])), [NEVER, 0, 0, 1, 11])
+
+
+def test_event_loss_by_hand() -> None:
+    """With probability 1/2 in each quarter second: an event in the third costs 3 ln 2, none costs 12 ln 2."""
+    logits = torch.zeros(2, 12)
+    loss = event_loss(logits, torch.tensor([2, NEVER]))
+    assert loss.tolist() == pytest.approx([3 * math.log(2), 12 * math.log(2)])
+    later = logits.clone()
+    later[0, 3:] = 100.0
+    assert event_loss(later, torch.tensor([2, NEVER]))[0] == pytest.approx(3 * math.log(2)), (
+        "what comes after is not asked"
+    )
+
+
+def test_impact_loss_asks_only_at_contacts() -> None:
+    impact = torch.full((2, 12), 5.0)
+    assert impact_loss(impact, torch.tensor([NEVER, NEVER]), torch.tensor([9.0, 9.0])) == 0.0
+    assert impact_loss(impact, torch.tensor([4, NEVER]), torch.tensor([15.0, 0.0])) == pytest.approx(0.5)
+
+
+def test_probabilities_of_a_forecast() -> None:
+    """Two quarter seconds with 1/2, else nothing: 3/4; half of it has come in the first."""
+    logits = torch.full((1, 1, 12), -50.0)
+    logits[0, 0, [4, 7]] = 0.0
+    none = torch.full((1, 1, 12), -50.0)
+    forecast = Forecast(logits, none, none)
+    assert forecast.collision_probability().item() == pytest.approx(0.75)
+    assert forecast.failure_probability().item() == pytest.approx(0.75)
+    assert forecast.failure_s().item() == pytest.approx(4.5 * 0.25)
+    assert forecast.off_road_probability().item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("turn", "ahead", "left"), [(0.0, 10.0, 5.0), (math.pi / 2, 6.0, -4.0), (-0.7, 0.0, 0.0)])
+def test_a_candidate_looks_where_it_will_be(turn: float, ahead: float, left: float) -> None:
+    """Maps that hold their own cell's place in the ego frame: the decoder's frame shows the places around the pose."""
+    model = RiskModel(SMALL)
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    maps = torch.zeros(1, 12, 4, 32, 32)
+    maps[..., 0, :, :], maps[..., 1, :, :] = 45.0 - 2.0 * (rows + 0.5), 32.0 - 2.0 * (columns + 0.5)
+    motion = torch.zeros(1, 1, 12, 4)
+    motion[..., 0], motion[..., 1], motion[..., 2] = 4.0, 2.0, turn
+    model.decoder = torch.nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    shown = model.occupancy(maps, motion)[0, 0, 0]
+    row, column = round(24.0 - ahead - 0.5), round(16.0 - left - 0.5)
+    cell = (24.0 - row - 0.5, 16.0 - column - 0.5)
+    x = 4.0 + cell[0] * math.cos(turn) - cell[1] * math.sin(turn)
+    y = 2.0 + cell[0] * math.sin(turn) + cell[1] * math.cos(turn)
+    assert shown[0, row, column].item() == pytest.approx(x, abs=1e-4)
+    assert shown[1, row, column].item() == pytest.approx(y, abs=1e-4)
+
+
+def test_candidates_do_not_depend_on_each_other(data: FutureSet) -> None:
+    model = RiskModel(SMALL).eval()
+    inputs, targets = Sampler(data, Arm.COUNTERFACTUAL, np.random.default_rng(0)).draw(3)
+    maps = model.encode(inputs)
+    whole = model.foresee(maps, inputs.vector, targets.motion)
+    alone = model.foresee(maps, inputs.vector, targets.motion[:, 2:3])
+    torch.testing.assert_close(whole.collision[:, 2:3], alone.collision)
+    seen = model.occupancy(maps, targets.motion)
+    torch.testing.assert_close(seen[:, 2:3], model.occupancy(maps, targets.motion[:, 2:3]))
+    assert seen.shape == (3, PER_STATE, 6, 3, 32, 32) and bits(targets.occupancy).shape == seen.shape
+
+
+@pytest.mark.parametrize("source", ["masks", "latent"])
+def test_every_part_learns(source: str) -> None:
+    data = FutureSet([episode(0, "Road", latent=20)])
+    config = replace(SMALL, source=source, latent=20 if source == "latent" else 0)
+    model = RiskModel(config)
+    inputs, targets = Sampler(data, Arm.COUNTERFACTUAL, np.random.default_rng(0)).draw(4)
+    losses(model, inputs, targets, 2)["total"].backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+    assert sum(float(p.grad.abs().sum()) > 0 for p in model.parameters() if p.grad is not None) > 20
+
+
+def test_training_and_benchmark_end_to_end(tmp_path: Path) -> None:
+    """Trained a little on one road, measured on another one; models that exist are kept, tables are written."""
+    made = {"train": [episode(k, "Road") for k in range(2)], "test": [episode(k, "Street") for k in range(10, 12)]}
+    for name, parts in made.items():
+        for part in parts:
+            synthesis.save(part, tmp_path / name / f"{part.meta['episode']}{synthesis.SUFFIX}")
+    config = RiskTrainConfig(
+        arms=(Arm.EXPERT, Arm.NOISE, Arm.COUNTERFACTUAL), updates=25, states=1, model=SMALL, warmup_updates=5
+    )
+    data = FutureSet.read([tmp_path / "train"])
+    models = train(config, data, tmp_path / "run")
+    stamps = [(model / "model.safetensors").stat().st_mtime_ns for model in models]
+    assert train(config, data, tmp_path / "run") == models
+    assert [(model / "model.safetensors").stat().st_mtime_ns for model in models] == stamps
+    rows = [json.loads(line) for line in (tmp_path / "run" / "expert-0" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["update"] == 25 and rows[-1]["total"] > 0.0
+    bench = benchmark.BenchmarkConfig(per_kind=10, draws=5)
+    summary = benchmark.run([tmp_path / "test"], models, tmp_path / "bench", bench)
+    assert set(summary["models"]) == {"expert-0", "noise-0", "counterfactual-0"}
+    assert summary["comparison"]["verdict"] in ("replicated", "not replicated")
+    assert json.loads((tmp_path / "bench" / "risk_bench.json").read_text())["futures"] == summary["futures"]
+    table = (tmp_path / "bench" / "risk_bench.md").read_text()
+    assert "| counterfactual-0 |" in table and "not CARLA" in table and "Goal:" in table
+    with pytest.raises(ValueError, match="was trained in Road"):
+        benchmark.run([tmp_path / "train"], models, tmp_path / "bench", bench)
+    with pytest.raises(CheckpointError):
+        load_risk_model(tmp_path / "nothing")
+
+
+def test_the_benchmark_is_balanced(data: FutureSet) -> None:
+    rows = balanced(data, 5, np.random.default_rng(0))
+    counts = np.bincount(data.kind[rows], minlength=len(FutureKind))
+    assert counts.max() == 5 and len(np.unique(rows)) == len(rows)
+    for kind in FutureKind:
+        assert counts[kind] == min(5, int((data.kind == kind).sum()))
+
+
+class _Oracle:
+    """Foresees exactly what comes, or nothing."""
+
+    def __init__(self, *, honest: bool) -> None:
+        self._honest = honest
+
+    def of(self, data: FutureSet, rows: np.ndarray) -> benchmark.Foreseen:
+        bad = data.kind[rows] >= FutureKind.REAR_END
+        contact, off_road = data.contact_s[rows], data.off_road_s[rows]
+        first = np.minimum(np.where(contact < 0, np.inf, contact), np.where(off_road < 0, np.inf, off_road))
+        n = len(rows)
+        score = np.where(bad, 1.0, 0.0) if self._honest else np.full(n, 0.01)
+        return benchmark.Foreseen(
+            failure=score,
+            collision=np.where(contact >= 0, score, 0.0),
+            off_road=np.where(off_road >= 0, score, 0.0),
+            failure_s=np.where(np.isfinite(first), first, 3.0),
+            impact_mps=np.where(contact >= 0, data.impact_mps[rows], np.nan),
+            shared=np.ones(n),
+            either=np.ones(n),
+            persistence=np.ones(n),
+        )
+
+
+def test_an_oracle_is_perfect_and_an_optimist_is_not(data: FutureSet) -> None:
+    rows = balanced(data, 30, np.random.default_rng(0))
+    config = benchmark.BenchmarkConfig(draws=10)
+    oracle = benchmark.measure(data, rows, _Oracle(honest=True).of(data, rows), config)
+    assert oracle["auroc"] == oracle["average_precision"] == oracle["within_auroc"] == 1.0
+    assert oracle["false_safe"] == oracle["false_alarm"] == oracle["calibration_error"] == oracle["time_error_s"] == 0.0
+    optimist = benchmark.measure(data, rows, _Oracle(honest=False).of(data, rows), config)
+    assert optimist["false_safe"] == 1.0 and optimist["auroc"] == 0.5 and optimist["sensitivity"] == 0.0
+    scores = {
+        "expert": [_Oracle(honest=False).of(data, rows).failure],
+        "noise": [_Oracle(honest=False).of(data, rows).failure],
+        "counterfactual": [_Oracle(honest=True).of(data, rows).failure],
+    }
+    found = benchmark.compare(data, rows, scores, config)
+    assert found["verdict"] == "replicated" and found["ratio"]["value"] == 0.0
+    found = benchmark.compare(data, rows, {**scores, "noise": scores["counterfactual"]}, config)
+    assert found["verdict"] == "not replicated" and not found["reached"]["below_noise"]
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="source latent"):
+        RiskConfig(source="latent")
+    with pytest.raises(ValueError, match="at least one arm"):
+        RiskTrainConfig(arms=())
+    with pytest.raises(ValueError, match="no futures"):
+        FutureSet([])
