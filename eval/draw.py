@@ -22,6 +22,10 @@ HEADER_PX = 44
 GAP_PX = 4
 CAMERA_PX = (318, 182)
 BEV_PX = (300, 450)
+BELIEFS = 4
+"""So many views of the surroundings take its place where the network imagines."""
+BELIEF_PX = (149, 224)
+STRIP_PX = (448, 168)
 MAP_RANGE_M = (-8.0, 40.0, 16.0, 16.0)
 """Bird's-eye view without a network: rear, front, left, right, the range of the shipped network."""
 MASK_BLEND = 4
@@ -47,6 +51,7 @@ MASK_COLORS = {
     "lane_lines": (200, 205, 212),
     "ego_lanes": (44, 92, 138),
     "vehicle": (230, 159, 0),
+    "obstacle": (180, 120, 60),
     "walker": (204, 121, 167),
     "red_light": (240, 70, 50),
     "yellow_light": (240, 228, 66),
@@ -207,13 +212,43 @@ def _paint_cameras(picture: Image.Image, draw: ImageDraw.ImageDraw, moment: Mome
 
 def _paint_bev(picture: Image.Image, draw: ImageDraw.ImageDraw, moment: Moment) -> None:
     left, top = SIZE_PX[0] - BEV_PX[0] - 8, HEADER_PX + 22
-    bev = moment.bev
-    _label(draw, (left, HEADER_PX), "WHAT THE NETWORK SEES FROM ABOVE" if bev else "MAP AROUND THE CAR")
-    range_m = bev.range_m if bev else MAP_RANGE_M
-    view = _EgoView(range_m, BEV_PX)
-    panel = _mask_picture(bev) if bev else Image.new("RGB", BEV_PX, PANEL)
+    if moment.imagined:
+        _label(draw, (left, HEADER_PX), "SEEN NOW, AND IMAGINED BEFORE")
+        _paint_beliefs(picture, moment, (left, top), 2, BELIEF_PX)
+    else:
+        title = "WHAT THE NETWORK SEES FROM ABOVE" if moment.bev else "MAP AROUND THE CAR"
+        _label(draw, (left, HEADER_PX), title)
+        picture.paste(_bev_panel(moment, moment.bev, BEV_PX), (left, top))
+    _paint_legend(draw, (left, top + BEV_PX[1] + 8), moment.bev)
+
+
+def belief_strip(moment: Moment) -> np.ndarray:
+    """What the network sees now beside what it had imagined for now, side by side: (168, 448, 3) uint8 RGB."""
+    picture = Image.new("RGB", STRIP_PX, BACKGROUND)
+    size_px = STRIP_PX[0] // BELIEFS - GAP_PX // 2, STRIP_PX[1]
+    _paint_beliefs(picture, moment, (0, 0), BELIEFS, size_px)
+    return np.asarray(picture)
+
+
+def _paint_beliefs(
+    picture: Image.Image, moment: Moment, corner_px: tuple[int, int], columns: int, size_px: tuple[int, int]
+) -> None:
+    """The network's view of now and what it had imagined for now, row by row."""
+    views = [("now", moment.bev), *((f"{item.before_s:.1f} s before", item.bev) for item in moment.imagined)]
+    draw = ImageDraw.Draw(picture)
+    for index, (title, bev) in enumerate(views[:BELIEFS]):
+        x = corner_px[0] + index % columns * (size_px[0] + GAP_PX // 2)
+        y = corner_px[1] + index // columns * (size_px[1] + GAP_PX // 2)
+        picture.paste(_bev_panel(moment, bev, size_px), (x, y))
+        draw.text((x + 5, y + 9), title, font=_font(11), fill=TEXT, anchor="lm", stroke_width=2, stroke_fill=(0, 0, 0))
+
+
+def _bev_panel(moment: Moment, bev: BevView | None, size_px: tuple[int, int]) -> Image.Image:
+    """Surroundings of the ego, driving upwards: the network's masks or the map, its plan, and the true vehicles."""
+    view = _EgoView(bev.range_m if bev else MAP_RANGE_M, size_px)
+    panel = _mask_picture(bev, size_px) if bev else Image.new("RGB", size_px, PANEL)
     if bev is None:
-        panel.paste(MASK_COLORS["road"], mask=_map_mask(moment, view))
+        panel.paste(MASK_COLORS["road"], mask=_map_mask(moment, view, size_px))
     inner = ImageDraw.Draw(panel)
     inner.line(view.pixels(moment.route_ego_m), fill=BLUE, width=2)
     if bev is not None:
@@ -224,19 +259,18 @@ def _paint_bev(picture: Image.Image, draw: ImageDraw.ImageDraw, moment: Moment) 
         turn_rad = math.radians(moment.step.yaw_deg - other.yaw_deg)
         inner.polygon(view.pixels(_box(centre, turn_rad, other.half_length_m, other.half_width_m)), outline=YELLOW)
     inner.polygon(view.pixels(_box(np.zeros(2), 0.0, *EGO_HALF_M)), fill=TEXT, outline=BACKGROUND)
-    picture.paste(panel, (left, top))
-    _paint_legend(draw, (left, top + BEV_PX[1] + 8), bev)
+    return panel
 
 
-def _map_mask(moment: Moment, view: _EgoView) -> Image.Image:
+def _map_mask(moment: Moment, view: _EgoView, panel_px: tuple[int, int]) -> Image.Image:
     """Where the map has road in the bird's-eye panel."""
     margin_px = round(MAP_MARGIN_M * view.scale)
     lanes_m = [to_ego(lane, moment.step) for lane in moment.route.lanes]
     near = [lane_m for lane_m in lanes_m if np.abs(lane_m).max(axis=1).min() < MAP_RANGE_M[1] + 2.0 * MAP_MARGIN_M]
     lanes_px = [[(x + margin_px, y + margin_px) for x, y in view.pixels(lane_m)] for lane_m in near]
-    size_px = BEV_PX[0] + 2 * margin_px, BEV_PX[1] + 2 * margin_px
+    size_px = panel_px[0] + 2 * margin_px, panel_px[1] + 2 * margin_px
     return _road_mask(lanes_px, size_px, view.scale).crop(
-        (margin_px, margin_px, margin_px + BEV_PX[0], margin_px + BEV_PX[1])
+        (margin_px, margin_px, margin_px + panel_px[0], margin_px + panel_px[1])
     )
 
 
@@ -275,16 +309,16 @@ def _paint_legend(draw: ImageDraw.ImageDraw, corner_px: tuple[int, int], bev: Be
         draw.text((x + 15, y + 8), name, font=_font(12), fill=MUTED, anchor="lm")
 
 
-def _mask_picture(bev: BevView) -> Image.Image:
+def _mask_picture(bev: BevView, panel_px: tuple[int, int]) -> Image.Image:
     """The masks over each other in their colours, most important last."""
-    size_px = BEV_PX[0] // MASK_BLEND, BEV_PX[1] // MASK_BLEND
+    size_px = panel_px[0] // MASK_BLEND, panel_px[1] // MASK_BLEND
     canvas = np.full((size_px[1], size_px[0], 3), PANEL, dtype=np.float32)
     for name, mask in zip(bev.names, bev.masks, strict=True):
         small = Image.fromarray((np.clip(mask[::-1], 0.0, 1.0) * 255.0).astype(np.uint8))
         alpha = np.asarray(small.resize(size_px, Image.Resampling.BILINEAR), dtype=np.float32)[..., None] / 255.0
         alpha = np.clip(alpha * 1.4 - 0.2, 0.0, 1.0)  # half-believed things fade, likely ones become solid
         canvas += (np.array(MASK_COLORS.get(name, TEXT), dtype=np.float32) - canvas) * alpha
-    return Image.fromarray(canvas.astype(np.uint8)).resize(BEV_PX, Image.Resampling.BILINEAR)
+    return Image.fromarray(canvas.astype(np.uint8)).resize(panel_px, Image.Resampling.BILINEAR)
 
 
 def _paint_action(draw: ImageDraw.ImageDraw, step: Step) -> None:

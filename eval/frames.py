@@ -17,10 +17,10 @@ import zstandard
 from PIL import Image
 
 from eval.draw import CAMERA_PX
-from eval.moments import BevView, Incident, Moment, OtherCar, RouteMap, Step, TraceError, jpeg
+from eval.moments import BevView, Imagined, Incident, Moment, OtherCar, RouteMap, Step, TraceError, jpeg
 from eval.video import Film
 
-FORMAT = 1
+FORMAT = 2
 MASK_SCALE = 255.0
 ZSTD_LEVEL = 1
 
@@ -58,6 +58,7 @@ class FrameFile:
             "cameras": {name: jpeg(image, CAMERA_PX[0]) for name, image in moment.cameras.items()},
             "route_ego_m": np.asarray(moment.route_ego_m, dtype=np.float64).tolist(),
             "bev": self._bev(moment.bev),
+            "imagined": [{"before_s": item.before_s, "bev": self._bev(item.bev)} for item in moment.imagined],
             "others": [asdict(other) for other in moment.others],
             "incidents": [asdict(incident) for incident in moment.incidents],
         }
@@ -115,6 +116,7 @@ def _moment(route: RouteMap, data: Mapping[str, Any]) -> Moment:
         others=tuple(OtherCar(**other) for other in data["others"]),
         incidents=tuple(Incident(**incident) for incident in data["incidents"]),
         decision=int(data["decision"]),
+        imagined=tuple(Imagined(float(item["before_s"]), _read_bev(item["bev"])) for item in data["imagined"]),
     )
 
 

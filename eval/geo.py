@@ -7,6 +7,7 @@ also where the server's own GNSS differs from it (CARLA 0.9.16).
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TypedDict
 
 import defusedxml.ElementTree
@@ -23,6 +24,7 @@ class GpsPoint(TypedDict):
     z: float
 
 
+@lru_cache(maxsize=1)  # routes of one town follow each other, and a large map takes a tenth of a second
 def geo_reference(opendrive: str) -> tuple[float, float]:
     """Latitude and longitude of the map's origin [deg] from an OpenDRIVE text's geoReference."""
     root = defusedxml.ElementTree.fromstring(opendrive.encode("utf-8"), forbid_dtd=True)

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from agent import strict_json
-from eval.criteria import Event, SignalBox, stop_line
+from eval.criteria import TICK_S, Event, SignalBox, stop_line
 from eval.plan import BENCH2DRIVE_SPACING_M, LEADERBOARD_SPACING_M, sparse_indices
 from eval.scoring import Infraction, Scoring
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 TRACE_FORMAT = 1
 TICKS_PER_DECISION = 2
+DECISION_S = TICKS_PER_DECISION * TICK_S
+IMAGINED_STEPS = (5, 10, 15)
+"""Decisions ahead that a network which can imagine is asked for."""
 MAP_MARGIN_M = 70.0
 LANE_STEP_M = 3.0
 LIGHT_AHEAD_M = 50.0
@@ -117,6 +120,15 @@ class BevView:
 
 
 @dataclass(frozen=True, slots=True)
+class Imagined:
+    """What the agent's network had imagined for a moment, when it lay ahead."""
+
+    before_s: float
+    """How long before."""
+    bev: BevView
+
+
+@dataclass(frozen=True, slots=True)
 class OtherCar:
     """A vehicle near the ego: x, y [m], heading [deg] in CARLA's frame, half sizes [m]."""
 
@@ -140,11 +152,14 @@ class Moment:
     route_ego_m: np.ndarray
     """(n, 2) route polyline in the ego frame, x forward, y left: the agent's own view of it if there is one."""
     bev: BevView | None
+    """As it believes now."""
     others: tuple[OtherCar, ...]
     incidents: tuple[Incident, ...]
     """All so far."""
     decision: int = 0
     """Number of the decision it is of."""
+    imagined: tuple[Imagined, ...] = ()
+    """What the network had imagined for now, the newest first."""
 
 
 MomentSink = Callable[[Moment], None]
@@ -158,6 +173,7 @@ class Observer:
         none."""
         self._sinks = list(sinks)
         self._bev_every = bev_every
+        self._imagined: dict[int, list[Imagined]] = {}
         self._map: RouteMap | None = None
         self._lights: list[tuple[float, carla.TrafficLight]] = []
         self._seen: set[tuple[Infraction, int]] = set()
@@ -187,6 +203,10 @@ class Observer:
         step = self._step(episode, tick, decision, fresh)
         number = (episode.ticks - 1) // TICKS_PER_DECISION
         with_bev = self._bev_every > 0 and decides and number % self._bev_every == 0
+        bev = imagined = None
+        if with_bev and driver and decision:
+            bev, ahead = _bev(driver, decision, self._bev_every)
+            imagined = self._due(number, ahead)
         route_ego_m = decision.inputs.route[0].cpu().numpy() if decision else to_ego(self._map.plan, step)
         return Moment(
             route=self._map,
@@ -194,11 +214,20 @@ class Observer:
             decides=decides,
             cameras={key: value[..., 2::-1] for key, (_, value) in tick.data.items() if _is_image(value)},
             route_ego_m=route_ego_m,
-            bev=_bev(driver, decision) if with_bev and driver and decision else None,
+            bev=bev,
             others=tuple(self._other(vehicle) for vehicle in episode.traffic.vehicles),
             incidents=tuple(self._incidents),
             decision=number,
+            imagined=imagined or (),
         )
+
+    def _due(self, number: int, ahead: Mapping[int, BevView]) -> tuple[Imagined, ...]:
+        """What was imagined for this decision; and what is imagined now for later ones is kept."""
+        for steps, view in ahead.items():
+            self._imagined.setdefault(number + steps, []).append(Imagined(steps * DECISION_S, view))
+        for missed in [other for other in self._imagined if other < number]:
+            del self._imagined[missed]
+        return tuple(reversed(self._imagined.pop(number, [])))
 
     def _other(self, vehicle: carla.Vehicle) -> OtherCar:
         if vehicle.id not in self._extents:  # a call to the server in 0.9.16, with the interpreter locked meanwhile
@@ -270,9 +299,12 @@ class TraceFile:
         self._pictures = 0
         self._started = False
         self._last_front: np.ndarray | None = None
+        self._believed: Moment | None = None
 
     def __call__(self, moment: Moment) -> None:
         front = moment.cameras.get(FRONT_CAMERA)
+        if moment.imagined:
+            self._believed = moment
         if not self._started:
             self._started = True
             header = {"format": TRACE_FORMAT, "columns": [f.name for f in fields(Step)], **asdict(moment.route)}
@@ -296,9 +328,12 @@ class TraceFile:
         return Incident(incident.kind, incident.message, name if saved else "")
 
     def _save_picture(self, image: np.ndarray | None, name: str) -> bool:
+        """The image, and what the network believes and had imagined below it, if it can."""
         if image is None:
             return False
-        (self._folder / name).write_bytes(jpeg(image))
+        (self._folder / name).write_bytes(
+            jpeg(image if self._believed is None else _with_beliefs(image, self._believed))
+        )
         return True
 
 
@@ -409,6 +444,16 @@ def jpeg(image: np.ndarray, width_px: int = PICTURE_WIDTH_PX) -> bytes:
     return buffer.getvalue()
 
 
+def _with_beliefs(image: np.ndarray, moment: Moment) -> np.ndarray:
+    """An image with a strip of the network's views below it."""
+    from eval.draw import belief_strip  # which needs moments
+
+    strip = belief_strip(moment)
+    height_px = round(image.shape[0] * strip.shape[1] / image.shape[1])
+    picture = Image.fromarray(np.ascontiguousarray(image)).resize((strip.shape[1], height_px))
+    return np.concatenate([np.asarray(picture), strip])
+
+
 def _route_lights(episode: Episode) -> list[tuple[float, carla.TrafficLight]]:
     """Lights whose stop line lies on the route: distance along the route and the light, in driving order."""
     plan, travelled_m = episode.plan.world, episode.criteria.track.travelled_m
@@ -427,15 +472,28 @@ def _route_lights(episode: Episode) -> list[tuple[float, carla.TrafficLight]]:
     return sorted(found, key=lambda item: item[0])
 
 
-def _bev(driver: Driver, decision: Decision) -> BevView | None:
-    """What the network believes around it; None for a network without a mask head."""
-    from agent.model.driving_model import MASKS, DrivingModel
+def _bev(driver: Driver, decision: Decision, every: int) -> tuple[BevView | None, dict[int, BevView]]:
+    """What the network believes around it, None for a network that cannot tell; and what it imagines for later.
 
-    if not isinstance(driver.model, DrivingModel):
-        return None
-    masks, _ = driver.model.explain(decision.state)
-    right_min, rear, _, right_max, front, _ = driver.model.config.encoder.bev_range_m
-    return BevView(masks[0].float().cpu().numpy(), MASKS, (rear, front, -right_min, right_max))
+    The latter by the number of decisions ahead, a multiple of `every`.
+    """
+    from agent.model.driving_model import MASKS, DrivingModel
+    from agent.model.mask_decoder import SHOWN_MASKS
+
+    model = driver.model
+    right_min, rear, _, right_max, front, _ = model.config.encoder.bev_range_m
+    range_m = (rear, front, -right_min, right_max)
+    if isinstance(model, DrivingModel):
+        masks, _ = model.explain(decision.state)
+        return BevView(masks[0].float().cpu().numpy(), MASKS, range_m), {}
+    if model.decoder is None or decision.action is None:
+        return None, {}
+    latent = decision.state.latent
+    ahead = [max(1, round(steps / every)) * every for steps in IMAGINED_STEPS]
+    states = model.imagine(latent, decision.action, ahead[-1])
+    masks = model.shown_masks([latent, *(states[steps - 1] for steps in ahead)]).float().cpu().numpy()
+    views = [BevView(mask, tuple(SHOWN_MASKS), range_m) for mask in masks]
+    return views[0], dict(zip(ahead, views[1:], strict=True))
 
 
 def _top_actions(decision: Decision) -> tuple[tuple[int, float], ...]:

@@ -94,9 +94,11 @@ class _RerunView:
         rerun.set_time("simulation", duration=step.time_s)
         for name, image in moment.cameras.items():
             rerun.log(f"cameras/{name}", rerun.Image(image).compress(jpeg_quality=JPEG_QUALITY))
-        if moment.bev is not None:
-            for name, mask in zip(moment.bev.names, moment.bev.masks, strict=True):
-                rerun.log(f"bev/{name}", rerun.DepthImage(mask[::-1]))
+        views = [("bev", moment.bev)] if moment.bev is not None else []
+        views += [(f"imagined/{item.before_s:.1f}_s_before", item.bev) for item in moment.imagined]
+        for entity, view in views:
+            for name, mask in zip(view.names, view.masks, strict=True):
+                rerun.log(f"{entity}/{name}", rerun.DepthImage(mask[::-1]))
         plan_m = to_ego(moment.route.plan, step)
         rerun.log("ego/plan", rerun.LineStrips2D([plan_m[:, ::-1] * -1.0]))
         rerun.log("ego/sparse_route", rerun.LineStrips2D([moment.route_ego_m[:, ::-1] * -1.0]))

@@ -11,6 +11,7 @@ import tyro
 
 from simulator.orphan import end_with_parent  # isort: skip - first: it notes the parent before heavy imports
 from simulator import bench, pictures
+from simulator.log_limit import LogLimit
 from simulator.server import ServerConfig, ServerError, serve
 from simulator.towns.picture import PictureConfig, draw_towns
 from simulator.towns.town import TownError
@@ -24,6 +25,8 @@ def _serve(config: Annotated[ServerConfig, tyro.conf.arg(name="")]) -> int:
     if config.die_with_parent:
         end_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogLimit())
     asyncio.run(serve(config, ready=_say_ready))
     return 0
 

@@ -6,13 +6,16 @@ Argument order is the wire's. Calls that a client sends without waiting are answ
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from simulator import blueprints, labels
+from simulator import blueprints
 from simulator.actors import Actor, Kind, Pose, VehicleControl, WalkerControl
+from simulator.calls import Calls, without_effect
+from simulator.recorder_calls import RecorderCalls
+from simulator.refused import refuse_the_rest
 from simulator.rpc import CallError, Registry, Reply, failure, success
+from simulator.scene_calls import SceneCalls
 from simulator.session import Session
 from simulator.towns.town import available_towns
 from simulator.traffic_lights import Light, LightState
@@ -22,6 +25,8 @@ MAX_UPLOAD_CHARACTERS: Final = 32 << 20
 ZERO_BOX: Final = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 0]
 AT_ORIGIN: Final[Pose] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 GRAVITY_MPS2: Final = 9.81
+ACKERMANN_GAINS: Final = 6
+"""Speed and acceleration controller: proportional, integral, derivative each."""
 ALL_DOORS: Final = 6
 """carla.VehicleDoor.All; below it front left and right, rear left and right, hood, trunk."""
 EVERY_DOOR: Final = (1 << ALL_DOORS) - 1
@@ -29,9 +34,10 @@ EVERY_DOOR: Final = (1 << ALL_DOORS) - 1
 
 def register(registry: Registry, session: Session) -> None:
     """Add every supported call to the registry."""
-    for calls in (_Session, _Actors, _Vehicles, _Walkers, _Lights, _Scene, _TrafficManagers):
+    for calls in (_Session, _Actors, _Vehicles, _Walkers, _Lights, SceneCalls, RecorderCalls, _TrafficManagers):
         calls(session).register(registry)
     _Batch(session, registry).register(registry)
+    refuse_the_rest(registry)
 
 
 def _pose(transform: list) -> Pose:
@@ -49,34 +55,22 @@ def _moved_to(pose: Pose, location: list) -> Pose:
     return x, y, z, pose[3], pose[4], pose[5]
 
 
-def _nothing(*_: Any) -> None:
-    """Accepted without effect: the call changes only what this server does not model."""
+def _u32(what: str, value: object) -> int:
+    """A number that clients can read back."""
+    if not isinstance(value, int) or not 0 <= value < 1 << 32:
+        raise CallError(f"{what} {value!r} is not a number from 0 to {(1 << 32) - 1}")
+    return int(value)
 
 
-class _Calls:
-    """A group of calls over one session."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-
-    @property
-    def world(self):
-        return self.session.world
-
-    def register(self, registry: Registry) -> None:
-        for name, function in self.values().items():
-            registry.add(name, function, Reply.VALUE)
-        for name, function in self.voids().items():
-            registry.add(name, function, Reply.VOID)
-
-    def values(self) -> dict[str, Callable]:
-        return {}
-
-    def voids(self) -> dict[str, Callable]:
-        return {}
+def _attributes(rows: list) -> list[list]:
+    """`[id, type, value]` each, of types that every client can read back."""
+    for row in rows:
+        if len(row) != 3 or not isinstance(row[0], str) or not isinstance(row[2], str):
+            raise CallError(f"an attribute is [id, type, value], got {row!r:.200}")
+    return [[name, _u32(f"type of attribute {name}", kind), value] for name, kind, value in rows]
 
 
-class _Session(_Calls):
+class _Session(Calls):
     """Version, episode, settings, maps, ticking."""
 
     def values(self) -> dict[str, Callable]:
@@ -105,10 +99,10 @@ class _Session(_Calls):
         return {
             "load_new_episode": lambda name, reset=True, layers=0: self.session.request_load(name, bool(reset)),
             "copy_opendrive_to_file": self._upload,
-            "load_map_layer": _nothing,
-            "unload_map_layer": _nothing,
+            "load_map_layer": without_effect,
+            "unload_map_layer": without_effect,
             "set_weather_parameters": self._set_weather,
-            "set_imui_gravity": _nothing,
+            "set_imui_gravity": without_effect,
         }
 
     def _available_maps(self) -> list[str]:
@@ -139,7 +133,7 @@ class _Session(_Calls):
         self.session.weather = values
 
 
-class _Actors(_Calls):
+class _Actors(Calls):
     """Spawning, destroying and moving of any actor."""
 
     def values(self) -> dict[str, Callable]:
@@ -179,13 +173,13 @@ class _Actors(_Calls):
             "add_actor_impulse_at_location": lambda i, impulse, _at: world().add_impulse(i, impulse),
             "add_actor_force": lambda i, force: world().add_force(i, force),
             "add_actor_force_at_location": lambda i, force, _at: world().add_force(i, force),
-            "add_actor_angular_impulse": _nothing,
-            "add_actor_torque": _nothing,
+            "add_actor_angular_impulse": without_effect,
+            "add_actor_torque": without_effect,
             "set_actor_simulate_physics": lambda i, on: world().set_simulate_physics(i, bool(on)),
             "set_actor_collisions": lambda i, on: world().set_collides(i, bool(on)),
-            "set_actor_enable_gravity": _nothing,
-            "set_actor_dead": _nothing,
-            "set_actor_autopilot": _nothing,  # the Traffic Manager lives in the client
+            "set_actor_enable_gravity": lambda i, on: world().set_gravity(i, bool(on)),
+            "set_actor_dead": without_effect,
+            "set_actor_autopilot": without_effect,  # the Traffic Manager lives in the client
         }
 
     def pose_of(self, actor_id: int) -> Pose:
@@ -198,25 +192,19 @@ class _Actors(_Calls):
 
     def spawn(self, description: list, transform: list, parent: int = 0) -> Actor:
         uid, type_id, attributes = description
-        actor = self.world.spawn(uid, type_id, [list(a) for a in attributes], _pose(transform), parent)
+        if not isinstance(type_id, str) or not isinstance(parent, int):
+            raise CallError(f"cannot spawn {type_id!r} on actor {parent!r}: not a blueprint's id and an actor's number")
+        actor = self.world.spawn(_u32("blueprint", uid), type_id, _attributes(attributes), _pose(transform), parent)
         if actor.kind is Kind.SENSOR and type_id != "sensor.other.lane_invasion":
-            actor.stream_id, actor.token = self.session.new_stream()
-            try:
-                self.session.sensors.add(actor)
-            except CallError:
-                self.world.destroy(actor.id)
-                raise
+            self.session.start_sensor(actor)
         return actor
 
     def destroy(self, actor_id: int) -> bool:
-        for removed in self.world.destroy(actor_id):
-            if removed.stream_id:
-                self.session.sensors.remove(removed)
-                self.session.hub.close(removed.stream_id)
+        self.session.destroy_actor(actor_id)
         return True
 
 
-class _Vehicles(_Calls):
+class _Vehicles(Calls):
     """Controls, physics, lights and doors."""
 
     def values(self) -> dict[str, Callable]:
@@ -236,16 +224,16 @@ class _Vehicles(_Calls):
         return {
             "apply_control_to_vehicle": self.control,
             "apply_ackermann_control_to_vehicle": lambda i, control: self.world.set_ackermann(i, control),
-            "apply_ackermann_controller_settings": lambda i, gains: setattr(vehicle(i), "ackermann_settings", gains),
+            "apply_ackermann_controller_settings": self._set_ackermann_gains,
             "apply_physics_control": lambda i, physics: self.world.set_physics_control(i, physics),
             "set_vehicle_light_state": lambda i, state: self.set_lights(i, state[0]),
             "open_vehicle_door": lambda i, door: self._doors(i, door, is_open=True),
             "close_vehicle_door": lambda i, door: self._doors(i, door, is_open=False),
             "set_wheel_steer_direction": lambda i, wheel, deg: vehicle(i).wheel_angles_deg.update({wheel: deg}),
-            "set_wheel_pitch_angle": _nothing,
-            "show_vehicle_debug_telemetry": _nothing,
-            "restore_physx_physics": _nothing,
-            "set_ignored_vehicles": _nothing,
+            "set_wheel_pitch_angle": without_effect,
+            "show_vehicle_debug_telemetry": without_effect,
+            "restore_physx_physics": without_effect,
+            "set_ignored_vehicles": without_effect,
         }
 
     def control(self, actor_id: int, control: list) -> None:
@@ -256,7 +244,13 @@ class _Vehicles(_Calls):
         )
 
     def set_lights(self, actor_id: int, state: int) -> None:
-        self.world.vehicle(actor_id).lights = int(state)
+        self.world.vehicle(actor_id).lights = _u32("light state", state)
+
+    def _set_ackermann_gains(self, actor_id: int, gains: list) -> None:
+        values = [float(gain) for gain in gains]
+        if len(values) != ACKERMANN_GAINS or not all(math.isfinite(value) for value in values):
+            raise CallError(f"AckermannControllerSettings needs {ACKERMANN_GAINS} finite numbers, got {gains}")
+        self.world.vehicle(actor_id).ackermann_settings = values
 
     def _doors(self, actor_id: int, door: int, *, is_open: bool) -> None:
         if not 0 <= door <= ALL_DOORS:
@@ -264,16 +258,16 @@ class _Vehicles(_Calls):
         self.world.set_doors(actor_id, EVERY_DOOR if door == ALL_DOORS else 1 << door, is_open=is_open)
 
 
-class _Walkers(_Calls):
+class _Walkers(Calls):
     def values(self) -> dict[str, Callable]:
         return {"get_bones_transform": lambda i: [[]]}
 
     def voids(self) -> dict[str, Callable]:
         return {
             "apply_control_to_walker": self.control,
-            "set_bones_transform": _nothing,
-            "blend_pose": _nothing,
-            "get_pose_from_animation": _nothing,
+            "set_bones_transform": without_effect,
+            "blend_pose": without_effect,
+            "get_pose_from_animation": without_effect,
         }
 
     def control(self, actor_id: int, control: list) -> None:
@@ -281,7 +275,7 @@ class _Walkers(_Calls):
         self.world.set_walker(actor_id, WalkerControl((float(x), float(y), float(z)), float(speed_mps), bool(jump)))
 
 
-class _Lights(_Calls):
+class _Lights(Calls):
     """Traffic lights. Freezing one freezes all, as CARLA documents."""
 
     def values(self) -> dict[str, Callable]:
@@ -322,56 +316,7 @@ class _Lights(_Calls):
         self.world.lights.frozen = bool(frozen)
 
 
-class _Scene(_Calls):
-    """What belongs to no actor. The scenery has no objects of its own yet, so lists are empty."""
-
-    def values(self) -> dict[str, Callable]:
-        return {
-            "query_lights_state": lambda endpoint: [],
-            "get_all_level_BBs": lambda tag: [],
-            "get_environment_objects": lambda tag: [],
-            "get_names_of_all_objects": lambda: [],
-            "project_point": self._project,
-            "cast_ray": self._cast_ray,
-            "start_recorder": self._no_recorder,
-            "show_recorder_file_info": self._no_recorder,
-            "show_recorder_collisions": self._no_recorder,
-            "show_recorder_actors_blocked": self._no_recorder,
-            "replay_file": self._no_recorder,
-        }
-
-    def voids(self) -> dict[str, Callable]:
-        names = """update_lights_state update_day_night_cycle enable_environment_objects draw_debug_shape
-            clear_debug_shape clear_debug_string set_annotations_traverse_translucency stop_recorder stop_replayer
-            set_replayer_time_factor set_replayer_ignore_hero set_replayer_ignore_spectator"""
-        return dict.fromkeys(re.split(r"\s+", names), _nothing)
-
-    def _project(self, location: list, direction: list, reach_m: float) -> list:
-        """The first thing that a ray from a location meets within reach."""
-        length = math.hypot(*direction)
-        if length == 0.0:
-            raise CallError("project_point needs a direction, got (0, 0, 0)")
-        end = [a + b / length * reach_m for a, b in zip(location, direction, strict=True)]
-        found = self._cast_ray(location, end)
-        return [True, found[0]] if found else [False, [[0.0, 0.0, 0.0], 0]]
-
-    def _cast_ray(self, start: list, end: list) -> list:
-        """[[location, label]] of everything between two points, nearest first."""
-        length = math.dist(start, end)
-        if not math.isfinite(length):
-            raise CallError(f"a ray needs finite ends, got {start} and {end}")
-        answers = []
-        for distance, actor in self.world.ray(start, end):
-            point = [a + (b - a) * distance / length for a, b in zip(start, end, strict=True)]
-            ground = labels.SIDEWALKS if self.world.on_sidewalk(point[0], point[1]) else labels.ROADS
-            answers.append([point, ground if actor is None else actor.semantic_tag])
-        return answers
-
-    def _no_recorder(self, *_: Any) -> str:
-        raise CallError("the recorder is not supported by this server; log from the client instead")
-
-
-class _TrafficManagers(_Calls):
+class _TrafficManagers(Calls):
     """Where Traffic Managers run; they live in clients, the server only keeps their addresses by port."""
 
     def values(self) -> dict[str, Callable]:
@@ -385,10 +330,12 @@ class _TrafficManagers(_Calls):
 
     def _add(self, place: list) -> bool:
         host, port = place
-        return self.session.traffic_managers.setdefault(int(port), str(host)) == host
+        if not isinstance(host, str) or not isinstance(port, int) or not 0 <= port < 1 << 16:
+            raise CallError(f"a Traffic Manager's place is [host, port], got {place!r:.200}")
+        return self.session.traffic_managers.setdefault(port, host) == host
 
 
-class _Batch(_Calls):
+class _Batch(Calls):
     """`apply_batch`: a list of commands, each with an answer of its own."""
 
     def __init__(self, session: Session, registry: Registry) -> None:
@@ -409,12 +356,12 @@ class _Batch(_Calls):
             9: lambda i, w: world().set_angular_velocity(i, w),
             10: lambda i, impulse: world().add_impulse(i, impulse),
             11: lambda i, force: world().add_force(i, force),
-            12: _nothing,
-            13: _nothing,
+            12: without_effect,
+            13: without_effect,
             14: lambda i, on: world().set_simulate_physics(i, bool(on)),
-            15: _nothing,
-            16: _nothing,
-            17: _nothing,
+            15: lambda i, on: world().set_gravity(i, bool(on)),
+            16: without_effect,
+            17: without_effect,
             18: vehicles.set_lights,
             19: lambda i, xyz: world().teleport(i, _moved_to(self._actors.pose_of(i), xyz)),
             21: _Lights(session).set_state,

@@ -87,8 +87,8 @@ class Bodies:
     ax ay az: world acceleration over the last step, collisions included. speed: signed speed along the heading. slide:
     sideways speed (right positive) and spin: extra yaw rate left by a push. way_x, way_y: how far it went in the last
     step. walk_x, walk_y, walk_speed: the walker's command; push_x, push_y: the world velocity a hit gave it, which ends
-    as it slides. tyre_friction: of the vehicle's tyres, in CARLA's measure; friction: of the ground below, 1 on dry
-    road. settled: stands still on the ground; clear it after writing x, y or z.
+    as it slides. tyre_friction: of the vehicle's own tyres, in CARLA's measure; friction: the one in force where it
+    is. settled: stands still on the ground; clear it after writing x, y or z.
     """
 
     x: Floats
@@ -185,7 +185,7 @@ class Bodies:
             "brake_scale": spec.brake_scale,
             "grip": spec.grip_mps2,
             "tyre_friction": TYRE_FRICTION,
-            "friction": 1.0,
+            "friction": TYRE_FRICTION,
             "kind": spec.kind,
             "active": True,
             "gravity": True,

@@ -167,7 +167,7 @@ def _braking(speed):
 @numba.njit(cache=True)
 def _tyre_limit(b):
     """Largest acceleration in m/s2 that the tyres pass on to the ground."""
-    return GROUND_FRICTION * GRAVITY_MPS2 * b.tyre_friction * b.friction
+    return GROUND_FRICTION * GRAVITY_MPS2 * b.friction
 
 
 @numba.njit(cache=True)
@@ -312,8 +312,12 @@ def _settle(rows, dt, moved, heights):
         ground = 0.25 * (left + right) + 0.5 * rear
         base = b.z - b.origin_height
         vz = 0.0
-        if np.isnan(ground) or not b.gravity or ground > base + CLIMB_M:
+        if np.isnan(ground) or ground > base + CLIMB_M:
             b.airborne = False
+        elif not b.gravity:
+            vz = b.vz
+            b.airborne = base + vz * dt > ground + DROP_M
+            b.z = max(base + vz * dt, ground) + b.origin_height
         elif base > ground + DROP_M or (b.airborne and base + b.vz * dt > ground):
             vz = b.vz - GRAVITY_MPS2 * dt
             b.airborne = base + vz * dt > ground

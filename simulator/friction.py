@@ -19,7 +19,7 @@ _CM_PER_M: Final = 100.0
 
 @dataclass(frozen=True, slots=True)
 class FrictionTrigger:
-    """A box in the world: centre and half sizes in metres, friction inside relative to a dry road."""
+    """A box in the world: centre and half sizes in metres, tyre friction inside."""
 
     centre_m: tuple[float, float, float]
     yaw_rad: float
@@ -31,7 +31,7 @@ class FrictionTrigger:
         """The box of a trigger's attributes. Raises: CallError when one is no number or negative."""
         length, width, height = (_number(actor, f"extent_{axis}", 1.0) / _CM_PER_M for axis in "xyz")
         extent_m = (length, width, height)
-        return cls(pose[:3], math.radians(pose[4]), extent_m, _number(actor, "friction", TYRE_FRICTION) / TYRE_FRICTION)
+        return cls(pose[:3], math.radians(pose[4]), extent_m, _number(actor, "friction", TYRE_FRICTION))
 
     def holds(self, position_m: np.ndarray) -> np.ndarray:
         """(n,) bool: which of (n, 3) points lie in the box."""
@@ -41,13 +41,13 @@ class FrictionTrigger:
         return (abs(dx * cos + dy * sin) <= length) & (abs(dy * cos - dx * sin) <= width) & (abs(dz) <= height)
 
 
-def friction(triggers: Iterable[FrictionTrigger], position_m: np.ndarray) -> np.ndarray:
-    """(n,) friction relative to a dry road at (n, 3) points: 1, or the least of the boxes around a point."""
-    result = np.ones(len(position_m))
+def friction(triggers: Iterable[FrictionTrigger], position_m: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """(n,) tyre friction in force at (n, 3) points: a vehicle's own (n,), or the least of the boxes around it."""
+    imposed = np.full(len(position_m), np.inf)
     for trigger in triggers:
         inside = trigger.holds(position_m)
-        result[inside] = np.minimum(result[inside], trigger.friction)
-    return result
+        imposed[inside] = np.minimum(imposed[inside], trigger.friction)
+    return np.where(np.isinf(imposed), own, imposed)
 
 
 def _number(actor: Actor, name: str, default: float) -> float:

@@ -28,3 +28,11 @@ BRIDGE: Final = 26
 GUARD_RAIL: Final = 28
 ANY: Final = 255
 """In a question for objects: of whatever label."""
+
+NAMES: Final = {
+    ROADS: "road", SIDEWALKS: "sidewalk", BUILDINGS: "building", WALLS: "wall", FENCES: "fence", POLES: "pole",
+    TRAFFIC_LIGHT: "trafficlight", TRAFFIC_SIGNS: "trafficsign", VEGETATION: "vegetation", TERRAIN: "terrain",
+    CAR: "car", STATIC: "static", ROAD_LINES: "roadline", GROUND: "ground", BRIDGE: "bridge",
+    GUARD_RAIL: "guardrail",
+}  # fmt: skip
+"""Of what a town is made of, as ends of type ids (`static.wall`)."""

@@ -51,6 +51,12 @@ def physics_control(spec: BodySpec, pose: Pose) -> list:
     return [*engine, *gearbox, spec.mass_kg, 0.3, centre_of_mass, _STEERING_CURVE, wheels, True]
 
 
+def with_tyre_friction(physics: list, friction: float) -> list:
+    """The wire form with this friction at every wheel, as CARLA reports it inside of a friction trigger."""
+    wheels = [[friction, *wheel[1:]] for wheel in physics[_WHEELS]]
+    return [*physics[:_WHEELS], wheels, *physics[_WHEELS + 1 :]]
+
+
 def relevant_physics(physics: list) -> tuple[float, float, float]:
     """Mass in kg, tyre friction (the least of all wheels) and largest steering angle in degrees of the wire form.
 

@@ -28,13 +28,6 @@ _RING: Final = 8
 _LIDAR_POINT: Final = np.dtype([("point", "<f4", 3), ("intensity", "<f4")])
 _SEMANTIC_POINT: Final = np.dtype([("point", "<f4", 3), ("cos_incidence", "<f4"), ("actor", "<u4"), ("label", "<u4")])
 _RADAR_POINT: Final = np.dtype([("velocity", "<f4"), ("azimuth", "<f4"), ("altitude", "<f4"), ("depth", "<f4")])
-_LABEL_NAMES: Final = {
-    labels.ROADS: "road", labels.SIDEWALKS: "sidewalk", labels.BUILDINGS: "building", labels.WALLS: "wall",
-    labels.FENCES: "fence", labels.POLES: "pole", labels.TRAFFIC_LIGHT: "trafficlight",
-    labels.TRAFFIC_SIGNS: "trafficsign", labels.VEGETATION: "vegetation", labels.TERRAIN: "terrain",
-    labels.CAR: "car", labels.ROAD_LINES: "roadline", labels.GROUND: "ground", labels.BRIDGE: "bridge",
-    labels.GUARD_RAIL: "guardrail",
-}  # fmt: skip
 
 
 class Surroundings:
@@ -233,4 +226,4 @@ class ObstacleDetector(RaySensor):
 def town_description(label: int) -> list:
     """A part of the town in the wire form of an actor: no id, and a type that says what it is."""
     box = [[0.0] * 3, [0.0] * 3, [0.0] * 3, 0]
-    return [0, 0, [0, f"static.{_LABEL_NAMES.get(label, 'static')}", []], box, bytes([label]), b""]
+    return [0, 0, [0, f"static.{labels.NAMES[label]}", []], box, bytes([label]), b""]

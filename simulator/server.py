@@ -145,7 +145,7 @@ async def serve(config: ServerConfig, ready: Callable[[str, int, str], None]) ->
     sessions.append(session)
     registry = Registry()
     register(registry, session)
-    rpc_server = await loop.create_server(lambda: RpcConnection(registry, session.after_reply), sock=rpc_socket)
+    rpc_server = await loop.create_server(lambda: RpcConnection(registry, session), sock=rpc_socket)
     stream_server = await loop.create_server(lambda: StreamConnection(hub), sock=stream_socket)
     session.start()
     stop = asyncio.Event()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
 from simulator import dynamics, snapshot, wire
-from simulator.actors import Kind
+from simulator.actors import Actor, Kind
+from simulator.recorder import Recorder
 from simulator.rpc import CallError
 from simulator.sensors import SensorSuite
 from simulator.streams import StreamHub
 from simulator.towns.town import TownError, load_town, town_from_text
-from simulator.world import World
+from simulator.world import Collision, World
 
 if TYPE_CHECKING:
     from simulator.server import ServerConfig
@@ -55,6 +57,11 @@ class Session:
         self.frame = 1
         self.episode = 0
         self.traffic_managers: dict[int, str] = {}
+        self.caller: object | None = None
+        """The connection whose call is being carried out"""
+        self.recorder: Recorder | None = None
+        """What records the present world, if anything does"""
+        self._sensor_owners: dict[int, object | None] = {}
         self.opendrive_upload: str | None = None
         self._stream_port = stream_port
         self._address = _ipv4(config.host)
@@ -76,6 +83,7 @@ class Session:
 
     def _enter(self, world: World) -> None:
         self.world = world
+        self._sensor_owners.clear()
         self.episode += 1
         self.elapsed_s = 0.0
         self.sensors = SensorSuite(
@@ -97,6 +105,7 @@ class Session:
         self.after_reply()
 
     def close(self) -> None:
+        self.stop_recorder()
         self.sensors.close()
 
     def _take_actor_id(self) -> int:
@@ -118,6 +127,10 @@ class Session:
         """Take over EpisodeSettings; returns the frame that the client waits for, which is already out."""
         if len(settings) != len(default_settings()):
             raise CallError(f"EpisodeSettings needs {len(default_settings())} fields, got {len(settings)}")
+        for value, default in zip(settings, default_settings(), strict=True):
+            kinds = (int, float) if isinstance(default, float) else type(default)
+            if not isinstance(value, kinds) or (isinstance(value, float) and not math.isfinite(value)):
+                raise CallError(f"EpisodeSettings: {value!r:.100} where a value like {default!r} belongs")
         fixed = settings[FIXED_DELTA]
         if fixed[0] and not 0.0 < float(fixed[1]) <= MAX_STEP_S:
             raise CallError(f"fixed_delta_seconds must lie in (0, {MAX_STEP_S}], got {fixed[1]}")
@@ -137,7 +150,27 @@ class Session:
         # The state leaves before any sensor data: a client that waits for it may hold the lock its sensors need.
         self.hub.publish_world_state(header.pack() + self.world.actors.message_body())
         self._sensors_due = True
+        self._record(dt_s, collisions)
         return self.frame
+
+    def _record(self, dt_s: float, collisions: list[Collision]) -> None:
+        if self.recorder is None:
+            return
+        try:
+            self.recorder.write(dt_s, collisions)
+        except OSError as error:
+            log.error("%s: the recording ends here: %s", self.recorder.path, error)
+            self.stop_recorder()
+            return
+        if self.recorder.full:
+            log.error("%s: the recording ends here: it is as large as one may be", self.recorder.path)
+            self.stop_recorder()
+
+    def stop_recorder(self) -> None:
+        """End the recording, if there is one."""
+        recorder, self.recorder = self.recorder, None
+        if recorder is not None:
+            recorder.close()
 
     def after_reply(self) -> None:
         """Measure and send what the sensors saw in the step just made."""
@@ -146,6 +179,36 @@ class Session:
         self._sensors_due = False
         draw = not self.settings[NO_RENDERING]
         self.sensors.measure(self.frame, self.elapsed_s, self.fixed_delta_s or DEFAULT_STEP_S, self.weather, draw=draw)
+
+    # ---- actors with streams ----------------------------------------------------------------------------
+
+    def start_sensor(self, actor: Actor) -> None:
+        """Measure for a new sensor from now on, for as long as the client that asked for it is connected.
+
+        Raises: CallError, with the actor gone, when this server cannot measure it or an attribute is unusable.
+        """
+        actor.stream_id, actor.token = self.new_stream()
+        try:
+            self.sensors.add(actor)
+        except CallError:
+            self.hub.close(actor.stream_id)
+            self.world.destroy(actor.id)
+            raise
+        self._sensor_owners[actor.id] = self.caller
+
+    def destroy_actor(self, actor_id: int) -> None:
+        """Remove an actor and all that is attached to it. Raises: CallError when it is not there or the town's."""
+        for removed in self.world.destroy(actor_id):
+            if removed.stream_id:
+                self._sensor_owners.pop(removed.id, None)
+                self.sensors.remove(removed)
+                self.hub.close(removed.stream_id)
+
+    def client_left(self, connection: object) -> None:
+        """Destroy the sensors of a client that is gone: nobody else could."""
+        for actor_id in [i for i, owner in self._sensor_owners.items() if owner is connection]:
+            if actor_id in self.world.actors:
+                self.destroy_actor(actor_id)
 
     # ---- loading towns ----------------------------------------------------------------------------------
 
@@ -180,6 +243,7 @@ class Session:
         if self._pending_load is None:
             return
         (world, reset_settings), self._pending_load = self._pending_load, None
+        self.stop_recorder()
         if reset_settings:
             self.settings = default_settings()
         for actor in self.world.actors.of_kind(Kind.SENSOR):

@@ -15,7 +15,7 @@ from simulator.actors import Actor, ActorTable, Box, Kind, Pose, VehicleControl,
 from simulator.collisions import overlaps_any
 from simulator.friction import FrictionTrigger, friction
 from simulator.navigation.navigation import Navigation, load_or_build
-from simulator.physics_control import physics_control, relevant_physics
+from simulator.physics_control import physics_control, relevant_physics, with_tyre_friction
 from simulator.rpc import CallError
 from simulator.towns.town import Town
 from simulator.traffic_lights import LightState, TrafficLights
@@ -30,6 +30,8 @@ LEFT_DOORS, RIGHT_DOORS = 0b0101, 0b1010
 """Bits of carla.VehicleDoor: front left, front right, rear left, rear right."""
 _BODY_KINDS: Final = {Kind.VEHICLE: dynamics.VEHICLE, Kind.WALKER: dynamics.WALKER, Kind.PROP: dynamics.PROP}
 _ACKERMANN_SPEED_GAIN: Final = 0.5
+FARTHEST_M: Final = 1e6
+"""From the origin, along each axis; angles are bounded by as many degrees."""
 MAX_SPEED_MPS: Final = 1e3
 MAX_TURN_DEGPS: Final = 1e5
 MAX_IMPULSE_NS: Final = 1e8
@@ -58,6 +60,8 @@ class World:
         self._bodies = dynamics.Bodies()
         self._walkers = Walkers(self._bodies, lambda: self.navigation)
         self._friction: dict[int, FrictionTrigger] = {}
+        self._forgetful: set[int] = set()
+        """Vehicles without `sticky_control`: a control acts for one step"""
         self._slots: dict[int, int] = {}
         self._actor_of_slot: dict[int, Actor] = {}
         self.spectator = self._place("spectator", (0.0, 0.0, SPECTATOR_HEIGHT_M, 0.0, 0.0, 0.0), Box())
@@ -118,8 +122,8 @@ class World:
         """Create an actor. Raises: CallError for an unknown blueprint, a taken place, a missing parent, a bad pose."""
         if type_id not in self._blueprints:
             raise CallError(f"{type_id!r} is not a blueprint of this server")
-        if not all(math.isfinite(value) for value in pose):
-            raise CallError(f"cannot spawn {type_id} at {pose}: not a finite transform")
+        if not _usable(pose):
+            raise CallError(f"cannot spawn {type_id} at {pose}: use a finite transform within {FARTHEST_M:g} m")
         if self.actors.count >= MAX_ACTORS:
             raise CallError(f"cannot spawn {type_id}: {MAX_ACTORS} actors exist already")
         parent_pose = self.actors.pose(self.actor(parent)) if parent else None
@@ -136,6 +140,8 @@ class World:
             self._add_friction(actor)
         elif kind in _BODY_KINDS:
             self._add_body(actor, world_pose)
+        if kind is Kind.VEHICLE and actor.attribute("sticky_control", "true").lower() == "false":
+            self._forgetful.add(actor.id)
         return actor
 
     def _add_friction(self, actor: Actor) -> None:
@@ -177,6 +183,7 @@ class World:
             self._bodies.remove(slot)
             del self._actor_of_slot[slot]
         self._friction.pop(actor_id, None)
+        self._forgetful.discard(actor_id)
         self.actors.remove(actor)
         self._index_bodies()
         return removed
@@ -233,8 +240,8 @@ class World:
     def set_walker_state(self, actor_id: int, pose: Pose, speed_mps: float) -> None:
         """Place a walker as a client's crowd simulation wants it; the pose's height only tells the level at bridges."""
         walker = self._of_kind(actor_id, Kind.WALKER)
-        if not all(math.isfinite(value) for value in (*pose, speed_mps)):
-            raise CallError(f"cannot move walker {actor_id} to {pose} at {speed_mps} m/s: not finite")
+        if not _usable(pose) or not abs(speed_mps) <= MAX_SPEED_MPS:
+            raise CallError(f"cannot move walker {actor_id} to {pose} at {speed_mps} m/s: not finite or too large")
         self._walkers.lead(self._slots[actor_id], pose, speed_mps, self.ground_m(*pose[:3]))
         heading_rad = math.radians(pose[4])
         self._report_walk(walker, WalkerControl((math.cos(heading_rad), math.sin(heading_rad), 0.0), speed_mps))
@@ -257,8 +264,8 @@ class World:
 
     def teleport(self, actor_id: int, pose: Pose) -> None:
         actor = self.actor(actor_id)
-        if not all(math.isfinite(value) for value in pose):
-            raise CallError(f"cannot move actor {actor_id} to {pose}: not a finite transform")
+        if not _usable(pose):
+            raise CallError(f"cannot move actor {actor_id} to {pose}: use a finite transform within {FARTHEST_M:g} m")
         if actor.id in self._slots:
             self._bodies.set_transform(self._slots[actor.id], pose)
         if actor.relative_pose is not None:
@@ -303,6 +310,10 @@ class World:
         x, y, z, pitch, yaw, roll = self.actors.pose(prop)
         self.teleport(prop.id, (x, y, min(z, self.ground_m(x, y, z)), pitch, yaw, roll))
 
+    def set_gravity(self, actor_id: int, enabled: bool) -> None:
+        slot = self._slot(actor_id)
+        self._bodies.gravity[slot], self._bodies.settled[slot] = enabled, False
+
     def set_collides(self, actor_id: int, enabled: bool) -> None:
         self.actor(actor_id).collides = enabled
         if actor_id in self._slots:
@@ -312,9 +323,10 @@ class World:
 
     def physics_control(self, actor_id: int) -> list:
         vehicle = self.vehicle(actor_id)
-        if vehicle.physics_control is not None:
-            return vehicle.physics_control
-        return physics_control(blueprints.body_spec(vehicle.type_id), self.actors.pose(vehicle))
+        pose = self.actors.pose(vehicle)
+        physics = vehicle.physics_control or physics_control(blueprints.body_spec(vehicle.type_id), pose)
+        (imposed,) = friction(self._friction.values(), np.array([pose[:3]]), np.array([np.nan]))
+        return physics if np.isnan(imposed) else with_tyre_friction(physics, float(imposed))
 
     def wheel_steer_deg(self, actor_id: int, wheel: int) -> float:
         slot = self._slots[self.vehicle(actor_id).id]
@@ -352,6 +364,8 @@ class World:
         self._set_friction()
         dynamics.step(bodies, bodies.count, dt_s, self.town.heights)
         contacts, impulses = dynamics.collide(bodies, bodies.count)
+        for actor_id in self._forgetful:
+            self.set_control(actor_id, VehicleControl())
         self._walkers.after_step(contacts.pairs, impulses, dt_s)
         snapshot.copy_motion(bodies, self._body_slots, self.actors, self._body_rows)
         self._move_attached()
@@ -366,7 +380,8 @@ class World:
         slots = self._vehicle_slots
         if len(slots):
             position_m = self.actors.position_m[self._vehicle_rows]
-            self._bodies.friction[slots] = friction(self._friction.values(), position_m)
+            own = self._bodies.tyre_friction[slots]
+            self._bodies.friction[slots] = friction(self._friction.values(), position_m, own)
 
     def _move_attached(self) -> None:
         table = self.actors
@@ -416,6 +431,11 @@ class World:
 def _box(trigger_box: tuple) -> Box:
     centre, extent = trigger_box
     return Box(tuple(centre), tuple(extent))
+
+
+def _usable(pose: Pose) -> bool:
+    """Whether a place can be reached with the precision of the wire; false for NaN."""
+    return all(abs(value) <= FARTHEST_M for value in pose)
 
 
 def _bounded(what: str, actor_id: int, values: Sequence[float], limit: float) -> tuple[float, ...]:

@@ -156,7 +156,7 @@ _STRONG = {
 }
 _SMALL: tuple[Size, ...] = ("debug", "tiny")
 _TINY_STATIC_WEIGHT = 0.03
-_TINY_WEIGHTS = {bev.VEHICLE: 2.0, bev.WALKER: 3.0} | dict.fromkeys(
+_TINY_WEIGHTS = {bev.VEHICLE: 1.0, bev.WALKER: 2.0} | dict.fromkeys(
     (bev.BICYCLE, bev.EMERGENCY, bev.OBSTACLE, bev.GREEN, bev.YELLOW, bev.RED, bev.STOP_SIGN), 2.0
 )
 """Weights of the masks in the reconstruction: what is small counts more, and the sum over all pixels does not drown
@@ -195,9 +195,9 @@ def preset(recipe: Recipe = "paper", size: Size = "10m") -> PrivilegedConfig:
 def _sparing(config: PrivilegedConfig) -> PrivilegedConfig:
     """Shorter windows, a nearer horizon and fewer decoded and imagined states, for some updates per second on a CPU.
 
-    Binary masks, a heavier vector (the route's points have to be known to a decimetre), and heavier heads with windows
-    that end at terminations: a small model sees few endings and has to know them for the policy to fear them. Scenarios
-    begin early: a CPU has no time for 10,000 updates without them.
+    Binary masks that count less beside a heavier vector (the route's points have to be known to a decimetre), and
+    heavier heads with windows that end at terminations: a small model sees few endings and has to know them for the
+    policy to fear them. Scenarios begin early: a CPU has no time for 10,000 updates without them.
     """
     world = config.world_model
     slices = len(bev.HISTORY_S)
@@ -209,7 +209,7 @@ def _sparing(config: PrivilegedConfig) -> PrivilegedConfig:
         channel_weights=tuple(weights),
         decode_share=0.125,
     )
-    loss = replace(world.loss, vector=50.0, reward=15.0, continuation=40.0)
+    loss = replace(world.loss, reconstruction=0.15, vector=2000.0, reward=15.0, continuation=40.0)
     discount = replace(world.discount, horizon_steps=100.0)
     starts = 0 if config.policy.replay_critic else 64
     return replace(

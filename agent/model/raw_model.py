@@ -7,6 +7,7 @@ Source: Raw2Drive, sections 3.2 and 3.3.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,8 +22,9 @@ from agent.ego_vector import VECTOR_SIZE as EGO_SIZE
 from agent.model.driving_model import ModelInput, ModelState, route_raster, small_encoder
 from agent.model.heads import ConvNormAct, NormAct
 from agent.model.image_encoder import EncoderConfig, ImageEncoder
+from agent.model.mask_decoder import SHOWN_MASKS, MaskDecoderConfig, PatchMasks
 from agent.model.recurrent import NormKind, hidden_layers, norm_act
-from agent.model.rssm import Rssm, RssmConfig, unimix_log_probs
+from agent.model.rssm import LatentState, Rssm, RssmConfig, unimix_log_probs
 from agent.route import ROUTE_POINTS, VECTOR_SIZE
 
 CANVAS_PER_CELL = 8
@@ -52,6 +54,8 @@ class RawNeckConfig:
     vector_units: int = 256
     """Width of the ego vector's part of e_t; 0 for a privileged model on masks alone."""
     vector_layers: int = 1
+    gaps: int = 0
+    """How many numbers of the free road the privileged model reads behind the ego vector; an agent has to see them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +75,8 @@ class RawModelConfig:
     neck: RawNeckConfig = field(default_factory=RawNeckConfig)
     rssm: RssmConfig = field(default_factory=lambda: RssmConfig(action_input=True))
     actor: RawActorConfig = field(default_factory=RawActorConfig)
+    decoder: MaskDecoderConfig | None = None
+    """For showing what the agent believes and imagines; None: it drives without."""
 
     def __post_init__(self) -> None:
         if not self.rssm.action_input:
@@ -105,8 +111,8 @@ class Sight:
 
     embed: Float[Tensor, "n e"]
     """e_t: the map's cells row by row, then the ego vector's part."""
-    seen: Float[Tensor, "n 17"]
-    """The fields of the ego vector that an agent has to see: speed limit and the points of the road to follow."""
+    seen: Float[Tensor, "n seen"]
+    """What an agent has to see of the ego vector: speed limit, the points of the road to follow, and the gaps."""
 
 
 class RawNeck(nn.Module):
@@ -145,9 +151,10 @@ class RawNeck(nn.Module):
             self.seen = nn.Sequential(
                 nn.Linear(read, config.seen_hidden, bias=False),
                 NormAct(config.seen_hidden),
-                nn.Linear(config.seen_hidden, SEEN_SIZE),
+                nn.Linear(config.seen_hidden, SEEN_SIZE + config.gaps),
             )
-            self.vector = nn.Sequential(*hidden_layers(EGO_SIZE, config.vector_units, config.vector_layers, norm))
+            read = EGO_SIZE + config.gaps
+            self.vector = nn.Sequential(*hidden_layers(read, config.vector_units, config.vector_layers, norm))
 
     def forward(
         self,
@@ -166,7 +173,7 @@ class RawNeck(nn.Module):
         middle = self.convolutions(torch.cat([canvas, covered, raster], 1))
         cells = self.last_act(self.last(middle).permute(0, 2, 3, 1)).flatten(1)
         if not self.config.vector_units:
-            return Sight(cells, cells.new_zeros(n, SEEN_SIZE))
+            return Sight(cells, cells.new_zeros(n, SEEN_SIZE + self.config.gaps))
         # Points lie up to hundreds of metres away; the square root keeps the near ones resolved.
         points = (route / POINT_SCALE_M).clamp(-POINT_CLIP, POINT_CLIP)
         points = points.sign() * points.abs().sqrt()
@@ -194,21 +201,22 @@ def sampling_grid(
 
 
 def ego_vector(
-    vector: Float[Tensor, "n v"], action: Float[Tensor, "n actions"], seen: Float[Tensor, "n 17"]
-) -> Float[Tensor, "n 35"]:
-    """The ego vector of the privileged stream, from what the agent knows and what it sees."""
+    vector: Float[Tensor, "n v"], action: Float[Tensor, "n actions"], seen: Float[Tensor, "n seen"]
+) -> Float[Tensor, "n full"]:
+    """The ego vector of the privileged stream with its gaps, from what the agent knows and what it sees."""
+    gaps = seen.shape[1] - SEEN_SIZE
     table = torch.from_numpy(np.array(ACTIONS)).to(vector)
-    full = vector.new_zeros(vector.shape[0], EGO_SIZE)
+    full = vector.new_zeros(vector.shape[0], EGO_SIZE + gaps)
     full[:, FIELDS["speed"]] = vector[:, :1]
     full[:, FIELDS["action"]] = action.to(vector.dtype) @ table
-    full[:, FIELDS["command"].start :] = vector[:, VECTOR_SIZE:]
-    return full.index_copy(1, seen_columns(vector.device), seen.to(full.dtype))
+    full[:, FIELDS["command"].start : EGO_SIZE] = vector[:, VECTOR_SIZE:]
+    return full.index_copy(1, seen_columns(vector.device, gaps), seen.to(full.dtype))
 
 
-def seen_columns(device: torch.device) -> Tensor:
-    """Where the fields that an agent has to see stand in the ego vector."""
+def seen_columns(device: torch.device, gaps: int = 0) -> Tensor:
+    """Where what an agent has to see stands in the ego vector with its gaps."""
     columns = [column for name in SEEN_FIELDS for column in range(FIELDS[name].start, FIELDS[name].stop)]
-    return torch.tensor(columns, device=device)
+    return torch.tensor([*columns, *range(EGO_SIZE, EGO_SIZE + gaps)], device=device)
 
 
 class RawModel(nn.Module):
@@ -223,6 +231,9 @@ class RawModel(nn.Module):
         actor = config.actor
         hidden = hidden_layers(config.rssm.deter + config.rssm.stoch, actor.units, actor.layers, config.norm)
         self.actor = nn.Sequential(*hidden, nn.Linear(actor.units, config.rssm.actions))
+        self.decoder = None
+        if config.decoder is not None:
+            self.decoder = PatchMasks(config.rssm.deter + config.rssm.stoch, config.decoder, config.norm)
 
     def initial(self, batch: int) -> ModelState:
         """State before the first decision."""
@@ -264,3 +275,31 @@ class RawModel(nn.Module):
         )
         logits = unimix_log_probs(self.actor(latent.features()), self.config.actor.unimix)
         return logits, ModelState(latent, memory, torch.ones_like(state.has_memory))
+
+    @torch.no_grad()
+    def imagine(self, latent: LatentState, action: int, steps: int) -> list[LatentState]:
+        """The likeliest states behind this one when the action and then the likeliest ones of the policy are taken."""
+        actions = self.config.rssm.actions
+        states: list[LatentState] = []
+        for _ in range(steps):
+            taken = F.one_hot(torch.tensor([action], device=latent.deter.device), actions).float()
+            latent = self.rssm.imagine_step(latent, taken, mode=True)
+            states.append(latent)
+            action = int(self.actor(latent.features()).argmax(-1)[0])
+        return states
+
+    @torch.no_grad()
+    def shown_masks(self, latents: Sequence[LatentState]) -> Float[Tensor, "n masks rows columns"]:
+        """Probabilities of `SHOWN_MASKS` in states (batches of one), where the image encoder looks: row 0 at the rear.
+
+        Raises: ValueError for an agent without a decoder.
+        """
+        if self.decoder is None or self.config.decoder is None:
+            raise ValueError("this agent has no decoder; export it with one")
+        masks = self.decoder(torch.cat([latent.features() for latent in latents]))
+        shown = torch.stack([masks[:, list(channels)].amax(1) for channels in SHOWN_MASKS.values()], 1)
+        neck, (right_min, rear, _, right_max, front, _) = self.config.neck, self.config.encoder.bev_range_m
+        per_m = self.config.decoder.size_px / neck.window_m
+        top, bottom = (round((neck.ahead_m - ahead_m) * per_m) for ahead_m in (front, rear))
+        left, right = (round((0.5 * neck.window_m + right_m) * per_m) for right_m in (right_min, right_max))
+        return shown[:, :, top:bottom, left:right].flip(2)

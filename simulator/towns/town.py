@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,9 @@ Pose = tuple[float, float, float, float, float, float]
 
 FORMAT_VERSION = 6
 """Of the cache files, part of their key: to be raised with every change of what is derived."""
+LAYERED: Final = "_Opt"
+"""End of the name of a CARLA town whose layers can be unloaded."""
+
 MAX_BYTES = 64 * 1024 * 1024
 """Largest OpenDRIVE file that is read."""
 DERIVE_TIMEOUT_S = 300.0
@@ -115,7 +118,7 @@ def _town_files(town_dir: Path | None) -> dict[str, Path]:
 
 def load_town(name_or_path: str, town_dir: Path | None = None) -> Town:
     """The own town of this name (family and seed), the file <name>.xodr of town_dir (or where CARLA keeps it in its
-    Maps folder), or the .xodr file at a path.
+    Maps folder), or the .xodr file at a path. `Town05_Opt`, CARLA's layered variant, has the roads of `Town05`.
 
     Raises: TownError for an unknown town or a file that is too large, malformed or unusable.
     """
@@ -124,13 +127,14 @@ def load_town(name_or_path: str, town_dir: Path | None = None) -> Town:
     path = Path(name_or_path)
     if path.suffix != ".xodr":
         files = _town_files(town_dir)
-        if name_or_path not in files:
+        stem = name_or_path if name_or_path in files else name_or_path.removesuffix(LAYERED)
+        if stem not in files:
             raise TownError(
                 f"there is no town {name_or_path!r}; there are {', '.join(available_towns(town_dir))}, other two-digit "
                 f"seeds of {', '.join((GRID_FAMILY, *FAMILIES))}, and the .xodr files of --town-dir "
                 f"({town_dir or 'not given'})"
             )
-        path = files[name_or_path]
+        return town_from_text(name_or_path, _read(files[stem]))
     return town_from_text(path.stem, _read(path))
 
 

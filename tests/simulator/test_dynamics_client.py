@@ -58,10 +58,23 @@ def test_a_friction_trigger_is_slippery_while_it_exists(world, spawn):
         blueprint.set_attribute(name, str(value))
     trigger = world.spawn_actor(blueprint, carla.Transform(car.get_location()))
     world.tick()
+    assert [wheel.tire_friction for wheel in car.get_physics_control().wheels] == pytest.approx([0.35] * 4)
     assert stopping_m(world, car, 8.0) > 2.5 * usual
     trigger.destroy()
     world.tick()
+    assert [wheel.tire_friction for wheel in car.get_physics_control().wheels] == pytest.approx([3.5] * 4)
     assert stopping_m(world, car, 8.0) == pytest.approx(usual, rel=0.1)
+
+
+def test_a_car_without_gravity_stays_up(world, spawn):
+    car = spawn(0)
+    drive(world, car, carla.VehicleControl(hand_brake=True), 20)
+    pose = car.get_transform()
+    for enabled in (False, True):
+        car.set_enable_gravity(enabled)
+        car.set_transform(carla.Transform(pose.location + carla.Location(z=10.0), pose.rotation))
+        drive(world, car, carla.VehicleControl(), 20)
+        assert (car.get_location().z > pose.location.z + 9.9) is not enabled
 
 
 def test_a_parked_car_reports_the_same_bits_every_tick(world, spawn):

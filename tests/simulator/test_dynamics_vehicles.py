@@ -5,6 +5,7 @@ import pytest
 
 from simulator import blueprints, dynamics
 from simulator.blueprints import body_spec
+from simulator.bodies import TYRE_FRICTION
 from simulator.dynamics import Bodies, step
 from simulator.friction import FrictionTrigger, friction
 
@@ -44,9 +45,9 @@ def run(bodies: Bodies, seconds: float, ground=flat) -> Bodies:
     return bodies
 
 
-def stopping_m(type_id: str, speed_mps: float, ground_friction: float = 1.0) -> float:
+def stopping_m(type_id: str, speed_mps: float, share_of_friction: float = 1.0) -> float:
     bodies = one(type_id, speed_mps)
-    bodies.friction[0] = ground_friction
+    bodies.friction[0] = share_of_friction * TYRE_FRICTION
     bodies.set_control(0, 0.0, 0.0, 1.0)
     while bodies.speed[0] > 0.0:
         step(bodies, 1, DT_S, flat)
@@ -183,25 +184,17 @@ def test_less_friction_brakes_later_steers_wider_and_starts_slower() -> None:
     assert ways == sorted(ways) and ways[3] > 3.0 * ways[0]
     assert ways[3] == pytest.approx(15.0**2 / (2 * 0.1 * 24.0), rel=0.05), "the tyres' limit, not the brake's"
     ice = one(speed_mps=12.0)
-    ice.friction[0] = 0.1
+    ice.friction[0] = 0.1 * TYRE_FRICTION
     ice.set_control(0, 1.0, 1.0, 0.0)
     run(ice, 0.5)
     assert abs(ice.speed[0] * np.radians(ice.wz[0])) == pytest.approx(2.4, rel=0.01)
     assert ice.speed[0] - 12.0 == pytest.approx(0.5 * 2.4, rel=0.05)
 
 
-def test_worn_tyres_count_like_slippery_ground() -> None:
-    bodies = one(speed_mps=15.0)
-    bodies.tyre_friction[0] = 0.35
-    bodies.set_control(0, 0.0, 0.0, 1.0)
-    while bodies.speed[0] > 0.0:
-        step(bodies, 1, DT_S, flat)
-    assert bodies.x[0] == pytest.approx(stopping_m(EGO, 15.0, 0.1))
-
-
 def test_friction_of_overlapping_boxes() -> None:
     wide = FrictionTrigger((10.0, 0.0, 0.0), 0.0, (5.0, 5.0, 1.0), 0.3)
     turned = FrictionTrigger((10.0, 0.0, 0.0), np.pi / 4, (1.0, 4.0, 1.0), 0.1)
     places = np.array([[10.0, 0.0, 0.0], [14.0, 4.0, 0.0], [8.0, 2.0, 0.0], [20.0, 0.0, 0.0], [10.0, 0.0, 3.0]])
-    assert friction([wide, turned], places).tolist() == [0.1, 0.3, 0.1, 1.0, 1.0]
-    assert friction([], places).tolist() == [1.0] * 5
+    own = np.array([0.0, 0.0, 2.0, 3.0, 4.0])
+    assert friction([wide, turned], places, own).tolist() == [0.1, 0.3, 0.1, 3.0, 4.0]
+    assert friction([], places, own).tolist() == own.tolist()

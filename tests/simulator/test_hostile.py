@@ -18,6 +18,8 @@ import pytest
 from tests.simulator.conftest import start_server
 
 CONNECT_S = 5.0
+PATIENCE_S = 60.0
+"""For calls that may compile"""
 FEW_DESCRIPTORS = 40
 
 
@@ -126,6 +128,35 @@ def test_clients_that_vanish_leave_nothing_behind(server):
     while open_descriptors(server) >= FEW_DESCRIPTORS:
         assert time.monotonic() < deadline, f"{open_descriptors(server)} descriptors are still open"
         time.sleep(0.1)
+
+
+LISTENER = """
+import sys, time, carla
+client = carla.Client("127.0.0.1", int(sys.argv[1]))
+client.set_timeout(60.0)
+world = client.get_world()
+kinds = ("sensor.other.gnss", "sensor.other.imu", "sensor.lidar.ray_cast")
+sensors = [world.spawn_actor(world.get_blueprint_library().find(kind), carla.Transform()) for kind in kinds]
+for sensor in sensors:
+    sensor.listen(lambda data: None)
+print(*(sensor.id for sensor in sensors), flush=True)
+time.sleep(600.0)
+"""
+
+
+def test_the_sensors_of_a_killed_client_end(server):
+    with connect(server.port) as endpoint:
+        endpoint.settimeout(PATIENCE_S)
+        killed = subprocess.Popen([sys.executable, "-c", LISTENER, str(server.port)], stdout=subprocess.PIPE, text=True)
+        assert killed.stdout is not None
+        ids = [int(word) for word in killed.stdout.readline().split()]
+        assert len(ids) == 3 and len(call(endpoint, "get_actors_by_id", ids)[3][0][1]) == 3
+        killed.kill()
+        killed.wait()
+        deadline = time.monotonic() + CONNECT_S
+        while call(endpoint, "get_actors_by_id", ids)[3][0][1]:
+            assert time.monotonic() < deadline, "its sensors are still there"
+        assert call(endpoint, "tick_cue")[3][0][0] == 1
 
 
 def test_stream_of_a_sensor_that_is_not_there(server):

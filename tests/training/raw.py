@@ -36,9 +36,12 @@ ENCODER = EncoderConfig(
 )
 
 
-def teacher(vector: int = EGO_SIZE, seed: int = 1) -> PrivilegedModel:
+def teacher(gaps: int = 0, seed: int = 1) -> PrivilegedModel:
     """A privileged model of the debug size with random weights, heads and actor that tell something included."""
-    config = debug_config("paper", vector=vector)
+    config = debug_config("paper", vector=EGO_SIZE + gaps)
+    world_model = config.world_model
+    observation = replace(world_model.observation, gaps=gaps)
+    config = replace(config, world_model=replace(world_model, observation=observation))
     weights = torch.Generator().manual_seed(seed)
     world, policy = WorldModel(config.world_model, weights), ActorCritic(config.policy, config.world_model, weights)
     with torch.no_grad():

@@ -24,8 +24,9 @@ from simulator.towns.generate import generate
 from training import bev
 from training.env.config import EndConfig, EnvConfig
 from training.env.environment import DrivingEnv
+from training.env.gaps import GAP_SIZE
 from training.env.isolated import IsolatedEnv
-from training.env.observation import FIELDS, VECTOR_SIZE
+from training.env.observation import FIELDS, VECTOR_SIZE, observation_space, observe
 from training.expert import ExpertConfig, ExpertDriver
 from training.scene import world_pose
 
@@ -74,6 +75,10 @@ def test_observation_and_info(env: DrivingEnv) -> None:
     assert masks.any((1, 2)).all()
     picture = env.render()
     assert picture is not None and picture.shape == (64, 64, 3)
+    assert env.drive is not None
+    view = env.drive.view
+    wide = observe(view, view.scene(), STRAIGHT_ON, 64, gaps=True)
+    assert observation_space(64, gaps=True).contains(wide) and len(wide["vector"]) == VECTOR_SIZE + GAP_SIZE
     _, reward, _, _, info = env.step(STRAIGHT_ON)
     assert reward == pytest.approx(sum(info["reward_terms"].values()))
     assert info["time_s"] == pytest.approx(0.1)

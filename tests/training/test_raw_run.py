@@ -16,11 +16,13 @@ from agent.driver import load_driving_model, load_model
 from agent.ego_vector import MANOEUVRE_SIZE
 from agent.ego_vector import VECTOR_SIZE as EGO_SIZE
 from agent.model.driving_model import ModelInput
+from agent.model.mask_decoder import SHOWN_MASKS
 from agent.model.raw_model import RawModel
 from agent.route import ROUTE_POINTS, VECTOR_SIZE
 from tests.training.experience import transition
 from tests.training.privileged import debug_config
 from tests.training.raw import teacher
+from training import bev
 from training.experience.batches import Batches
 from training.experience.config import ReplayConfig
 from training.experience.writer import ExperienceWriter, SensorFrame
@@ -30,6 +32,7 @@ from training.raw.config import RawRunConfig, raw_config
 from training.raw.driver import agent_tensors
 from training.raw.export import export
 from training.raw.learner import RawLearner
+from training.raw.load import load_learner
 from training.raw.model import RawWorldModel
 from training.raw.trainer import train
 
@@ -122,7 +125,39 @@ def test_a_run_on_recorded_data_resumes_and_its_agent_drives(tmp_path: Path) -> 
     assert log_policy.shape == (1, 39) and bool(torch.isfinite(log_policy).all())
     with pytest.raises(ValueError, match="RawModel"):
         load_driving_model(out, "cpu")
+    check_decoder(export(tmp_path / "run", tmp_path / "showing", "# a test\n", decoder=True), tmp_path / "run", model)
     assert load_teacher(tmp_path / "run" / "teacher").config.world_model.observation.vector == EGO_SIZE
+
+
+def check_decoder(folder: Path, run: Path, plain: RawModel) -> None:
+    """The agent with a decoder decodes what the run's does, and imagines by its own recurrence and policy."""
+    agent = load_model(folder, "cpu")
+    assert isinstance(agent, RawModel) and plain.decoder is None
+    with pytest.raises(ValueError, match="no decoder"):
+        plain.shown_masks([plain.rssm.initial(1)])
+    learner = load_learner(run)
+    assert learner.model.decoder is not None
+    start = agent.rssm.initial(1)
+    states = agent.imagine(start, 3, 2)
+    following = agent.rssm.imagine_step(start, F.one_hot(torch.tensor([3]), 39).float(), mode=True)
+    torch.testing.assert_close(states[0].features(), following.features())
+    chosen = agent.actor(following.features()).argmax(-1)
+    next_one = agent.rssm.imagine_step(following, F.one_hot(chosen, 39).float(), mode=True)
+    torch.testing.assert_close(states[1].features(), next_one.features())
+    shown = agent.shown_masks([start, *states])
+    truth = learner.model.decoder.probabilities(torch.cat([state.features() for state in (start, *states)]))
+    size, (right, rear, _, _, front, _) = truth.shape[-1], agent.config.encoder.bev_range_m
+    rows = slice(round((45 - front) * size / 64), round((45 - rear) * size / 64))
+    columns = slice(round((32 + right) * size / 64), round((32 - right) * size / 64))
+    vehicles = truth[:, [bev.VEHICLE, bev.BICYCLE, bev.EMERGENCY], rows, columns].amax(1)
+    torch.testing.assert_close(shown[:, list(SHOWN_MASKS).index("vehicle")], vehicles.flip(1), atol=2e-3, rtol=0)
+
+
+def test_masks_that_are_shown_are_those_of_the_data() -> None:
+    lines, vehicles = (bev.YELLOW_LINE, bev.WHITE_LINE), (bev.VEHICLE, bev.BICYCLE, bev.EMERGENCY)
+    expected = {"road": (bev.ROAD,), "ego_lanes": (bev.EGO_LANES,), "lane_lines": lines, "obstacle": (bev.OBSTACLE,)}
+    expected |= {"vehicle": vehicles, "walker": (bev.WALKER,), "red_light": (bev.RED,), "yellow_light": (bev.YELLOW,)}
+    assert expected | {"green_light": (bev.GREEN,), "stop_sign": (bev.STOP_SIGN,)} == SHOWN_MASKS
 
 
 def test_training_and_driving_see_the_same(tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
 """Packed mask words: unpacking, patches, and the encoders' products with bits."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
+from agent.model.mask_decoder import join_patches, padded_channels, split2
 from tests.training.privileged import debug_config, random_batch
 from training.bev import unpack as unpack_words
 from training.presets import preset
 from training.world_model.decoder import Decoder, FusedLastLayer
+from training.world_model.distributions import symlog
 from training.world_model.encoder import PatchEncoder
-from training.world_model.layers import initialise, merge2, split2
-from training.world_model.masks import byte_table, cut_patches, join_patches, padded_channels, unpack
+from training.world_model.layers import initialise, merge2
+from training.world_model.masks import byte_table, cut_patches, unpack
 
 
 def random_words(seed: int, *shape: int) -> torch.Tensor:
@@ -72,3 +76,17 @@ def test_patch_loss_in_kept_memory_equals_the_general_one() -> None:
 
     for kept, general in zip(loss_and_gradients(kept=True), loss_and_gradients(kept=False), strict=True):
         torch.testing.assert_close(kept, general, rtol=1e-4, atol=1e-5 * float(general.abs().max()))
+
+
+def test_gaps_weigh_less_than_the_rest_of_the_vector() -> None:
+    config = debug_config("paper", vector=7).world_model
+    observation, loss = replace(config.observation, gaps=3), replace(config.loss, gaps=0.25)
+    plain, weighted = Decoder(config), Decoder(replace(config, observation=observation, loss=loss))
+    weighted.load_state_dict(plain.state_dict())
+    features = torch.randn(5, config.features, generator=torch.Generator().manual_seed(6))
+    vector = torch.randn(5, 7, generator=torch.Generator().manual_seed(7))
+    assert plain.vector is not None
+    error = (plain.vector(features) - symlog(vector)).square()
+    torch.testing.assert_close(plain.vector_loss(features, vector), error.sum(-1))
+    expected = error[:, :4].sum(-1) + 0.25 * error[:, 4:].sum(-1)
+    torch.testing.assert_close(weighted.vector_loss(features, vector), expected)

@@ -128,6 +128,8 @@ class EnvConfig:
     carl: CarlConfig = field(default_factory=CarlConfig)
     ends: EndConfig = field(default_factory=EndConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    gaps: bool = False
+    """Show the free road in numbers besides (see `training.env.gaps`)."""
     expert: bool = False
     """Tell in every info what the expert would do (`expert_action`): for demonstrations and labels."""
     light_times_s: tuple[float, float, float] | None = None

@@ -58,6 +58,8 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
     `route` (an id) drives that route, and its outcome is not counted; `episode_seed` is that of traffic and scenario.
     """
 
+    needs_cameras = False
+    """Whether a server of our own draws what cameras see."""
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1.0 / DECISION_S)}  # noqa: RUF012 - gymnasium's
 
     def __init__(self, config: EnvConfig, routes: Sequence[Route], render_mode: str | None = None) -> None:
@@ -66,10 +68,10 @@ class DrivingEnv(gymnasium.Env[Any, Any]):
             raise ValueError(f"render_mode {render_mode!r} is not known; take 'rgb_array' or None")
         self.config = config
         self.render_mode = render_mode
-        self.observation_space: spaces.Space[Any] = observation_space(config.size_px)
+        self.observation_space: spaces.Space[Any] = observation_space(config.size_px, gaps=config.gaps)
         self.action_space = spaces.Discrete(len(ACTIONS))
         self.scheduler = RouteScheduler(routes, config.scheduler, self.np_random)
-        self.servers = Servers(config)
+        self.servers = Servers(config, render=self.needs_cameras)
         self.stranded = False
         """The server died under a Traffic Manager: this process cannot drive any more."""
         self._watchdog = Watchdog()
@@ -242,13 +244,18 @@ class Drive:
         self._expert = ExpertDriver(ExpertConfig(max_speed_mps=EXPERT_MPS)) if config.expert else None
         self._standing_s = 0.0
         self._lon_accel_mps2 = 0.0
-        self.scene: Scene = self.view.scene(ways=False)
+        self._ways = config.gaps or config.expert
+        self.scene: Scene = self.look()
         """After the last decision."""
         self._arc_m, _ = place_on_route(self.scene)
 
+    def look(self) -> Scene:
+        """The scene now; the lanes of others are looked up where somebody needs them."""
+        return self.view.scene(ways=self._ways)
+
     def observation(self) -> Observation:
         """What the policy sees now."""
-        return observe(self.view, self.scene, self._action, self._config.size_px)
+        return observe(self.view, self.scene, self._action, self._config.size_px, gaps=self._config.gaps)
 
     def tick(self, control: carla.VehicleControl) -> bool:
         """A twentieth of a second; False when the route is over. Raises: EpisodeError."""
@@ -266,7 +273,7 @@ class Drive:
             offence = self._offence()
             if over or offence is not None or self.episode.criteria.completion.reached:
                 break
-        before, self.scene = self.scene, self.view.scene(ways=False)
+        before, self.scene = self.scene, self.look()
         standing = abs(self.scene.speed_mps) < self._config.ends.standing_mps
         self._standing_s = self._standing_s + DECISION_S if standing else 0.0
         previous, self._action = self._action, action
@@ -282,7 +289,7 @@ class Drive:
             "completion_percent": float(self.episode.criteria.completion.percent),
         }
         if self._expert is not None:
-            info["expert_action"] = int(self._expert.decide(self.view.scene()).action)
+            info["expert_action"] = int(self._expert.decide(self.scene).action)
         return info
 
     def _judge(self, before: Scene, previous: int, offence: Infraction | None, over: bool) -> Decision:

@@ -51,7 +51,7 @@ class IsolatedEnv(gymnasium.Env[Any, Any]):
             raise ValueError(f"render_mode {render_mode!r} is not known; take 'rgb_array' or None")
         self.config = config
         self.render_mode = render_mode
-        self.observation_space: spaces.Space[Any] = observation_space(config.size_px)
+        self.observation_space: spaces.Space[Any] = observation_space(config.size_px, gaps=config.gaps)
         self.action_space = spaces.Discrete(len(ACTIONS))
         self.scheduler = RouteScheduler(routes, config.scheduler, self.np_random)
         self.workers = 0

@@ -19,6 +19,7 @@ from agent.ego_vector import (
 )
 from eval.planner import RoadOption
 from training import bev
+from training.env.gaps import GAP_SIZE, gap_vector
 from training.expert import Scene
 from training.scene import PrivilegedView
 
@@ -34,12 +35,17 @@ VECTOR_LIMIT = 10.0
 """No number in the vector is larger."""
 
 
-def observation_space(size_px: int) -> spaces.Dict:
-    """words: one bit per channel; vector: see `agent.ego_vector.FIELDS`."""
+def vector_size(*, gaps: bool) -> int:
+    """Width of the vector."""
+    return VECTOR_SIZE + (GAP_SIZE if gaps else 0)
+
+
+def observation_space(size_px: int, *, gaps: bool = False) -> spaces.Dict:
+    """words: one bit per channel; vector: see `agent.ego_vector.FIELDS`, then `training.env.gaps.GAP_FIELDS`."""
     return spaces.Dict(
         {
             "words": spaces.Box(0, 2**bev.CHANNELS - 1, (size_px, size_px), np.uint64),
-            "vector": spaces.Box(-VECTOR_LIMIT, VECTOR_LIMIT, (VECTOR_SIZE,), np.float32),
+            "vector": spaces.Box(-VECTOR_LIMIT, VECTOR_LIMIT, (vector_size(gaps=gaps),), np.float32),
         }
     )
 
@@ -91,11 +97,14 @@ def _one_hot(command: RoadOption) -> np.ndarray:
     return values
 
 
-def observe(view: PrivilegedView, scene: Scene, action: int, size_px: int) -> dict[str, np.ndarray]:
-    """The observation now."""
+def observe(
+    view: PrivilegedView, scene: Scene, action: int, size_px: int, *, gaps: bool = False
+) -> dict[str, np.ndarray]:
+    """The observation now; gaps are read off a scene whose others know their lanes."""
     words = view.words()
     factor = bev.SIZE_PX // size_px
+    vector = ego_vector(scene, view.commands, action)
     return {
         "words": bev.pool(words, factor) if factor > 1 else words,
-        "vector": ego_vector(scene, view.commands, action),
+        "vector": np.concatenate([vector, gap_vector(scene)]) if gaps else vector,
     }

@@ -20,9 +20,10 @@ logger = logging.getLogger(__name__)
 class Servers:
     """Gives a client whose world is a given town; the server is started when first needed."""
 
-    def __init__(self, config: EnvConfig) -> None:
-        """Raises: ServerError if the configured address is none."""
-        self._config = config
+    def __init__(self, config: EnvConfig, *, render: bool = False) -> None:
+        """render: whether cameras see something on a server of our own. Raises: ServerError if the configured address
+        is none."""
+        self._config, self._render = config, render
         self._own: EmbeddedServer | None = None
         self._client: carla.Client | None = None
         self._planners: dict[str, RoutePlanner] = {}
@@ -70,7 +71,9 @@ class Servers:
     def _connect(self, town: str) -> carla.Client:
         if not self._config.server:
             config = self._config
-            settings = EmbeddedServerConfig(town=town, town_dir=config.town_dir, threads=config.threads, render=False)
+            settings = EmbeddedServerConfig(
+                town=town, town_dir=config.town_dir, threads=config.threads, render=self._render
+            )
             own = EmbeddedServer(settings)
             self._own = own
             self.starts += 1

@@ -18,7 +18,8 @@ from eval.routes import Route
 from training import bev
 from training.drive import Driver, RuleDriver
 from training.env.environment import EXPERT_MPS
-from training.env.observation import VECTOR_SIZE, observe
+from training.env.gaps import GAP_SIZE
+from training.env.observation import observe, vector_size
 from training.expert import ExpertConfig
 from training.presets import PrivilegedConfig
 from training.privileged.driver import PolicyDriver
@@ -99,12 +100,13 @@ class MaskDriver:
 
     def __init__(self, policy: PolicyDriver, *, greedy: bool) -> None:
         self._policy, self._greedy = policy, greedy
-        self._size_px = policy.config.world_model.observation.size_px
+        seen = policy.config.world_model.observation
+        self._size_px, self._gaps = seen.size_px, seen.gaps > 0
         self._action = COAST
 
     def act(self, view: PrivilegedView) -> int:
         """The policy's next action; the observation is that of the training environment."""
-        observation = observe(view, view.scene(ways=False), self._action, self._size_px)
+        observation = observe(view, view.scene(ways=self._gaps), self._action, self._size_px, gaps=self._gaps)
         self._action = self._policy.act(observation, greedy=self._greedy)
         return self._action
 
@@ -114,11 +116,13 @@ def load_policy(folder: Path) -> PolicyDriver:
     plain, tensors = load_checkpoint(folder)
     config = configs.parse(PrivilegedConfig, plain, str(folder))
     seen, actions = config.world_model.observation, config.world_model.rssm.actions
-    fits = bev.SIZE_PX % seen.size_px == 0 and seen.vector in (0, VECTOR_SIZE) and seen.channels == bev.CHANNELS
+    vector = vector_size(gaps=seen.gaps > 0)
+    fits = bev.SIZE_PX % seen.size_px == 0 and seen.vector in (0, vector) and seen.channels == bev.CHANNELS
+    fits = fits and seen.gaps in (0, GAP_SIZE)
     if not fits or actions != len(ACTIONS):
         raise CheckpointError(
             f"{folder}: reads {seen.channels} masks of {seen.size_px} px and {seen.vector} numbers for {actions} "
-            f"actions; this version shows {bev.CHANNELS} masks of {bev.SIZE_PX} px or a divisor and 0 or {VECTOR_SIZE} "
+            f"actions; this version shows {bev.CHANNELS} masks of {bev.SIZE_PX} px or a divisor and 0 or {vector} "
             f"numbers for {len(ACTIONS)} actions; train again"
         )
     driver = PolicyDriver(config)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from training.env.config import EnvConfig
-from training.env.observation import VECTOR_SIZE
+from training.env.gaps import GAP_SIZE
+from training.env.observation import vector_size
 from training.presets import ImitationConfig
 
 
@@ -139,7 +140,12 @@ class RunConfig:
     @property
     def vector_size(self) -> int:
         """Width of the model's ego vector."""
-        return VECTOR_SIZE if self.vector else 0
+        return vector_size(gaps=self.env.gaps) if self.vector else 0
+
+    @property
+    def gap_size(self) -> int:
+        """How many of the vector's numbers are gaps, its last ones."""
+        return GAP_SIZE if self.vector and self.env.gaps else 0
 
 
 DEMONSTRATIONS: dict[str, Any] = {

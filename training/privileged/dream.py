@@ -70,7 +70,8 @@ def draw(config: DreamConfig) -> Path:
     """Drive, imagine and write the picture. Raises: CheckpointError, RouteFileError, ServerError, ValueError."""
     model = load_model(config.model)
     routes = read_routes(config.routes)[: config.rows]
-    env = DrivingEnv(EnvConfig(traffic=config.traffic, town_dir=config.town_dir), routes)
+    gaps = model.config.world_model.observation.gaps > 0
+    env = DrivingEnv(EnvConfig(traffic=config.traffic, town_dir=config.town_dir, gaps=gaps), routes)
     try:
         dreams = [_dream(env, route, model, config) for route in routes]
     finally:

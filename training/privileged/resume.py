@@ -25,6 +25,7 @@ IN_PRESET = frozenset(
     (
         *("vector", "batch", "steps", "segment_steps", "imitation", "guidance", "heads", "distillation"),
         *("rssm_start", "decoder_start", "policy_start", "fine_tuned", "model_rate", "policy_rate"),
+        "image_gradients",
     )
 )
 """Choices of the run that show in its preset."""

@@ -66,7 +66,7 @@ logger = logging.getLogger(__name__)
 def configured(config: PrivilegedConfig, run: RunConfig) -> PrivilegedConfig:
     """The preset with the run's own choices."""
     world = config.world_model
-    world = replace(world, observation=replace(world.observation, vector=run.vector_size))
+    world = replace(world, observation=replace(world.observation, vector=run.vector_size, gaps=run.gap_size))
     replay = config.replay
     if run.segment_steps is not None:
         replay = replace(replay, segment_steps=run.segment_steps)
@@ -168,6 +168,13 @@ class Trainer:
     def job(self, job: CollectorJob) -> CollectorJob:
         """What a collector does, from what every collector does."""
         return job
+
+    def progress(self, *, ready: bool) -> str:
+        """What is shown now and then. ready: whether there is enough experience."""
+        updates = self.learner.updates
+        left_min = max(self.minutes - self.elapsed_s / 60.0, 0.0)
+        doing = "update" if updates or ready else "waiting for experience, update"
+        return f"{doing} {updates}, {self.collected} steps collected, {left_min:.1f} min left"
 
     def train(self) -> None:
         """Collect and learn until the time is used up or somebody wants a stop."""
@@ -538,8 +545,4 @@ class _Loop:
         if now_s - self._shown_s < SHOW_S:
             return
         self._shown_s = now_s
-        left_min = max(trainer.minutes - trainer.elapsed_s / 60.0, 0.0)
-        doing = "update" if self._learner.updates or self._ready else "waiting for experience, update"
-        logger.info(
-            "%s %d, %d steps collected, %.1f min left", doing, self._learner.updates, trainer.collected, left_min
-        )
+        logger.info("%s", trainer.progress(ready=self._ready))

@@ -33,8 +33,9 @@ class RawCollectorJob(CollectorJob):
         return self.config
 
     def environment(self) -> DrivingEnv:
-        """What is driven in: with sensors, and with the expert where it takes turns."""
-        env = replace(self.env, expert=self.expert_share > 0.0)
+        """What is driven in: with sensors, what the teacher sees, and the expert where it takes turns."""
+        gaps = self.raw.world_model.observation.gaps > 0
+        env = replace(self.env, expert=self.expert_share > 0.0, gaps=gaps)
         return SensingEnv(env, self.routes, random_looks=self.settings.random_looks)
 
     def pilots(self, env: DrivingEnv) -> Pilots:

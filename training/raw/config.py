@@ -101,9 +101,14 @@ class RawConfig(PrivilegedConfig):
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     heads: RawHeadConfig = field(default_factory=RawHeadConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    image_gradients: float = 1.0
+    """Share of a batch's decisions, drawn anew each time, from whose images backbone and pyramid learn. The others are
+    seen all the same; 0: the image features stay as they are."""
 
     def __post_init__(self) -> None:
         super(RawConfig, self).__post_init__()
+        if not 0.0 <= self.image_gradients <= 1.0:
+            raise ValueError(f"image_gradients must lie in [0, 1], got {self.image_gradients}")
         wanted = fitting_model(self.world_model, self.policy, self.model.encoder)
         if self.model != replace(wanted, neck=_with_widths_of(wanted.neck, self.model.neck)):
             raise ValueError("model does not fit the privileged world model; make it with `raw_config`")
@@ -128,6 +133,7 @@ def fitting_model(world: WorldModelConfig, policy: ActorCriticConfig, encoder: E
         ahead_m=bev.EGO_ROW_PX / bev.PIXELS_PER_M,
         vector_units=world.heads.units if observation.vector else 0,
         vector_layers=vision.vector_layers,
+        gaps=observation.gaps,
     )
     actor = RawActorConfig(units=policy.units, layers=policy.layers, unimix=policy.actor_unimix)
     return RawModelConfig(encoder=encoder, neck=neck, rssm=world.rssm, actor=actor)
@@ -184,6 +190,8 @@ class RawRunConfig(RunConfig):
     """Learning rate of the raw world model instead of the privileged one's."""
     policy_rate: float | None = None
     """Learning rate of actor and critic instead of the privileged ones'."""
+    image_gradients: float = 1.0
+    """See RawConfig: most of an update's time goes into learning from images."""
     random_looks: bool = True
     """Whether weather and time of day are drawn anew for every collected episode."""
     privileged_share: float = 1.0

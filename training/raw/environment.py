@@ -84,7 +84,7 @@ class SensingDrive(Drive):
             self.tick(control_of(COAST))
         except SensorTimeout as error:
             raise EpisodeError(FAILURE_SIMULATION, str(error)) from error
-        self.scene = self.view.scene(ways=False)
+        self.scene = self.look()
 
     def tick(self, control: carla.VehicleControl) -> bool:
         """A twentieth of a second; False when the route is over. Raises: EpisodeError."""
@@ -102,6 +102,8 @@ class SensingDrive(Drive):
 
 class SensingEnv(DrivingEnv):
     """As `DrivingEnv`, with the six cameras, IMU, GNSS and speedometer; observations have `sensors` besides."""
+
+    needs_cameras = True
 
     def __init__(self, config: EnvConfig, routes: Sequence[Route], *, random_looks: bool = True) -> None:
         """random_looks: weather and time of day are drawn anew for every episode."""

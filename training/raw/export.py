@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from agent import config as configs
 from agent.checkpoint import check_state, load_checkpoint, read_manifest, save_checkpoint
+from agent.config import ConfigError
+from agent.model.mask_decoder import MaskDecoderConfig
 from agent.model.raw_model import RawModel
 from training.privileged.checkpoint import load_model
 from training.raw.config import RawConfig
-from training.raw.trainer import TEACHER
+from training.raw.load import MODEL, TEACHER
+from training.world_model.decoder import mask_decoder_config
 
 CREATED_BY = "python -m training export-raw"
 AGENT_PARTS = {"encoder": "model.encoder.", "neck": "model.neck.", "rssm": "model.rssm.", "actor": "policy.actor."}
@@ -24,25 +28,49 @@ action:
 """
 
 
-def export(run_folder: Path, out: Path, card: str) -> Path:
-    """Write a run's agent as float16, with its card; gives the folder. Raises: CheckpointError, ConfigError."""
-    source = run_folder / "model"
+DECODER_PREFIX = "decoder.masks."
+
+
+def export(run_folder: Path, out: Path, card: str, *, decoder: bool = False) -> Path:
+    """Write a run's agent as float16, with its card; gives the folder.
+
+    decoder: with the decoder of the masks, to show what the agent believes and imagines; it drives the same without.
+    Raises: CheckpointError, ConfigError.
+    """
+    source = run_folder / MODEL
     plain, tensors = load_checkpoint(source)
     config = configs.parse(RawConfig, plain, str(source))
+    teacher = load_model(run_folder / TEACHER).world_model
     if config.rssm_start == "tied":
-        rssm = load_model(run_folder / TEACHER).world_model.rssm.state_dict()
-        tensors |= {f"model.rssm.{name}": value for name, value in rssm.items()}
+        tensors |= {f"model.rssm.{name}": value for name, value in teacher.rssm.state_dict().items()}
     state: dict[str, Tensor] = {}
     for part, prefix in AGENT_PARTS.items():
         state |= {f"{part}.{name[len(prefix) :]}": v for name, v in tensors.items() if name.startswith(prefix)}
-    check_state(RawModel(config.model).state_dict(), state, str(source))
+    model = config.model
+    if decoder:
+        model = replace(model, decoder=_decoder_config(config, source))
+        own = f"model.{DECODER_PREFIX}"
+        found = {name[len(own) :]: value for name, value in tensors.items() if name.startswith(own)}
+        masks = found or teacher.decoder.masks.state_dict()  # an arm may have none of its own
+        state |= {f"decoder.{name}": value for name, value in masks.items()}
+    check_state(RawModel(model).state_dict(), state, str(source))
     half = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     save_checkpoint(
         out,
-        {"raw_model": configs.to_plain(config.model)},
+        {"raw_model": configs.to_plain(model)},
         half,
         step=int(read_manifest(source)["step"]),
         created_by=CREATED_BY,
         extra_files={"agent.yaml": AGENT_YAML, "model_card.md": card},
     )
     return out
+
+
+def _decoder_config(config: RawConfig, source: Path) -> MaskDecoderConfig:
+    """Raises: ConfigError for a decoder that an agent cannot take along."""
+    kind = config.world_model.vision.kind
+    if kind != "patch":
+        raise ConfigError(
+            f"{source}: an agent can take along a decoder of kind patch, this one is {kind}; export without --decoder"
+        )
+    return mask_decoder_config(config.world_model)

@@ -5,10 +5,12 @@ Source: Raw2Drive, sections 3.2 and 3.3.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from agent.model.driving_model import ModelInput
@@ -23,6 +25,9 @@ from training.world_model.distributions import TwoHot, binary_loss
 from training.world_model.layers import initialise, mlp, scale_last
 from training.world_model.model import Replayed, WorldModel, reconstruction
 
+ROLLOUT_TERMS = ("align_embed", "align_vector", "align_stoch", "align_deter", "align_prior")
+"""What L_Rollout consists of."""
+
 
 @dataclass(frozen=True, slots=True)
 class RawLoss:
@@ -30,6 +35,9 @@ class RawLoss:
 
     total: Float[Tensor, ""]
     terms: dict[str, Tensor]
+    """Of the total, and besides: terms of weight 0, `kl`, and L_WM, which is the total without L_Rollout."""
+    weights: Mapping[str, float]
+    """What the total consists of."""
     streams: Streams
 
 
@@ -56,6 +64,7 @@ class RawWorldModel(nn.Module):
                 initialise(module, world.norm, generator)
         if self.reward_head is not None:
             scale_last(self.reward_head, 0.0)
+        self.train()
 
     @torch.no_grad()
     def begin_with(self, teacher: WorldModel) -> None:
@@ -67,17 +76,29 @@ class RawWorldModel(nn.Module):
         if self.decoder is not None and self.config.decoder_start == "copy":
             self.decoder.load_state_dict(teacher.decoder.state_dict())
 
+    def train(self, mode: bool = True) -> RawWorldModel:
+        """Training mode. Where only some images teach, batch norms keep their statistics: all are seen alike."""
+        super().train(mode)
+        if self.config.image_gradients < 1.0:
+            for module in self.encoder.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
     def recurrence(self, teacher: WorldModel) -> Rssm:
         """The raw RSSM, which is the privileged one where they are tied."""
         return teacher.rssm if self.rssm is None else self.rssm
 
-    def see(self, sensors: ModelInput, actions: Float[Tensor, "b t a"]) -> Sight:
+    def see(
+        self, sensors: ModelInput, actions: Float[Tensor, "b t a"], generator: torch.Generator | None = None
+    ) -> Sight:
         """e_t and what had to be seen for it, leading axes (b, t); actions[:, t] was taken before observation t.
 
-        The BEV memory runs through the windows; each begins without one.
+        The BEV memory runs through the windows; each begins without one. generator: draws the images to learn from.
         """
         b, t = sensors.first.shape
-        levels = [level.unflatten(0, (b, t)) for level in self.encoder.features(sensors.images.flatten(0, 1))]
+        features = self._image_features(sensors.images.flatten(0, 1), generator)
+        levels = [level.unflatten(0, (b, t)) for level in features]
         grid = self.config.model.encoder.grid
         memory = levels[0].new_zeros(b, grid.cells, self.config.model.encoder.embed_dims)
         has_memory = torch.zeros_like(sensors.first[:, 0])
@@ -97,6 +118,22 @@ class RawWorldModel(nn.Module):
         sight = self.neck(bev, sensors.route.flatten(0, 1), sensors.vector.flatten(0, 1), known)
         return Sight(sight.embed.float().unflatten(0, (b, t)), sight.seen.unflatten(0, (b, t)))
 
+    def _image_features(
+        self, images: UInt8[Tensor, "n 6 3 h w"], generator: torch.Generator | None
+    ) -> list[Float[Tensor, "n 6 d rows columns"]]:
+        """Levels of the pyramid; a random share of the decisions carries gradients."""
+        count = math.ceil(self.config.image_gradients * len(images))
+        if count == len(images) or not torch.is_grad_enabled():
+            return self.encoder.features(images)
+        order = torch.rand(len(images), generator=generator, device=images.device).argsort()
+        chosen, others = order[:count], order[count:]
+        with torch.no_grad():
+            levels = self.encoder.features(images[others])
+        if count:
+            pairs = zip(self.encoder.features(images[chosen]), levels, strict=True)
+            levels = [torch.cat(pair) for pair in pairs]
+        return [level[order.argsort()] for level in levels]
+
     def loss(self, teacher: WorldModel, batch: Replayed, *, generator: torch.Generator | None = None) -> RawLoss:
         """Reconstruction of the masks, both KL terms and the guidance, L_raw.
 
@@ -108,7 +145,7 @@ class RawWorldModel(nn.Module):
         with torch.no_grad():
             vector = None if batch.vector is None else batch.vector.flatten(0, 1)
             target = teacher.encoder(batch.words.flatten(0, 1), vector).unflatten(0, batch.first.shape)
-        sight = self.see(batch.sensors, actions)
+        sight = self.see(batch.sensors, actions, generator)
         return self.loss_of(teacher, batch, sight, target, generator=generator)
 
     def loss_of(
@@ -149,28 +186,37 @@ class RawWorldModel(nn.Module):
             "seen": self._seen_loss(sight, batch),
         }
         terms |= self._head_losses(teacher, batch, raw.state.features(), generator)
-        weights = {
-            "dynamics": config.world_model.loss.dynamics,
-            "representation": config.world_model.loss.representation,
-            "align_embed": guidance.embed,
-            "align_vector": guidance.embed,
+        weights = {name: weight for name, weight in self.weights().items() if weight and name in terms}
+        parts = {name: weight * terms[name] for name, weight in weights.items()}
+        rollout = [name for name in ROLLOUT_TERMS if name in parts]
+        own = [value.detach() for name, value in parts.items() if name not in rollout]
+        terms |= {"kl": kl.kl, "world_model": torch.stack(own).sum()}
+        return RawLoss(torch.stack(list(parts.values())).sum(), terms, weights, streams)
+
+    def weights(self) -> dict[str, float]:
+        """Weight of every term there may be."""
+        config, guidance = self.config.world_model.loss, self.config.guidance
+        embed = guidance.embed if guidance.spatial or guidance.temporal else 0.0
+        return {
+            "dynamics": config.dynamics,
+            "representation": config.representation,
+            "masks": config.reconstruction,
+            "vector": config.reconstruction * config.vector,
+            "reward": config.reward,
+            "continuation": config.continuation,
+            "seen": guidance.seen,
+            "align_embed": embed,
+            "align_vector": embed,
             "align_stoch": guidance.stoch,
             "align_deter": guidance.deter,
             "align_prior": guidance.prior,
-            "seen": guidance.seen,
-            "masks": config.world_model.loss.reconstruction,
-            "vector": config.world_model.loss.reconstruction * config.world_model.loss.vector,
-            "reward": config.world_model.loss.reward,
-            "continuation": config.world_model.loss.continuation,
         }
-        total = torch.stack([weights[name] * value for name, value in terms.items() if weights[name]]).sum()
-        return RawLoss(total, terms | {"kl": kl.kl}, streams)
 
     def _seen_loss(self, sight: Sight, batch: Replayed) -> Float[Tensor, ""]:
         """Squared error of what has to be seen, summed over the numbers."""
         if batch.vector is None:
             return sight.seen.new_zeros(())
-        truth = batch.vector.index_select(-1, seen_columns(batch.vector.device))
+        truth = batch.vector.index_select(-1, seen_columns(batch.vector.device, self.config.model.neck.gaps))
         return (sight.seen - truth).square().sum(-1).mean()
 
     def _head_losses(

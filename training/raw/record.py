@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from training.privileged.config import RouteConfig
 from training.privileged.crew import Crew, Worker
 from training.privileged.resume import locked
 from training.privileged.routes import routes_of
+from training.privileged.trainer import stopping_on_signals
 from training.raw.config import RawRunConfig
 from training.raw.trainer import configured, job_of, take_teacher
 
@@ -43,9 +45,9 @@ class RecordConfig:
 
 
 def record(config: RecordConfig, folder: Path) -> str:
-    """Drive until there are so many decisions more; gives what was recorded, and how fast.
+    """Drive until there are so many decisions more, or SIGTERM or SIGINT comes; gives what was recorded, and how fast.
 
-    folder: the experience is in its `replay`.
+    folder: the experience is in its `replay`; what there was before stays.
     Raises: CheckpointError, ConfigError, ServerError, RouteFileError.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,16 +67,21 @@ def record(config: RecordConfig, folder: Path) -> str:
         hire = lambda job, name: Worker(adapt(job), name)  # noqa: E731
         begun_s = shown_s = time.monotonic()
         recorded = episodes = 0
-        with Crew(configured(run, teacher), run, folder, routes, (), {}, hire) as crew:
-            while recorded < config.steps:
+        stop = threading.Event()
+        crew = Crew(configured(run, teacher), run, folder, routes, (), {}, hire)
+        with stopping_on_signals(stop), crew:
+            while recorded < config.steps and not stop.is_set():
                 for message in crew.listen():
                     recorded += message.get("steps", 0)
                     episodes += "episode" in message
-                time.sleep(WAIT_S)
+                stop.wait(WAIT_S)
                 if time.monotonic() - shown_s > SHOW_S:
                     shown_s = time.monotonic()
-                    rate = recorded / (shown_s - begun_s)
-                    left_min = (config.steps - recorded) / rate / 60.0 if rate else float("nan")
-                    logger.info("%d of %d decisions, %.1f min left", recorded, config.steps, left_min)
-    passed_s = time.monotonic() - begun_s
-    return f"{recorded} decisions of {episodes} whole episodes in {passed_s:.0f} s, in {folder / 'replay'}"
+                    logger.info("%s", _progress(recorded, config.steps, shown_s - begun_s))
+        rate = recorded / (time.monotonic() - begun_s)
+    return f"{recorded} decisions of {episodes} whole episodes, {rate:.2f} per s, in {folder / 'replay'}"
+
+
+def _progress(recorded: int, wanted: int, passed_s: float) -> str:
+    left = f"{passed_s * (wanted - recorded) / recorded / 60.0:.1f} min left" if recorded else "time left unknown"
+    return f"{recorded} of {wanted} decisions, {left}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,9 @@ from training.raw.collector import RawCollectorJob
 from training.raw.config import RawConfig, RawRunConfig, raw_config
 from training.raw.driver import agent_tensors
 from training.raw.learner import RawLearner
+from training.raw.load import TEACHER
 
 ENCODER_PREFIX = "encoder."
-TEACHER = "teacher"
 
 
 def configured(run: RawRunConfig, teacher: Path) -> RawConfig:
@@ -46,6 +46,7 @@ def configured(run: RawRunConfig, teacher: Path) -> RawConfig:
         decoder_start=run.decoder_start,
         policy_start=run.policy_start,
         fine_tuned=run.fine_tuned,
+        image_gradients=run.image_gradients,
     )
     replay = config.replay
     if run.segment_steps is not None:
@@ -67,11 +68,17 @@ def _with_rate(config: OptimizerConfig, rate: float | None) -> OptimizerConfig:
 
 
 def train(
-    run: RawRunConfig, folder: Path, minutes: float, allowed: Collection[str] = (), ray: str | None = None
+    run: RawRunConfig,
+    folder: Path,
+    minutes: float,
+    allowed: Collection[str] = (),
+    ray: str | None = None,
+    make: Callable[..., RawTrainer] | None = None,
 ) -> int:
     """Train until `minutes` in all are used up, or SIGTERM or SIGINT comes; gives the number of updates.
 
-    A run that exists is gone on with. Raises: as `training.privileged.trainer.train`.
+    A run that exists is gone on with. make: a trainer that does more.
+    Raises: as `training.privileged.trainer.train`.
     """
     if minutes <= 0.0:
         raise ValueError(f"--minutes must be positive, got {minutes}")
@@ -80,7 +87,9 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     with joined() as ranks, locked(folder) if ranks.leads else contextlib.nullcontext():
         teacher = take_teacher(run.teacher, folder)
-        trainer = RawTrainer(configured(run, teacher), run, folder, minutes, allowed=allowed, ray=ray, ranks=ranks)
+        trainer = (make or RawTrainer)(
+            configured(run, teacher), run, folder, minutes, allowed=allowed, ray=ray, ranks=ranks
+        )
         with stopping_on_signals(trainer.stop):
             trainer.train()
     return trainer.learner.updates

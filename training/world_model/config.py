@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from agent.actions import ACTIONS
+from agent.model.mask_decoder import MIN_GRID_PX
 from agent.model.recurrent import NormKind
 from agent.model.rssm import RssmConfig
 from training.bev import CHANNELS
 from training.world_model.distributions import TwoHotSpace
 
 VisionKind = Literal["strided", "pooled", "patch"]
-MIN_GRID_PX = 4
-"""Side of the smallest feature map, as in DreamerV3."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +25,8 @@ class ObservationConfig:
     """Masks per pixel, the bits of a word."""
     vector: int = 0
     """Width of the ego vector; 0 for masks alone."""
+    gaps: int = 0
+    """How many of its numbers, the last ones, are gaps between the ego and others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +82,8 @@ class LossConfig:
     """beta_pred, on masks and vector."""
     vector: float = 1.0
     """Of the vector's squared error relative to the masks' loss, which is a sum over far more numbers."""
+    gaps: float = 1.0
+    """Of the gaps' squared error relative to the rest of the vector."""
     reward: float = 1.0
     """beta_pred, on the reward."""
     continuation: float = 1.0
@@ -125,6 +128,11 @@ class WorldModelConfig:
 
     def __post_init__(self) -> None:
         size, vision = self.observation.size_px, self.vision
+        if not 0 <= self.observation.gaps <= self.observation.vector:
+            raise ValueError(
+                "observation.gaps must lie between 0 and observation.vector, got "
+                f"{self.observation.gaps} of {self.observation.vector}"
+            )
         if not self.rssm.action_input:
             raise ValueError("rssm.action_input must be on: a policy is trained inside this model")
         if self.observation.channels > 63:

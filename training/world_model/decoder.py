@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from agent.model.mask_decoder import MaskDecoderConfig, PatchMasks, padded_channels
 from agent.model.recurrent import BlockLinear, hidden_layers, norm_act
 from agent.model.rssm import full_precision
 from training.world_model.config import MIN_GRID_PX, WorldModelConfig
 from training.world_model.distributions import BernoulliMaskLoss, SquaredMaskLoss, symlog
-from training.world_model.layers import Conv, TransposedConv, mlp, split2, upsample2
-from training.world_model.masks import byte_table, cut_patches, join_patches, padded_channels, unpack
+from training.world_model.layers import Conv, TransposedConv, mlp, upsample2
+from training.world_model.masks import byte_table, cut_patches, unpack
 from training.world_model.patch_loss import PatchBernoulliLoss, Workspace
 
 CHUNK_FRAMES = 8
@@ -114,36 +115,16 @@ class PooledDecoder(StridedDecoder):
         return F.conv2d(upsample2(x).permute(0, 3, 1, 2), weight, bias, padding=2).permute(0, 2, 3, 1)
 
 
-class PatchDecoder(nn.Module):
-    """Linear layer to 4x4 cells, linear splits into 2x2 cells, linear map of each cell to its patch of pixels."""
+class PatchDecoder(PatchMasks):
+    """The decoder that an agent can take along, as the loss needs it."""
 
     used: Tensor
 
     def __init__(self, config: WorldModelConfig) -> None:
-        super().__init__()
-        vision, observation = config.vision, config.observation
-        self.channels, self.patch = observation.channels, vision.patch_px
-        stages = int(math.log2(observation.size_px // vision.patch_px // MIN_GRID_PX))
-        self.width = 2 * vision.depth * 2**stages
-        self.space = nn.Linear(config.features, self.width * MIN_GRID_PX**2, bias=config.norm == "rms")
-        self.space_act = norm_act(config.norm, self.width)
-        self.splits, self.acts = nn.ModuleList(), nn.ModuleList()
-        width = self.width
-        for _ in range(stages):
-            self.splits.append(nn.Linear(width, 4 * (width // 2), bias=config.norm == "rms"))
-            width //= 2
-            self.acts.append(norm_act(config.norm, width))
+        super().__init__(config.features, mask_decoder_config(config), config.norm)
         padded = padded_channels(self.channels)
-        self.out = nn.Linear(width, self.patch**2 * padded)
         used = (torch.arange(padded) < self.channels).float()
         self.register_buffer("used", used.repeat(self.patch**2), persistent=False)
-
-    def hidden(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n i j c"]:
-        """Input of the last layer."""
-        x = self.space_act(self.space(features).unflatten(-1, (MIN_GRID_PX, MIN_GRID_PX, self.width)))
-        for split, act in zip(self.splits, self.acts, strict=True):
-            x = act(split2(split(x)))
-        return x
 
     def last_parameters(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the last layer, with zeros for the channels that only pad."""
@@ -157,9 +138,17 @@ class PatchDecoder(nn.Module):
         """Masks in patch layout: the words are permuted, not their floats."""
         return F.embedding(cut_patches(words, self.channels, self.patch).int(), table).flatten(-2)
 
-    def image(self, outputs: Float[Tensor, "n rows columns values"]) -> Float[Tensor, "n h w padded"]:
-        """Outputs as an image, channels last."""
-        return join_patches(outputs, self.patch)
+
+def mask_decoder_config(config: WorldModelConfig) -> MaskDecoderConfig:
+    """Shape of a patch decoder."""
+    observation, vision = config.observation, config.vision
+    return MaskDecoderConfig(
+        size_px=observation.size_px,
+        channels=observation.channels,
+        patch_px=vision.patch_px,
+        depth=vision.depth,
+        sigmoid=vision.likelihood == "bernoulli" or vision.sigmoid_output,
+    )
 
 
 class FusedLastLayer(torch.autograd.Function):
@@ -201,6 +190,7 @@ class Decoder(nn.Module):
 
     table: Tensor
     weight: Tensor | None
+    vector_weight: Tensor
 
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
@@ -220,6 +210,9 @@ class Decoder(nn.Module):
         self._workspace = Workspace()
         self.register_buffer("table", byte_table(), persistent=False)
         self.register_buffer("weight", self._pixel_weight(config), persistent=False)
+        vector_weight = torch.ones(config.observation.vector)
+        vector_weight[config.observation.vector - config.observation.gaps :] = config.loss.gaps
+        self.register_buffer("vector_weight", vector_weight, persistent=False)
 
     @staticmethod
     def _pixel_weight(config: WorldModelConfig) -> Tensor | None:
@@ -268,10 +261,10 @@ class Decoder(nn.Module):
         return loss.sum()
 
     def vector_loss(self, features: Float[Tensor, "n f"], vector: Float[Tensor, "n v"]) -> Float[Tensor, " n"]:
-        """Squared error in symlog space, summed over the entries; 0 for a model without vector."""
+        """Weighted squared error in symlog space, summed over the entries; 0 for a model without vector."""
         if self.vector is None:
             return features.new_zeros(features.shape[0])
-        return (full_precision(self.vector(features)) - symlog(vector)).square().sum(-1)
+        return ((full_precision(self.vector(features)) - symlog(vector)).square() * self.vector_weight).sum(-1)
 
     @torch.no_grad()
     def probabilities(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n channels h w"]:

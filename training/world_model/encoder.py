@@ -13,12 +13,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from agent.model.mask_decoder import padded_channels
 from agent.model.recurrent import hidden_layers, norm_act
 from training.world_model.config import MIN_GRID_PX, WorldModelConfig
 from training.world_model.distributions import symlog
 from training.world_model.layers import Conv, merge2, pool2
 from training.world_model.lookup import ByteLookup
-from training.world_model.masks import byte_table, cut_patches, padded_channels, unpack
+from training.world_model.masks import byte_table, cut_patches, unpack
 
 CHUNK_FRAMES = 8
 """Frames unpacked at a time on a CPU, so that the floats stay in the cache."""

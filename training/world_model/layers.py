@@ -70,12 +70,6 @@ def merge2(x: Float[Tensor, "n h w c"]) -> Float[Tensor, "n h2 w2 4c"]:
     return x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(2, 3).reshape(n, h // 2, w // 2, 4 * c)
 
 
-def split2(x: Float[Tensor, "n h w 4c"]) -> Float[Tensor, "n 2h 2w c"]:
-    """Inverse of merge2."""
-    n, h, w, c = x.shape
-    return x.reshape(n, h, w, 2, 2, c // 4).transpose(2, 3).reshape(n, 2 * h, 2 * w, c // 4)
-
-
 @torch.no_grad()
 def initialise(module: nn.Module, norm: NormKind, generator: torch.Generator | None = None) -> None:
     """DreamerV3's start of all linear and convolution layers: truncated normal, biases 0.

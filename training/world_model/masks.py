@@ -10,17 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-BITS = 8
+from agent.model.mask_decoder import BITS
 
 
 def word_bytes(channels: int) -> int:
     """Bytes of a word that hold channels."""
     return -(-channels // BITS)
-
-
-def padded_channels(channels: int) -> int:
-    """Channels rounded up to whole bytes: 43 become 48, the last five always 0."""
-    return BITS * word_bytes(channels)
 
 
 def byte_table(device: torch.device | None = None) -> Float[Tensor, "256 8"]:
@@ -45,10 +40,3 @@ def cut_patches(
     n, h, w = words.shape
     patches = words.reshape(n, h // patch, patch, w // patch, patch).transpose(2, 3).contiguous()
     return as_bytes(patches, channels).reshape(n, h // patch, w // patch, -1)
-
-
-def join_patches(values: Float[Tensor, "n rows columns values"], patch: int) -> Float[Tensor, "n h w padded"]:
-    """Inverse of the order in `cut_patches` for values per pixel and (padded) channel."""
-    n, rows, columns, width = values.shape
-    cells = values.reshape(n, rows, columns, patch, patch, width // patch**2).transpose(2, 3)
-    return cells.reshape(n, rows * patch, columns * patch, -1)
