@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from agent.model.mask_decoder import padded_channels
 from training import bev
 from training.counterfactual import render
 from training.counterfactual.synthesis import FRAMES, SIZE_PX, STEPS, VECTOR
 from training.risk.data import CLASSES, STEP_S, Inputs
-from training.world_model.masks import byte_table, padded_channels, unpack
+from training.world_model.masks import byte_table, unpack
 
 CELL_M = bev.SIZE_PX / bev.PIXELS_PER_M / SIZE_PX
 VIEW_M = SIZE_PX * CELL_M

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from agent.checkpoint import check_state, load_checkpoint, save_checkpoint
 from agent.config import parse, to_plain
+from training.privileged.guard import RunStoppedError
 from training.risk.data import Arm, FutureSet, Sampler
 from training.risk.loss import losses
 from training.risk.model import RiskConfig, RiskModel
@@ -61,12 +62,8 @@ class RiskTrainConfig:
         return self.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * update / self.updates))
 
 
-class NonFiniteRiskError(ValueError):
-    """The loss is no number."""
-
-
 def train(config: RiskTrainConfig, data: FutureSet, out: Path) -> list[Path]:
-    """Train what is not trained yet; gives the folders of all models. Raises: NonFiniteRiskError, OSError."""
+    """Train what is not trained yet; gives the folders of all models. Raises: RunStoppedError, OSError."""
     if config.model.source == "latent":
         config = replace(config, model=replace(config.model, latent=data.latent.shape[1]))
     found = []
@@ -93,7 +90,9 @@ def _train_one(config: RiskTrainConfig, data: FutureSet, arm: Arm, seed: int, fo
             inputs, targets = (_on(batch, config.device) for batch in sampler.draw(config.states))
             terms = losses(model, inputs, targets, config.seen)
             if not torch.isfinite(terms["total"]):
-                raise NonFiniteRiskError(f"{arm.value}, seed {seed}: the loss of update {update} is no number")
+                raise RunStoppedError(
+                    f"{arm.value}, seed {seed}: the loss of update {update} is no number; take a smaller learning rate"
+                )
             optimizer.zero_grad(set_to_none=True)
             terms["total"].backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
