@@ -267,3 +267,10 @@ def test_bad_settings_are_refused() -> None:
         RiskTrainConfig(arms=())
     with pytest.raises(ValueError, match="no futures"):
         FutureSet([])
+
+
+def test_the_published_table_is_that_of_its_data() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    summary = json.loads((docs / "studies" / "risk_bench.json").read_text(encoding="utf-8"))
+    assert (docs / "counterfactual.md").read_text(encoding="utf-8").endswith(benchmark.table(summary))
+    assert sum(summary["kinds"].values()) == summary["futures"]
