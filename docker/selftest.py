@@ -17,6 +17,7 @@ DRIVE_S = 10.0
 START_S = 600.0
 ROUTE_S = 1800.0
 WORKSPACE = Path("/workspace")
+SERVER_PYTHON, SERVER = "/opt/server-venv/bin/python", Path("/opt/server")
 
 
 def main() -> int:
@@ -43,29 +44,29 @@ def main() -> int:
 def drive(folder: Path) -> dict:
     """Ten seconds of a route under the official evaluator; its results file."""
     log = (folder / "server.log").open("w+b")
+    writable = {"XDG_CACHE_HOME": str(folder / "cache"), "NUMBA_CACHE_DIR": str(folder / "numba")}
     server = subprocess.Popen(
-        [sys.executable, "-m", "simulator", "serve", "--town", "Gen21", "--port", os.environ["PORT"]],
-        cwd=WORKSPACE,
+        [SERVER_PYTHON, "-m", "simulator", "serve", "--town", "Gen21", "--port", os.environ["PORT"]],
+        cwd=SERVER,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "NUMBA_CACHE_DIR": str(folder / "numba")},
+        env={**os.environ, "PYTHONPATH": "", **writable},
     )
     try:
-        wait_for_port(server, int(os.environ["PORT"]), folder / "server.log")
+        wait_until_ready(server, folder / "server.log")
         return evaluate(folder)
     finally:
         server.terminate()
         server.wait()
 
 
-def wait_for_port(server: subprocess.Popen, port: int, log: Path) -> None:
-    """Until the server listens; the first start compiles."""
+def wait_until_ready(server: subprocess.Popen, log: Path) -> None:
+    """Until the server says that it listens; the first start compiles."""
     started_s = time.monotonic()
     while time.monotonic() - started_s < START_S and server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                print(f"embedded server ready after {time.monotonic() - started_s:.0f} s", flush=True)
-                return
+        if "listening on" in log.read_text():
+            print(f"embedded server ready after {time.monotonic() - started_s:.0f} s", flush=True)
+            return
         time.sleep(0.5)
     raise SystemExit(f"FAILED: the embedded server did not start: {log.read_text()[-500:]}")
 

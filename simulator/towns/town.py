@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from simulator.orphan import PARENT_VARIABLE
 from simulator.towns.catalogue import FAMILIES, GRID_FAMILY, generate_town, own_town, town_name, training_towns
 from simulator.towns.ground import GroundGrid
 
@@ -184,10 +185,12 @@ def _derive(name: str, data: bytes, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".deriving-") as folder:
         result = Path(folder) / "town.npz"
         command = [sys.executable, "-m", "simulator.towns.derive", str(result)]
+        environment = os.environ | {PARENT_VARIABLE: str(os.getpid())}  # it ends with this process, not with our parent
         try:
             run = subprocess.run(
-                command, input=data, capture_output=True, cwd=PACKAGE_PARENT, timeout=DERIVE_TIMEOUT_S, check=False
-            )
+                command, input=data, capture_output=True, cwd=PACKAGE_PARENT, timeout=DERIVE_TIMEOUT_S, check=False,
+                env=environment,
+            )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise TownError(f"{name}: not understood within {DERIVE_TIMEOUT_S:.0f} s; is the file a town?") from error
         if run.returncode == 0 and result.is_file():

@@ -226,8 +226,8 @@ def test_ground_projection_finds_the_road(world):
 
 
 def test_unsupported_calls_say_so(server, world):
-    with pytest.raises(RuntimeError, match="not supported by this server: start_recorder"):
-        server.client.start_recorder("x.log")
+    with pytest.raises(RuntimeError, match="not supported by this server: replay_file"):
+        server.client.replay_file("x.log", 0.0, 0.0, 0)
     blueprint = world.get_blueprint_library().find("sensor.camera.dvs")
     with pytest.raises(RuntimeError, match="not supported by this server"):
         world.spawn_actor(blueprint, carla.Transform())

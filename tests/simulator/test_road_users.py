@@ -347,10 +347,9 @@ def test_traffic_lights_obey_and_are_found(world):
 
 
 def test_the_scenery_answers(world):
-    for label in (carla.CityObjectLabel.Any, carla.CityObjectLabel.Car, carla.CityObjectLabel.TrafficLight):
-        assert list(world.get_environment_objects(label)) == [] and list(world.get_level_bbs(label)) == []
+    things = world.get_environment_objects(carla.CityObjectLabel.Any)
+    assert len(things) == len(world.get_names_of_all_objects()) > 0
     world.enable_environment_objects({1, 2}, False)
-    assert list(world.get_names_of_all_objects()) == []
     world.debug.draw_point(carla.Location(), life_time=0.1)
     world.tick()
 

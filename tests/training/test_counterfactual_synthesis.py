@@ -40,10 +40,16 @@ def test_every_base_state_has_its_logged_future_and_others(made: synthesis.Futur
     assert states == 5, "later ones would begin inside the car ahead"
     assert (np.bincount(made.state[made.family == Family.LOGGED]) == 1).all()
     assert len(made.kind) > 10 * states
-    assert {FutureKind.SAFE, FutureKind.OFF_ROAD, FutureKind.STATIC} <= set(made.kind)
+    assert {FutureKind.SAFE, FutureKind.OFF_ROAD, FutureKind.REAR_END, FutureKind.CROSSING} <= set(made.kind)
     failed = np.maximum(made.contact_s, made.off_road_s) >= 0.0
     np.testing.assert_array_equal(failed, made.kind >= FutureKind.REAR_END)
     assert (made.impact_mps[made.contact_s < 0.0] == 0.0).all()
+
+
+def test_a_standing_car_is_hit_as_one() -> None:
+    made = futures_of(road_log([Body(25.0, 0.0)]), road_map(), SynthesisConfig())
+    assert {FutureKind.SAFE, FutureKind.STATIC} <= set(made.kind)
+    assert not {FutureKind.CROSSING, FutureKind.REAR_END} & set(made.kind)
 
 
 def test_the_same_seed_gives_the_same_futures(made: synthesis.Futures) -> None:

@@ -150,17 +150,18 @@ class RunConfig:
 
 DEMONSTRATIONS: dict[str, Any] = {
     "prefill": "expert",
-    "prefill_steps": 15_000,
+    "prefill_steps": 20_000,
     "noise_share": 0.08,
     "expert_share": 0.15,
     "train_ratio": 128.0,
-    "imitation": ImitationConfig(weight=1.0, final_weight=0.3, updates=15_000, alone_updates=4000, model_weight=100.0),
+    "imitation": ImitationConfig(weight=1.0, final_weight=0.3, updates=15_000, alone_updates=4000, model_weight=200.0),
 }
 """Settings of a run that the expert teaches, too: those of `weights/privileged_tiny`."""
 
 
 def with_demonstrations(run: RunConfig) -> RunConfig:
-    """`DEMONSTRATIONS` for the fields that are not set."""
+    """`DEMONSTRATIONS` for the fields that are not set, and gaps to see."""
     default = RunConfig()
     open_fields = [name for name in DEMONSTRATIONS if getattr(run, name) == getattr(default, name)]
-    return replace(run, **{name: DEMONSTRATIONS[name] for name in open_fields})
+    env = replace(run.env, gaps=True)
+    return replace(run, env=env, **{name: DEMONSTRATIONS[name] for name in open_fields})

@@ -1,0 +1,57 @@
+"""Recording for the raw stage on a real server: what cameras, localisation and the privileged view say of one drive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.ego_vector import FIELDS
+from training import bev
+from training.env.config import EnvConfig
+from training.privileged.checkpoint import load_model
+from training.privileged.config import RouteConfig
+from training.raw.config import raw_config
+from training.raw.record import RecordConfig, record
+from training.raw.recording import Recording
+
+TEACHER = Path(__file__).parents[2] / "weights" / "privileged_tiny"
+STEPS = 20
+ROUTE = """\
+<routes>
+   <route id="1" town="Gen02">
+      <weathers><weather route_percentage="0.0" sun_altitude_angle="50.0" /></weathers>
+      <waypoints>
+         <position x="-127.55" y="21.07" z="0.00" />
+         <position x="-137.39" y="9.80" z="0.00" />
+         <position x="-56.22" y="-83.60" z="0.00" />
+      </waypoints>
+      <scenarios />
+   </route>
+</routes>
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_drive_is_recorded_for_both_streams(tmp_path: Path) -> None:
+    routes = tmp_path / "routes.xml"
+    routes.write_text(ROUTE)
+    config = RecordConfig(
+        teacher=TEACHER, steps=STEPS, env=EnvConfig(traffic=0), routes=RouteConfig(file=routes, evaluation_file=routes)
+    )
+    assert f"{STEPS + 1} decisions" in record(config, tmp_path / "data")
+    recording = Recording(tmp_path / "data" / "replay", raw_config(load_model(TEACHER).config))
+    (stretch,) = recording.stretches()
+    window = recording.read(stretch, 0, stretch.steps)
+    sensors, vector = window.sensors, window.vector
+    assert sensors is not None and vector is not None and stretch.steps > STEPS
+    assert bool(sensors.camera_valid.all())
+    spread = sensors.images.float().flatten(-3).std(-1)
+    assert float(spread.min()) > 5.0, "a camera sees nothing"
+    assert bool((bev.unpack(window.words.numpy().view(np.uint64), [bev.ROAD, bev.EGO]).sum((-1, -2)) > 5).all())
+    speed = vector[0, :, FIELDS["speed"]][:, 0]
+    assert float((sensors.vector[0, :, 0] - speed).abs().max()) < 0.1  # 1 m/s
+    assert float(speed.max()) > 0.1, "the teacher does not set off"
+    moved_m = sensors.ego_motion[0, 1:, 0].sum().item()
+    assert moved_m == pytest.approx(float(speed.sum()), abs=2.0)  # 10 m/s a unit, 0.1 s a decision
