@@ -68,10 +68,10 @@ def test_measures_within_a_state_by_hand() -> None:
     score = np.array([0.9, 0.3, 0.8, 0.2, 0.6, 0.5])
     failing = np.array([True, True, False, False, False, True])
     group = np.array([1, 2, 1, 1, 2, 3])
-    assert metrics.within_auroc(score, failing, group) == pytest.approx(2 / 3)
+    assert metrics.ratio(*metrics.within_pairs(score, failing, group)) == pytest.approx(2 / 3)
     ordered = (0.1 + 0.7 + 0.6) * 2 + 0.3 * 2
-    assert metrics.spread_within(score, group) == pytest.approx(ordered / 8)
-    assert math.isnan(metrics.within_auroc(score, failing, np.arange(6)))
+    assert metrics.ratio(*metrics.differences_within(score, group)) == pytest.approx(ordered / 8)
+    assert math.isnan(metrics.ratio(*metrics.within_pairs(score, failing, np.arange(6))))
 
 
 def test_bootstrap_draws_whole_episodes() -> None:

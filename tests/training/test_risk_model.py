@@ -21,7 +21,7 @@ from training.counterfactual.synthesis import SynthesisConfig, futures_of
 from training.risk import benchmark
 from training.risk.data import NEVER, PER_STATE, Arm, FutureSet, Sampler, balanced, step_of
 from training.risk.loss import bits, event_loss, impact_loss, losses
-from training.risk.model import Forecast, RiskConfig, RiskModel
+from training.risk.model import PLANES, Forecast, Maps, RiskConfig, RiskModel
 from training.risk.train import RiskTrainConfig, load_risk_model, train
 
 SMALL = RiskConfig(depth=8, features=4, units=16)
@@ -123,18 +123,37 @@ def test_a_candidate_looks_where_it_will_be(turn: float, ahead: float, left: flo
     """Maps that hold their own cell's place in the ego frame: the decoder's frame shows the places around the pose."""
     model = RiskModel(SMALL)
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
-    maps = torch.zeros(1, 12, 4, 32, 32)
-    maps[..., 0, :, :], maps[..., 1, :, :] = 45.0 - 2.0 * (rows + 0.5), 32.0 - 2.0 * (columns + 0.5)
+    features = torch.zeros(1, 12, 4, 32, 32)
+    features[..., 0, :, :], features[..., 1, :, :] = 45.0 - 2.0 * (rows + 0.5), 32.0 - 2.0 * (columns + 0.5)
     motion = torch.zeros(1, 1, 12, 4)
     motion[..., 0], motion[..., 1], motion[..., 2] = 4.0, 2.0, turn
     model.decoder = torch.nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
-    shown = model.occupancy(maps, motion)[0, 0, 0]
+    shown = model.occupancy(Maps(features, None), motion)[0, 0, 0]
     row, column = round(24.0 - ahead - 0.5), round(16.0 - left - 0.5)
     cell = (24.0 - row - 0.5, 16.0 - column - 0.5)
     x = 4.0 + cell[0] * math.cos(turn) - cell[1] * math.sin(turn)
     y = 2.0 + cell[0] * math.sin(turn) + cell[1] * math.cos(turn)
     assert shown[0, row, column].item() == pytest.approx(x, abs=1e-4)
     assert shown[1, row, column].item() == pytest.approx(y, abs=1e-4)
+
+
+def test_what_stands_is_looked_up_as_it_is() -> None:
+    """A car that stands 10 m ahead of the place where a candidate will be in 2 s is seen there, 10 m ahead."""
+    futures = futures_of(road_log([Body(30.0, 0.0)], 8.0), road_map(), SynthesisConfig())
+    data = FutureSet([futures])
+    state = int(np.flatnonzero(futures.tick == 25)[0])
+    model = RiskModel(SMALL)
+    maps = model.encode(data.inputs(np.array([state])))
+    assert maps.planes is not None and maps.planes.shape == (1, len(PLANES), 64, 64) and len(PLANES) == 9
+    model.decoder = torch.nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    motion = torch.zeros(1, 1, 12, 4)
+    motion[..., 7, 0] = 18.0  # the base is 2 m past tick 20, so the car is 28 m ahead of it
+    frame = model.occupancy(maps, motion)[0, 0, 3].detach()
+    vehicle, road = frame[SMALL.features + 1], frame[SMALL.features]
+    rows, columns = np.nonzero(vehicle.numpy() > 0.5)
+    assert 24.0 - rows.mean() - 0.5 == pytest.approx(10.0, abs=0.7)
+    assert 16.0 - columns.mean() - 0.5 == pytest.approx(0.0, abs=0.7)
+    assert road[:, 14:18].min() > 0.9 and road[:, 0].max() == 0.0
 
 
 def test_candidates_do_not_depend_on_each_other(data: FutureSet) -> None:
@@ -248,3 +267,10 @@ def test_bad_settings_are_refused() -> None:
         RiskTrainConfig(arms=())
     with pytest.raises(ValueError, match="no futures"):
         FutureSet([])
+
+
+def test_the_published_table_is_that_of_its_data() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    summary = json.loads((docs / "studies" / "risk_bench.json").read_text(encoding="utf-8"))
+    assert (docs / "counterfactual.md").read_text(encoding="utf-8").endswith(benchmark.table(summary))
+    assert sum(summary["kinds"].values()) == summary["futures"]

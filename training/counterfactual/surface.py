@@ -46,12 +46,10 @@ def closed(road: Bool[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows col
     """The road with narrow gaps and small enclosed patches filled."""
     size = round(CLOSED_M * bev.MAP_PIXELS_PER_M) | 1
     padded = np.pad(road, size)
-    filled = ndimage.binary_closing(padded, np.ones((size, size), bool))[size:-size, size:-size]
-    patches, count = ndimage.label(~filled)
-    if not count:
-        return filled
-    areas = np.bincount(patches.ravel())
-    small = areas <= ISLAND_M2 * bev.MAP_PIXELS_PER_M**2
+    filled = np.asarray(ndimage.binary_closing(padded, np.ones((size, size), bool)), bool)[size:-size, size:-size]
+    patches = np.empty(filled.shape, np.int32)
+    ndimage.label(~filled, output=patches)
+    small = np.bincount(patches.ravel()) <= ISLAND_M2 * bev.MAP_PIXELS_PER_M**2
     small[0] = False
     border = np.unique(np.concatenate([patches[0], patches[-1], patches[:, 0], patches[:, -1]]))
     small[border] = False  # cut by the raster's edge, so perhaps not small

@@ -137,7 +137,7 @@ def foresee(model: RiskModel, data: FutureSet, rows: np.ndarray, batch: int) -> 
         own = np.flatnonzero((place >= first) & (place < first + len(some)))
         at = torch.from_numpy(place[own] - first)
         targets = data.targets(rows[own][:, None])
-        each = maps[at]
+        each = maps.of(at)
         forecast = model.foresee(each, inputs.vector[at], targets.motion)
         found["failure"][own] = forecast.failure_probability()[:, 0].numpy()
         found["collision"][own] = forecast.collision_probability()[:, 0].numpy()
@@ -180,9 +180,11 @@ def measure(data: FutureSet, rows: np.ndarray, foreseen: Foreseen, config: Bench
     true_s = np.minimum(true_s, np.where(data.off_road_s[rows] < 0.0, np.inf, data.off_road_s[rows]))
     noticed = bad & (score >= 0.5)
     touched = np.isfinite(foreseen.impact_mps)
+    won, pairs = metrics.within_pairs(score, bad, state)
+    apart, others = metrics.differences_within(score, state)
 
     def all_of(chosen: np.ndarray) -> dict[str, float]:
-        own, s, g = bad[chosen], score[chosen], state[chosen]
+        own, s = bad[chosen], score[chosen]
         found, hit = chosen[noticed[chosen]], chosen[touched[chosen]]
         shown = chosen[own]
         return {
@@ -197,8 +199,8 @@ def measure(data: FutureSet, rows: np.ndarray, foreseen: Foreseen, config: Bench
             "impact_error_mps": _mean(np.abs(foreseen.impact_mps[hit] - data.impact_mps[rows[hit]])),
             "foreground_iou": float(foreseen.shared[shown].sum() / max(foreseen.either[shown].sum(), 1)),
             "persistence": _mean(foreseen.persistence[shown][np.isfinite(foreseen.persistence[shown])]),
-            "within_auroc": metrics.within_auroc(s, own, g),
-            "sensitivity": metrics.spread_within(s, g),
+            "within_auroc": metrics.ratio(won[chosen], pairs[chosen]),
+            "sensitivity": metrics.ratio(apart[chosen], others[chosen]),
         }
 
     whole = np.arange(len(rows))

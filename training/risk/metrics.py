@@ -64,34 +64,43 @@ def calibration_error(score: Scores, failing: Flags, bins: int = 10) -> float:
     return float(sum(gaps) / len(score))
 
 
-def within_auroc(score: Scores, failing: Flags, group: Groups) -> float:
-    """How often, of two futures of one state, the failing one scores higher; ties count half. NaN without pairs."""
-    won, pairs = 0.0, 0
-    order = np.argsort(group, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        bad, good = score[rows][failing[rows]], score[rows][~failing[rows]]
-        difference = bad[:, None] - good[None]
-        won += float((difference > 0.0).sum() + 0.5 * (difference == 0.0).sum())
-        pairs += difference.size
-    return won / pairs if pairs else float("nan")
+def within_pairs(score: Scores, failing: Flags, group: Groups) -> tuple[Scores, Scores]:
+    """For each failing future: how many of those of its state that do not fail score lower (ties count half), and how
+    many there are; 0 for the others. Sums of both give how well futures of one state are told apart."""
+    won, pairs = np.zeros(len(score)), np.zeros(len(score))
+    for rows in _members(group):
+        bad, good = rows[failing[rows]], rows[~failing[rows]]
+        difference = score[bad][:, None] - score[good][None]
+        won[bad] = (difference > 0.0).sum(1) + 0.5 * (difference == 0.0).sum(1)
+        pairs[bad] = len(good)
+    return won, pairs
 
 
-def spread_within(score: Scores, group: Groups) -> float:
-    """Mean absolute difference of the scores of two different futures of one state; NaN without pairs."""
-    total, pairs = 0.0, 0
+def differences_within(score: Scores, group: Groups) -> tuple[Scores, Scores]:
+    """For each future: the sum of the absolute differences to the other ones of its state, and their number."""
+    total, others = np.zeros(len(score)), np.zeros(len(score))
+    for rows in _members(group):
+        total[rows] = np.abs(score[rows][:, None] - score[rows][None]).sum(1)
+        others[rows] = len(rows) - 1
+    return total, others
+
+
+def ratio(parts: Scores, wholes: Scores) -> float:
+    """Sum over sum; NaN over nothing."""
+    return float(parts.sum() / wholes.sum()) if wholes.sum() > 0.0 else float("nan")
+
+
+def _members(group: Groups) -> list[np.ndarray]:
+    """Rows of each group."""
     order = np.argsort(group, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        total += float(np.abs(score[rows][:, None] - score[rows][None]).sum())
-        pairs += len(rows) * (len(rows) - 1)
-    return total / pairs if pairs else float("nan")
+    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
 def bootstrap(
     measure: Callable[[np.ndarray], np.ndarray], group: Groups, draws: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "draws measures"]:
     """A measure of the rows of episodes drawn with replacement; `measure` takes row indices and gives numbers."""
-    order = np.argsort(group, kind="stable")
-    rows = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    rows = _members(group)
     found = []
     for _ in range(draws):
         chosen = generator.integers(0, len(rows), len(rows))

@@ -3,6 +3,7 @@ the probability of a collision, of leaving the road, and the impact speed.
 
 The base state (masks, or the state of another world model) becomes maps of features for every quarter second, once;
 each candidate looks them up where its footprint will be. So many candidates of one state cost little more than one.
+Where masks are seen, who is and was where is looked up besides, at full resolution: what stands need not be learnt.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ WAY_SCALE_M, SPEED_SCALE_MPS = 30.0, 10.0
 VECTOR_SCALE = (10.0, 5.0, 0.5, 15.0)
 STEP_NUMBERS = 6
 IMPACT_SCALE_MPS = 10.0
+PLANES = tuple(
+    (tuple(channel + age for channel in channels))
+    for channels, ages in zip(render.CLASS_CHANNELS, ((0,), *((range(len(bev.HISTORY_S))),) * 2), strict=True)
+    for age in ages
+)
+"""Channels of what is looked up as it is: road, then vehicles and things at four ages, then walkers and cyclists."""
 START_HAZARD = -4.0
 """Logit of a quarter second's risk before anything is learnt."""
 
@@ -58,6 +65,19 @@ class RiskConfig:
             raise ValueError(f"depth, features and units must be at least 1, got {self}")
         if (self.source == "latent") != (self.latent > 0):
             raise ValueError(f"source {self.source} with a latent of width {self.latent}; give both or neither")
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """What candidates look up."""
+
+    features: Float[Tensor, "b 12 c 32 32"]
+    planes: Float[Tensor, "b p 64 64"] | None
+    """What is and was where (PLANES); None where masks are not seen."""
+
+    def of(self, states: Tensor) -> Maps:
+        """Those of some states."""
+        return Maps(self.features[states], None if self.planes is None else self.planes[states])
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +133,16 @@ class RiskModel(nn.Module):
         self.to_fine = _block(3 * depth, 2 * depth)
         self.maps = nn.Conv2d(2 * depth, STEPS * config.features, 1)
         probes = len(PROBES_AHEAD_M) * len(PROBES_LEFT_M)
+        looked_up = config.features + (len(PLANES) if config.source == "masks" else 0)
         self.head = nn.Sequential(
-            nn.Linear(probes * config.features + STEP_NUMBERS + len(VECTOR), config.units),
+            nn.Linear(probes * looked_up + STEP_NUMBERS + len(VECTOR), config.units),
             nn.SiLU(),
             nn.Linear(config.units, config.units),
             nn.SiLU(),
             nn.Linear(config.units, 3),
         )
         self.decoder = nn.Sequential(
-            nn.Conv2d(config.features, 2 * config.features, 3, padding=1),
+            nn.Conv2d(looked_up, 2 * config.features, 3, padding=1),
             nn.SiLU(),
             nn.Conv2d(2 * config.features, CLASSES, 1),
         )
@@ -143,11 +164,13 @@ class RiskModel(nn.Module):
         self.cells: Tensor
         self.scale: Tensor
 
-    def encode(self, inputs: Inputs) -> Float[Tensor, "b 12 c 32 32"]:
+    def encode(self, inputs: Inputs) -> Maps:
         """Maps of the base states."""
+        planes = None
         if self.config.source == "masks":
             masks = unpack(inputs.words, bev.CHANNELS, self.table).movedim(-1, 1)
             first = F.silu(self.stem(masks))
+            planes = torch.stack([masks[:, list(channels)].amax(1) for channels in PLANES], 1)
         else:
             first = self.stem(inputs.latent)
         fine = self.fine(first)
@@ -155,19 +178,17 @@ class RiskModel(nn.Module):
         coarse = F.interpolate(self.coarse(middle), scale_factor=2.0)
         middle = self.to_middle(torch.cat([middle, coarse], 1))
         fine = self.to_fine(torch.cat([fine, F.interpolate(middle, scale_factor=2.0)], 1))
-        return self.maps(fine).unflatten(1, (STEPS, self.config.features))
+        return Maps(self.maps(fine).unflatten(1, (STEPS, self.config.features)), planes)
 
     def foresee(
         self,
-        maps: Float[Tensor, "b 12 c 32 32"],
+        maps: Maps,
         vector: Float[Tensor, "b 4"],
         motion: Float[Tensor, "b k 12 4"],
     ) -> Forecast:
         """What comes of the candidates."""
         b, k = motion.shape[:2]
-        grid = _grid(motion.transpose(1, 2).flatten(0, 1), self.probes)  # (b 12) k probes
-        found = F.grid_sample(maps.flatten(0, 1), grid, align_corners=False)
-        found = found.unflatten(0, (b, STEPS)).permute(0, 3, 1, 2, 4).flatten(3)  # b k 12 (c probes)
+        found = _look_up(maps, motion, self.probes, range(STEPS)).flatten(3)  # b k 12 (c probes)
         time = torch.linspace(0.0, 1.0, STEPS, device=motion.device).expand(b, k, STEPS)
         x, y, yaw, speed = motion.unbind(-1)
         way = [x / WAY_SCALE_M, y / WAY_SCALE_M, yaw.sin(), yaw.cos(), speed / SPEED_SCALE_MPS, time]
@@ -175,16 +196,28 @@ class RiskModel(nn.Module):
         out = self.head(torch.cat([found, torch.stack(way, -1), state], -1))
         return Forecast(out[..., 0], out[..., 1], IMPACT_SCALE_MPS * F.softplus(out[..., 2]))
 
-    def occupancy(
-        self, maps: Float[Tensor, "b 12 c 32 32"], motion: Float[Tensor, "b k 12 4"]
-    ) -> Float[Tensor, "b k 6 classes 32 32"]:
+    def occupancy(self, maps: Maps, motion: Float[Tensor, "b k 12 4"]) -> Float[Tensor, "b k 6 classes 32 32"]:
         """Logits of what will be seen around the ego every half second."""
         b, k = motion.shape[:2]
-        own = maps[:, FRAME_STEPS - 1 :: FRAME_STEPS].flatten(0, 1)
-        poses = motion[:, :, FRAME_STEPS - 1 :: FRAME_STEPS].transpose(1, 2).flatten(0, 1)
-        found = F.grid_sample(own, _grid(poses, self.cells), align_corners=False)  # (b 6) c k cells
-        found = found.permute(0, 2, 1, 3).reshape(-1, own.shape[1], render.ROWS, render.COLUMNS)
-        return self.decoder(found).unflatten(0, (b, FRAMES, k)).transpose(1, 2)
+        steps = range(FRAME_STEPS - 1, STEPS, FRAME_STEPS)
+        found = _look_up(maps, motion, self.cells, steps).flatten(0, 2)
+        return self.decoder(found.unflatten(-1, (render.ROWS, render.COLUMNS))).unflatten(0, (b, k, FRAMES))
+
+
+def _look_up(
+    maps: Maps, motion: Float[Tensor, "b k 12 4"], points: Float[Tensor, "p 2"], steps: range
+) -> Float[Tensor, "b k steps c p"]:
+    """Features and planes at points around the candidates' poses at some steps."""
+    b, k = motion.shape[:2]
+    chosen = slice(steps.start, steps.stop, steps.step)
+    grid = _grid(motion[:, :, chosen].transpose(1, 2).flatten(0, 1), points)  # (b steps) k p 2
+    found = F.grid_sample(maps.features[:, chosen].flatten(0, 1), grid, align_corners=False)
+    found = found.unflatten(0, (b, len(steps))).permute(0, 3, 1, 2, 4)
+    if maps.planes is None:
+        return found
+    whole = grid.unflatten(0, (b, len(steps))).transpose(1, 2).flatten(1, 2)  # b (k steps) p 2
+    seen = F.grid_sample(maps.planes, whole, align_corners=False)
+    return torch.cat([found, seen.unflatten(2, (k, len(steps))).permute(0, 2, 3, 1, 4)], 3)
 
 
 def _grid(poses: Float[Tensor, "n k 4"], points: Float[Tensor, "p 2"]) -> Float[Tensor, "n k p 2"]:
