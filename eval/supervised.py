@@ -21,6 +21,8 @@ from eval.results import write_json_atomically
 DEAD_SERVER_S: Final = 3.0
 """A job notices the death of its server by itself, unless a client call holds it up."""
 STALL_S: Final = 600.0
+TICK_STALL_S: Final = 90.0
+"""Wall time of one tick of an embedded server, which the job itself gives up after EMBEDDED_TIMEOUT_S."""
 ROUTE_S: Final = 6 * 3600.0
 """Published runs on CARLA need 3.3 h for their slowest route."""
 TERMINATE_S: Final = 5.0
@@ -31,6 +33,7 @@ STALLED: Final = "no progress"
 OVER_TIME: Final = "over its time"
 SERVER_DIED: Final = "its server died"
 _AGENT_PHASE: Final = "the agent"
+_TICK_PHASE: Final = "world.tick()"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,17 +163,22 @@ class LocalJob:
         if now_s - self._server_alive_s >= DEAD_SERVER_S:
             return SERVER_DIED  # a client call to a dead server can hold the interpreter until its time-out
         start_s = 0.0 if self._status else self.job.start_timeout_s  # a server may take its time
-        if now_s - self._seen_s > start_s + self._limits.stall_s:
+        silent_s = now_s - self._seen_s
+        if silent_s > start_s + self._limits.stall_s:
+            return STALLED
+        if self.job.embedded and silent_s > start_s + TICK_STALL_S and self._phase().startswith(_TICK_PHASE):
             return STALLED
         return OVER_TIME if now_s - self._started_s > self._limits.route_s else ""
 
     def _dump_stacks(self) -> None:
         """Have the job write its stacks to its log, and note whose turn it was."""
-        path = self.job.path("phase")
-        phase = path.read_text(errors="replace") if path.exists() else ""
-        self._agent_hung = self._cut_off == STALLED and phase.startswith(_AGENT_PHASE)
+        self._agent_hung = self._cut_off == STALLED and self._phase().startswith(_AGENT_PHASE)
         self._process.send_signal(signal.SIGUSR1)
         time.sleep(STACKS_S)
+
+    def _phase(self) -> str:
+        path = self.job.path("phase")
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def _terminate(self) -> None:
         self.ask_to_end()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import carla
+import msgpack
 
 ROLE_NAME = "background"  # the minimum-speed criterion compares with vehicles of this role
 CLEARANCE_M = 15.0
@@ -71,6 +72,7 @@ class Traffic:
         self._config = config
         self._core = core
         self._manager: carla.TrafficManager | None = None
+        self._port: int | None = None
         self.vehicles: list[carla.Vehicle] = []
         if config.vehicles > 0:
             self._spawn(ego)
@@ -82,6 +84,7 @@ class Traffic:
         with pinned(self._core):
             port = free_port()
             self._manager = self._client.get_trafficmanager(port)
+            self._port = self._manager.get_port()
             self._manager.set_synchronous_mode(True)  # first: an asynchronous manager would already be driving
             self._manager.set_random_device_seed(self._config.seed)
             self._manager.set_hybrid_physics_mode(self._config.hybrid_physics)
@@ -96,12 +99,13 @@ class Traffic:
         """Wake a Traffic Manager that missed its signal and let the tick that waits for it go on.
 
         Leaving synchronous mode signals the manager's thread once more; its step then ends as the waiting tick expects.
-        A manager that is only slow makes one step more than there were ticks.
+        A manager that is only slow makes one step more than there were ticks. The client's own call would not do: the
+        waiting tick holds the lock that it needs, and with it the interpreter. The manager's port needs neither.
         """
-        if self._manager is not None:
+        if self._port is not None:
             logger.warning("the Traffic Manager does not answer; waking it")
-            self._manager.set_synchronous_mode(False)
-            self._manager.set_synchronous_mode(True)
+            tell_manager(self._port, "set_synchronous_mode", False)
+            tell_manager(self._port, "set_synchronous_mode", True)
 
     def speeds_mps(self) -> list[float]:
         """Speed of every background vehicle.
@@ -130,7 +134,7 @@ class Traffic:
         """End the Traffic Manager, then remove the vehicles; safe to call twice."""
         if self._manager is not None:
             self._manager.shut_down()
-            self._manager = None
+            self._manager = self._port = None
         if self.vehicles:
             self._client.apply_batch_sync([carla.command.DestroyActor(vehicle) for vehicle in self.vehicles], False)
             self.vehicles = []
@@ -175,6 +179,17 @@ def four_wheeled(library: carla.BlueprintLibrary) -> list[carla.ActorBlueprint]:
         if wheels is not None and wheels.as_int() == 4 and kind in ("", "car", "van"):
             cars.append(blueprint)
     return cars
+
+
+def tell_manager(port: int, method: str, *arguments: object, timeout_s: float = 2.0) -> bool:
+    """Call a method of a Traffic Manager over its own port, as managers of other processes do; whether it answered."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout_s) as line:
+            line.settimeout(timeout_s)
+            line.sendall(msgpack.Packer().pack([0, 1, method, list(arguments)]))
+            return bool(line.recv(64))
+    except OSError:
+        return False
 
 
 def free_port() -> int:
