@@ -25,7 +25,7 @@ class Think2DriveConfig:
     deviation: float = 2.0
     steer: float = 0.5
     outside: float = 0.0
-    """Every decision outside the lanes of the route costs so much. Not Think2Drive's: Bench2Drive's success asks for it."""
+    """Price of a decision outside the lanes of the route. Not in Think2Drive; success in Bench2Drive asks for it."""
     speed_scale_mps: float = 7.5
     deviation_scale_m: float = 8.0
     limit_share: float = 0.8
