@@ -20,6 +20,7 @@ from agent.model.rssm import Rssm, full_precision, kl_loss
 from training.raw.backbone import unpack
 from training.raw.config import RawConfig
 from training.raw.guidance import deter_alignment, embed_alignment, stoch_alignment
+from training.raw.lift import fits, lift_windows
 from training.raw.streams import Streams, filter_both
 from training.world_model.decoder import Decoder
 from training.world_model.distributions import TwoHot, binary_loss
@@ -110,12 +111,20 @@ class RawWorldModel(nn.Module):
             pyramid = self._image_features(sensors.images.flatten(0, 1), generator)
         else:
             pyramid = self._pyramid(unpack(features.flatten(0, 1), self.config.model.encoder), b * t)
-        levels = [level.unflatten(0, (b, t)) for level in pyramid]
-        grid = self.config.model.encoder.grid
-        memory = levels[0].new_zeros(b, grid.cells, self.config.model.encoder.embed_dims)
+        bev = self._lift([level.unflatten(0, (b, t)) for level in pyramid], sensors).flatten(0, 1)
+        known = (actions * ~sensors.first[..., None]).flatten(0, 1)
+        sight = self.neck(bev, sensors.route.flatten(0, 1), sensors.vector.flatten(0, 1), known)
+        return Sight(sight.embed.float().unflatten(0, (b, t)), sight.seen.unflatten(0, (b, t)))
+
+    def _lift(self, levels: list[Float[Tensor, "b t 6 d h w"]], sensors: ModelInput) -> Float[Tensor, "b t cells d"]:
+        """BEV features, step after step."""
+        if fits(self.encoder):
+            return lift_windows(self.encoder, levels, sensors.camera_valid, sensors.ego_motion, sensors.first)
+        encoder = self.config.model.encoder
+        memory = levels[0].new_zeros(len(sensors.first), encoder.grid.cells, encoder.embed_dims)
         has_memory = torch.zeros_like(sensors.first[:, 0])
         memories = []
-        for step in range(t):
+        for step in range(sensors.first.shape[1]):
             memory = self.encoder.lift(
                 [level[:, step] for level in levels],
                 sensors.camera_valid[:, step],
@@ -125,10 +134,7 @@ class RawWorldModel(nn.Module):
             )
             has_memory = torch.ones_like(has_memory)
             memories.append(memory)
-        bev = torch.stack(memories, 1).flatten(0, 1)
-        known = (actions * ~sensors.first[..., None]).flatten(0, 1)
-        sight = self.neck(bev, sensors.route.flatten(0, 1), sensors.vector.flatten(0, 1), known)
-        return Sight(sight.embed.float().unflatten(0, (b, t)), sight.seen.unflatten(0, (b, t)))
+        return torch.stack(memories, 1)
 
     def _image_features(
         self, images: UInt8[Tensor, "n 6 3 h w"], generator: torch.Generator | None
