@@ -192,17 +192,14 @@ def draw_hills(rng: random.Random) -> Sketch:
 
 
 def draw_narrow(rng: random.Random) -> Sketch:
-    """Narrow streets with tight corners, most of one lane each way, with lights, stop and yield signs."""
+    """Narrow streets with tight corners, one lane each way, with lights, stop and yield signs."""
     columns, rows = rng.choice([(5, 4), (4, 4), (4, 5)])
     grid = _Grid(rng, _spaced(rng, columns, (68.0, 105.0)), _spaced(rng, rows, (68.0, 105.0)), 3.0)
     lane_m = round(rng.uniform(3.3, 3.7), 2)
-    wide = (rng.randrange(2), rng.randrange(1, 3))
 
-    def profile_of(piece: Street) -> tuple[Profile, int]:
-        axis = 0 if piece[0][1] == piece[1][1] else 1
-        count = 2 if (axis, piece[0][1 - axis]) == wide else 1
-        right, left = (street_side(count, lane_m, parking=rng.random() < 0.3) for _ in range(2))
-        return street(right, left), 50 if count == 2 else rng.choice([30, 40, 50])
+    def profile_of(_: Street) -> tuple[Profile, int]:
+        right, left = (street_side(1, lane_m, parking=rng.random() < 0.3) for _ in range(2))
+        return street(right, left), rng.choice([30, 40, 50])
 
     controls = ("lights", "lights", "stop", "yield")
     flat = _sketch(rng, grid, _thinned(rng, _full(columns, rows), 4), profile_of, controls, 3.0)

@@ -128,7 +128,7 @@ def build_network(plan: Plan, sketch: Sketch, rng: random.Random) -> None:
     Raises: DrawError if a road is too short, too sharp or too near another one.
     """
     ends = _ends(sketch)
-    kerb_m = rng.uniform(*sketch.kerb_m)
+    kerb_m = plan.kerb_m = rng.uniform(*sketch.kerb_m)
     reach_m = {node: _reaches(ends[node], sketch.nodes[node], kerb_m) for node in ends}
     curves = [_curve(edge, index, sketch, reach_m, rng) for index, edge in enumerate(sketch.edges)]
     numbers = {node: _junction_numbers(plan, sketch.nodes[node], len(ends[node])) for node in ends}
