@@ -20,6 +20,7 @@ from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
 from training import ablate, bench, clone, collect, fit, latency, scenario_study
 from training.ablate_table import markdown as ablate_markdown
+from training.adapter import train as adapter_train
 from training.counterfactual import picture as futures_picture
 from training.counterfactual import recorder, synthesis
 from training.env import picture
@@ -586,6 +587,25 @@ class RiskBench:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Train an adapter of an agent: plans around its own, and the Q-values that judge them. A run that exists goes on."""
+
+    logs: tuple[Path, ...]
+    """Folders of logs with the agent's states: log-episodes --config.raw AGENT."""
+    agent: Path
+    """Checkpoint folder of the agent."""
+    out: Path
+    """Folder of the run; `model` in it is what an agent's configuration names."""
+    config: adapter_train.AdapterTrainConfig = field(default_factory=adapter_train.AdapterTrainConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        updates = adapter_train.train(self.config, self.logs, self.agent, self.out)
+        print(f"{updates} updates; {self.out / 'model'}")
+        return 0
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Clone, tyro.conf.subcommand("clone")]
@@ -609,6 +629,7 @@ Command = (
     | Annotated[FuturesPicture, tyro.conf.subcommand("futures-picture")]
     | Annotated[Risk, tyro.conf.subcommand("risk")]
     | Annotated[RiskBench, tyro.conf.subcommand("risk-bench")]
+    | Annotated[Adapter, tyro.conf.subcommand("adapter")]
 )
 
 
