@@ -91,6 +91,27 @@ class Decision:
     """What the adapter made of it."""
 
 
+class ActionChoice:
+    """Takes the actions of one drive from logits."""
+
+    def __init__(self, config: ActionConfig) -> None:
+        self._config = config
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self._patience = Patience(config.patience) if config.patience else None
+
+    def choose(self, logits: torch.Tensor, speed_mps: float) -> int:
+        """The action of one decision; called once for each."""
+        if self._patience is not None:
+            share, action = setting_off(logits)
+            if self._patience.is_over(speed_mps, share, DECISION_S):
+                return action
+        if self._config.choice == "greedy":
+            return int(logits.argmax())
+        if self._config.choice == "pedal_first":
+            return pedal_first(logits)
+        return int(torch.multinomial(logits.softmax(0), 1, generator=self._generator))
+
+
 class Driver:
     """Drives one route. Make a new one for every route."""
 
@@ -118,8 +139,7 @@ class Driver:
         self._previous_action: int | None = None
         self._control: Control | None = None
         self._tick = 0
-        self._generator = torch.Generator().manual_seed(config.action.seed)
-        self._patience = Patience(config.action.patience) if config.action.patience else None
+        self._choice = ActionChoice(config.action)
         self._known_problems: frozenset[tuple[str, str]] = frozenset()
         self._error_name = ""
         self.fault_ticks: Counter[tuple[str, str]] = Counter()
@@ -219,7 +239,7 @@ class Driver:
         self._late = False
         logits = outcome.logits
         usable = logits.shape == (len(ACTIONS),) and bool(torch.isfinite(logits).all())
-        action = self._choose(logits, situation.estimate.speed_mps) if usable else None
+        action = self._choice.choose(logits, situation.estimate.speed_mps) if usable else None
         picked = None
         if self._adapter is not None and action is not None:
             speed_mps = situation.estimate.speed_mps
@@ -234,17 +254,6 @@ class Driver:
             return None
         self._first, self._previous_action = False, action
         return action_control(action)
-
-    def _choose(self, logits: torch.Tensor, speed_mps: float) -> int:
-        if self._patience is not None:
-            share, action = setting_off(logits)
-            if self._patience.is_over(speed_mps, share, DECISION_S):
-                return action
-        if self.config.action.choice == "greedy":
-            return int(logits.argmax())
-        if self.config.action.choice == "pedal_first":
-            return pedal_first(logits)
-        return int(torch.multinomial(logits.softmax(0), 1, generator=self._generator))
 
     def _last_speed_mps(self) -> float | None:
         return None if self.last_situation is None else self.last_situation.estimate.speed_mps

@@ -589,7 +589,7 @@ class RiskBench:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """Train an adapter of an agent: plans around its own, and the Q-values that judge them. A run that exists goes on."""
+    """Train an adapter of an agent: plans around its own, and Q-values that judge them; a run is resumed."""
 
     logs: tuple[Path, ...]
     """Folders of logs with the agent's states: log-episodes --config.raw AGENT."""

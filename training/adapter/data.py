@@ -10,7 +10,7 @@ import itertools
 import logging
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from agent.motion import KNOTS, follow_plan, plan_of, seen_from_start, start_sta
 from agent.route import BENCH2DRIVE_SPACING_M, LANE_CHANGES, Command, Plan, RouteConfig, RouteTracker, route_vector
 from eval.criteria import TICK_S
 from eval.planner import RoadOption
+from training import bev
 from training.adapter.truth import Truth
 from training.counterfactual import log as logs
 from training.counterfactual.candidates import CandidateConfig, propose
@@ -119,31 +120,42 @@ def read(folders: Sequence[Path], model: Network, config: DataConfig) -> Adapter
     Raises: ArrayFileError; ValueError for logs of another agent, or without any usable state.
     """
     paths = logs.log_files(folders)
-    begun_s = shown_s = time.monotonic()
+
+    def opened() -> Iterator[tuple[EpisodeLog, bev.StaticMap]]:
+        begun_s = shown_s = time.monotonic()
+        for done, path in enumerate(paths):
+            log = logs.load(path)
+            check_width(path, log, model)
+            yield log, logs.town_map(path.parent, log)
+            now_s = time.monotonic()
+            if now_s - shown_s > SHOW_S:
+                shown_s, left_s = now_s, (now_s - begun_s) / (done + 1) * (len(paths) - done - 1)
+                logger.info("%d of %d logs read, %.0f s left", done + 1, len(paths), left_s)
+
+    return assemble(opened(), model, config)
+
+
+def assemble(opened: Iterable[tuple[EpisodeLog, bev.StaticMap]], model: Network, config: DataConfig) -> AdapterData:
+    """All base states of logs on their maps, and their futures. Raises: ValueError without any."""
     states: list[_State] = []
     parts: list[dict[str, np.ndarray]] = []
     names, towns = [], set()
-    for done, path in enumerate(paths):
-        log = logs.load(path)
-        check_width(path, log, model)
-        surface = Surface.around(logs.town_map(path.parent, log), log.ego[:, :2])
+    for log, static in opened:
+        surface = Surface.around(static, log.ego[:, :2])
         found = list(_states(log, surface, config, len(names)))
         if found:
             parts.append(_futures(found, surface, model, config, len(states)))
             states += found
         names.append(log.name)
         towns.add(str(log.meta["town"]))
-        now_s = time.monotonic()
-        if now_s - shown_s > SHOW_S:
-            shown_s, left_s = now_s, (now_s - begun_s) / (done + 1) * (len(paths) - done - 1)
-            logger.info("%d of %d logs read, %d states, %.0f s left", done + 1, len(paths), len(states), left_s)
     if not states:
         raise ValueError("no log has a base state that can be used; record longer ones with --config.raw")
     join = lambda name: np.concatenate([part[name] for part in parts])  # noqa: E731
-    logger.info("%d states with %d futures of %d logs", len(states), len(join("state")), len(paths))
+    logger.info("%d states with %d futures of %d logs", len(states), len(join("state")), len(names))
+    given = (np.stack([getattr(one, name) for one in states]).astype(np.float32) for name in _GIVEN)
     return AdapterData(
         seen=Situated(
-            *(torch.from_numpy(np.stack([getattr(one, name) for one in states]).astype(np.float32)) for name in _GIVEN),
+            *(torch.from_numpy(array) for array in given),
             torch.from_numpy(join("base_plan")),
             torch.from_numpy(join("base_motion")),
         ),
@@ -188,6 +200,8 @@ def _states(log: EpisodeLog, surface: Surface, config: DataConfig, episode: int)
         if base < DECISION_TICKS or ahead.any():
             continue
         truth = Truth(log, surface, base)
+        if not truth.begins_free():
+            continue
         points, vector = route[base]
         yield _State(log, truth, base, log.latent[row], numbers_at(log, base), points, vector, episode)
 

@@ -69,6 +69,10 @@ class Truth:
         self._red = np.ascontiguousarray(log.signal_state[ticks] == bev.RED)
         self._sign = np.ascontiguousarray(log.signal_state[ticks] == bev.STOP_SIGN)
 
+    def begins_free(self) -> bool:
+        """Whether the ego touches nobody and is on the road now."""
+        return self.judge(self.local(self.scene.logged[None])).failure_s[0] > 0.0
+
     def world(self, motions: Float64[np.ndarray, "k 61 4"]) -> Float64[np.ndarray, "k 61 4"]:
         """Motions from the ego's pose in the world."""
         x, y, yaw = self._pose
