@@ -229,6 +229,11 @@ class Recorder:
         """Whether the criteria have counted a collision."""
         return bool(self._drive.episode.criteria.collisions.events)
 
+    @property
+    def ticks(self) -> int:
+        """Taken in so far."""
+        return len(self._ego)
+
     def add_latent(self, features: np.ndarray) -> None:
         """The state of a world model at the present tick."""
         self._latents.append((len(self._ego) - 1, features))
