@@ -42,6 +42,7 @@ from training.raw.arms import arms_of
 from training.raw.config import RawRunConfig
 from training.raw.load import load_learner
 from training.raw.recording import Recording
+from training.refine import train as refine_train
 from training.replay import SegmentError
 from training.risk import benchmark as risk_benchmark
 from training.risk import train as risk_train
@@ -660,6 +661,30 @@ class AdapterDrive:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Refine:
+    """Refine a raw agent's policy on logged states: it dreams, a critic scores, the better dreams get likelier.
+
+    A run that exists is resumed. `model` in its folder drives.
+    """
+
+    logs: tuple[Path, ...]
+    """Folders of logs with the agent's states: log-episodes --config.raw AGENT."""
+    agent: Path
+    """Checkpoint folder of the raw agent."""
+    out: Path
+    """Folder of the run."""
+    critic_model: Path | None = None
+    """Folder of a risk model, for the critics expert-only and impartial."""
+    config: refine_train.RefineConfig = field(default_factory=refine_train.RefineConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        updates = refine_train.refine(self.config, self.logs, self.agent, self.critic_model, self.out)
+        print(f"{updates} updates; {self.out / 'model'}")
+        return 0
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Clone, tyro.conf.subcommand("clone")]
@@ -686,6 +711,7 @@ Command = (
     | Annotated[Adapter, tyro.conf.subcommand("adapter")]
     | Annotated[AdapterStudy, tyro.conf.subcommand("adapter-study")]
     | Annotated[AdapterDrive, tyro.conf.subcommand("adapter-drive")]
+    | Annotated[Refine, tyro.conf.subcommand("refine")]
 )
 
 

@@ -21,17 +21,24 @@ from agent.adapter import (
     situated,
     weighted,
 )
-from agent.base_plan import base_plans, feature_width, policy_logits, state_features
+from agent.base_plan import (
+    base_plans,
+    clone_plans,
+    feature_width,
+    imagined_actions,
+    policy_logits,
+    state_features,
+)
 from agent.checkpoint import save_checkpoint
 from agent.config import ConfigError, to_plain
 from agent.driver import Driver, load_model
 from agent.geodesy import Dialect
 from agent.guard import is_valid
 from agent.model.adapter import VALUES, AdapterNet, AdapterNetConfig, Situated, free_motion, plan_scale
-from agent.model.driving_model import DrivingModel, ModelInput
+from agent.model.driving_model import AUXILIARY, PATH_DISTANCES_M, DrivingModel, ModelInput
 from agent.model.policy import pedal_first, pedals_first
 from agent.model.raw_model import RawActorConfig, RawModel, RawModelConfig, RawNeckConfig
-from agent.model.rssm import RssmConfig
+from agent.model.rssm import LatentState, RssmConfig
 from agent.motion import KNOTS, follow_plan, plan_of, seen_from_start, start_state
 from tests.agent.synthetic import SyntheticDrive, save_agent, tiny_model_config
 
@@ -183,9 +190,6 @@ def test_the_raw_agents_plan_is_what_its_policy_does_in_its_world_model() -> Non
     start = np.stack([start_state(8.0, 0.0, 0.0)] * 3)
     plans = base_plans(model, features, torch.tensor([0, 5, 25]), start, "greedy")
     assert plans[0, 0, 0] < -5.0 and plans[1, 0, 0] > 0.3  # begun with the full brake, and with throttle
-    from agent.base_plan import imagined_actions
-    from agent.model.rssm import LatentState
-
     for k, action in enumerate((0, 5, 25)):
         mine = imagined_actions(model, features[k : k + 1], torch.tensor([action]), "greedy")[0]
         states = model.imagine(LatentState(features[k : k + 1, :16], features[k : k + 1, 16:]), action, 29)
@@ -194,9 +198,6 @@ def test_the_raw_agents_plan_is_what_its_policy_does_in_its_world_model() -> Non
 
 
 def test_the_clones_plan_follows_what_it_tells() -> None:
-    from agent.base_plan import clone_plans
-    from agent.model.driving_model import AUXILIARY, PATH_DISTANCES_M
-
     told = np.zeros((2, len(AUXILIARY)))
     for distance in PATH_DISTANCES_M:
         told[:, AUXILIARY.index(f"path_x_{distance:.0f}_m")] = distance

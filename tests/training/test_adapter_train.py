@@ -15,8 +15,8 @@ import torch
 
 from agent.adapter import AdapterConfig, Proposer, load_adapter
 from agent.base_plan import feature_width
-from agent.checkpoint import load_checkpoint
-from agent.config import ConfigError
+from agent.checkpoint import load_checkpoint, save_checkpoint
+from agent.config import ConfigError, to_plain
 from agent.model.adapter import AdapterNetConfig
 from agent.model.raw_model import RawModel
 from agent.motion import KNOTS, follow_plan, seen_from_start
@@ -219,9 +219,6 @@ def test_updates_that_are_not_finite_change_nothing_and_end_the_run(data: Adapte
 
 
 def test_what_is_trained_is_what_the_agent_loads(data: AdapterData, model: RawModel, tmp_path: Path) -> None:
-    from agent.checkpoint import save_checkpoint
-    from agent.config import to_plain
-
     learner = run_of(data, tmp_path, 3)
     config = config_for(data).net
     plain = {"adapter": to_plain(config), "training": {"updates": 3}}

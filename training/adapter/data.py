@@ -101,7 +101,7 @@ class AdapterData:
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class BaseState:
     """One base state before the base agent is asked."""
 
     log: EpisodeLog
@@ -119,30 +119,34 @@ def read(folders: Sequence[Path], model: Network, config: DataConfig) -> Adapter
 
     Raises: ArrayFileError; ValueError for logs of another agent, or without any usable state.
     """
+    return assemble(opened(folders, model), model, config)
+
+
+def opened(folders: Sequence[Path], model: Network) -> Iterator[tuple[EpisodeLog, bev.StaticMap]]:
+    """All logs of some folders with the maps of their towns.
+
+    Raises: ArrayFileError; ValueError for logs of another agent.
+    """
     paths = logs.log_files(folders)
-
-    def opened() -> Iterator[tuple[EpisodeLog, bev.StaticMap]]:
-        begun_s = shown_s = time.monotonic()
-        for done, path in enumerate(paths):
-            log = logs.load(path)
-            check_width(path, log, model)
-            yield log, logs.town_map(path.parent, log)
-            now_s = time.monotonic()
-            if now_s - shown_s > SHOW_S:
-                shown_s, left_s = now_s, (now_s - begun_s) / (done + 1) * (len(paths) - done - 1)
-                logger.info("%d of %d logs read, %.0f s left", done + 1, len(paths), left_s)
-
-    return assemble(opened(), model, config)
+    begun_s = shown_s = time.monotonic()
+    for done, path in enumerate(paths, 1):
+        log = logs.load(path)
+        check_width(path, log, model)
+        yield log, logs.town_map(path.parent, log)
+        now_s = time.monotonic()
+        if now_s - shown_s > SHOW_S:
+            shown_s, left_s = now_s, (now_s - begun_s) / done * (len(paths) - done)
+            logger.info("%d of %d logs read, %.0f s left", done, len(paths), left_s)
 
 
 def assemble(opened: Iterable[tuple[EpisodeLog, bev.StaticMap]], model: Network, config: DataConfig) -> AdapterData:
     """All base states of logs on their maps, and their futures. Raises: ValueError without any."""
-    states: list[_State] = []
+    states: list[BaseState] = []
     parts: list[dict[str, np.ndarray]] = []
     names, towns = [], set()
     for log, static in opened:
         surface = Surface.around(static, log.ego[:, :2])
-        found = list(_states(log, surface, config, len(names)))
+        found = list(base_states(log, surface, config, len(names)))
         if found:
             parts.append(_futures(found, surface, model, config, len(states)))
             states += found
@@ -187,7 +191,7 @@ def check_width(path: Path, log: EpisodeLog, model: Network) -> None:
         )
 
 
-def _states(log: EpisodeLog, surface: Surface, config: DataConfig, episode: int) -> Iterator[_State]:
+def base_states(log: EpisodeLog, surface: Surface, config: DataConfig, episode: int) -> Iterator[BaseState]:
     """Base states at ticks with a decision; none within 3 s of a collision that really happened."""
     route = route_inputs(log)
     generator = np.random.default_rng([config.seed, zlib.crc32(log.name.encode())])
@@ -203,7 +207,7 @@ def _states(log: EpisodeLog, surface: Surface, config: DataConfig, episode: int)
         if not truth.begins_free():
             continue
         points, vector = route[base]
-        yield _State(log, truth, base, log.latent[row], numbers_at(log, base), points, vector, episode)
+        yield BaseState(log, truth, base, log.latent[row], numbers_at(log, base), points, vector, episode)
 
 
 def numbers_at(log: EpisodeLog, tick: int) -> tuple[float, float, float]:
@@ -246,7 +250,7 @@ def sparse_plan(log: EpisodeLog) -> Plan:
 
 
 def _futures(
-    states: Sequence[_State], surface: Surface, model: Network, config: DataConfig, first: int
+    states: Sequence[BaseState], surface: Surface, model: Network, config: DataConfig, first: int
 ) -> dict[str, np.ndarray]:
     """Arrays of the states of one log and of their futures; `first`: number of the first state."""
     features = torch.from_numpy(np.stack([one.features for one in states]))
@@ -268,7 +272,7 @@ def _futures(
 
 
 def _futures_of(
-    one: _State, surface: Surface, start: np.ndarray, base: np.ndarray, config: DataConfig
+    one: BaseState, surface: Surface, start: np.ndarray, base: np.ndarray, config: DataConfig
 ) -> dict[str, np.ndarray]:
     """Plans from one base state, and what comes of them."""
     generator = np.random.default_rng([config.seed, one.base, zlib.crc32(one.log.name.encode())])

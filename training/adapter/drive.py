@@ -192,7 +192,7 @@ class Pilot:
         self.plan: np.ndarray | None = None
         """(61, 4) what is meant to be driven, from the ego's pose."""
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def act(self, frame: Any) -> int:
         """The action after the next decision's sensor frame."""
         arrays = {name: getattr(frame, name) for name in ("images", *SENSOR_ARRAYS)}
@@ -209,8 +209,7 @@ class Pilot:
         if self._adapter is None:
             self.plan = self._base_plan(inputs, speed_mps, action)
         else:
-            with torch.inference_mode(False):
-                picked = self._adapter.decide(self._model, inputs, self._state, speed_mps, action)
+            picked = self._adapter.decide(self._model, inputs, self._state, speed_mps, action)
             self.plan, action = picked.motions[picked.index], picked.action
         self._previous = action
         return action

@@ -55,6 +55,17 @@ class Judged:
     """Mean distance from the route until then."""
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What can be told of k motions without knowing about anybody else."""
+
+    progress_m: Float64[np.ndarray, " k"]
+    """Along the route in 3 s."""
+    offset_m: Float64[np.ndarray, " k"]
+    """Mean distance from it."""
+    disobeyed: Bool[np.ndarray, " k"]
+
+
 class Truth:
     """One base state of a log and everybody around it."""
 
@@ -99,6 +110,13 @@ class Truth:
         outcomes = replay(self.scene, self._surface, placed)
         disobeyed = _disobeyed(placed, self.scene.ego_half_m, self._signals, self._red, self._sign)
         return self._judged(placed, outcomes, disobeyed)
+
+    def task(self, motions: Float64[np.ndarray, "k 61 4"]) -> Task:
+        """What comes of motions as if nobody else were there: where they lead, and whether signals are obeyed."""
+        placed = np.ascontiguousarray(self.world(motions))
+        arc, offset = _on_route(self.scene, placed)
+        disobeyed = _disobeyed(placed, self.scene.ego_half_m, self._signals, self._red, self._sign)
+        return Task(arc[:, -1] - arc[:, 0], offset[:, 1:].mean(1), disobeyed != NO)
 
     def _judged(self, placed: np.ndarray, outcomes: Outcomes, disobeyed: Int64[np.ndarray, " k"]) -> Judged:
         never = np.iinfo(np.int64).max
