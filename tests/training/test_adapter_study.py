@@ -74,8 +74,11 @@ def test_frames_keep_the_rules() -> None:
     assert hard == Frame(1.0, 1.0, 1.0, 0.0) and hard.pdms == pytest.approx(5.0 / 7.0)
     free = Truth(road_log([], MPS), open_ground(), BASE)
     assert frame_of(free, driven()).pdms == 1.0
-    late = frame_of(Truth(road_log([Body(34.0, 0.0)], MPS), open_ground(), BASE), driven())
-    assert late.no_collision == 1.0 and late.time_to_collision == 0.0 and late.pdms == pytest.approx(2.0 / 7.0)
+    plan = np.zeros((1, KNOTS, 2))
+    plan[0, 5:, 0] = -8.0
+    late = follow_plan(start_state(MPS, 0.0, 0.0)[None], plan)[0]  # stops in the last moment
+    kept = frame_of(Truth(road_log([Body(21.0, 0.0)], MPS), open_ground(), BASE), late)
+    assert kept == Frame(1.0, 1.0, 0.0, 0.0)
 
 
 def test_going_straight_on() -> None:

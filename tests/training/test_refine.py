@@ -248,12 +248,20 @@ def test_several_steps_on_the_same_dreams(states: RefineStates) -> None:
     assert abs(float(single.improve(single.dream(np.arange(6)), scores)["policy"])) < 1e-5
 
 
-@pytest.mark.parametrize("critic", [Critic.NONE, Critic.TRUE])
-def test_the_score_rises(states: RefineStates, critic: Critic) -> None:
-    """On the same few states the mean score of the dreams grows."""
-    learner = learner_of(states, critic, kl=0.0)
-    found = [float(learner.step()["score"]) for _ in range(40)]
-    assert np.mean(found[-8:]) > np.mean(found[:8]) + 0.05
+def test_with_the_true_critic_the_policy_learns_not_to_hit_the_car_ahead() -> None:
+    """One state before a standing car: contacts become rarer, which without a critic they do not have to."""
+    states = one_state([Body(20.0, 0.0)])
+    rate = OptimizerConfig(learning_rate=1e-2)
+    config = RefineConfig(critic=Critic.TRUE, states=1, candidates=48, optimizer=rate, kl=0.0)
+    learner = RefineLearner(config, raw_model(), states, Judge(Critic.TRUE, config.score))
+
+    def contacts() -> float:
+        return float(states.truths[0].judge(learner.dream(np.array([0])).motions[0]).contact.mean())
+
+    first = np.mean([contacts() for _ in range(4)])
+    for _ in range(40):
+        learner.step()
+    assert first > 0.2 and np.mean([contacts() for _ in range(4)]) < 0.5 * first
 
 
 def test_a_run_goes_on_as_if_never_stopped(states: RefineStates, tmp_path: Path) -> None:
