@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from agent.actions import ACTIONS, BRAKE, REVERSE, STEER, THROTTLE
+from agent.adapter import Adapter, AdapterConfig, Picked, adapter_for
 from agent.carla_io import RigConfig
 from agent.checkpoint import check_state, load_checkpoint
 from agent.config import ConfigError, parse, read_yaml
@@ -63,6 +64,8 @@ class AgentConfig:
     rig: RigConfig = field(default_factory=RigConfig)
     inputs: InputConfig = field(default_factory=InputConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
+    adapter: AdapterConfig | None = None
+    """Plans around the policy's are proposed and judged, and one of them is driven; None: the policy drives alone."""
 
     @classmethod
     def read(cls, path: Path) -> "AgentConfig":
@@ -84,6 +87,29 @@ class Decision:
     route: RouteView
     state: ModelState
     """After the decision."""
+    picked: Picked | None = None
+    """What the adapter made of it."""
+
+
+class ActionChoice:
+    """Takes the actions of one drive from logits."""
+
+    def __init__(self, config: ActionConfig) -> None:
+        self._config = config
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self._patience = Patience(config.patience) if config.patience else None
+
+    def choose(self, logits: torch.Tensor, speed_mps: float) -> int:
+        """The action of one decision; called once for each."""
+        if self._patience is not None:
+            share, action = setting_off(logits)
+            if self._patience.is_over(speed_mps, share, DECISION_S):
+                return action
+        if self._config.choice == "greedy":
+            return int(logits.argmax())
+        if self._config.choice == "pedal_first":
+            return pedal_first(logits)
+        return int(torch.multinomial(logits.softmax(0), 1, generator=self._generator))
 
 
 class Driver:
@@ -96,9 +122,10 @@ class Driver:
         plan: Plan | None,
         default_dialect: Dialect,
         spare: Callable[[], Network] | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         """plan: None means there is nothing to drive along (whoever read it has said why); the car then stays.
-        spare: makes the network anew on the CPU, for when its device fails.
+        spare: makes the network anew on the CPU, for when its device fails. adapter: may change the actions.
 
         Raises: ConfigError for a plan whose world and GPS coordinates contradict each other.
         """
@@ -106,13 +133,13 @@ class Driver:
         self.last_decision: Decision | None = None
         self.last_situation: Situation | None = None
         self._decider = Decider(model, config.network, spare)
+        self._adapter = adapter
         self._first = True
         self._late = False
         self._previous_action: int | None = None
         self._control: Control | None = None
         self._tick = 0
-        self._generator = torch.Generator().manual_seed(config.action.seed)
-        self._patience = Patience(config.action.patience) if config.action.patience else None
+        self._choice = ActionChoice(config.action)
         self._known_problems: frozenset[tuple[str, str]] = frozenset()
         self._error_name = ""
         self.fault_ticks: Counter[tuple[str, str]] = Counter()
@@ -129,7 +156,10 @@ class Driver:
         config = AgentConfig.read(path)
         folder, device = path.parent / config.checkpoint, _device(config)
         spare = None if device == "cpu" else lambda: _folded(folder, "cpu")
-        return cls(config, _folded(folder, device), plan, default_dialect, spare)
+        model, adapter = _folded(folder, device), None
+        if config.adapter is not None:
+            adapter = adapter_for(model, path.parent / config.adapter.checkpoint, config.adapter, config.action.choice)
+        return cls(config, model, plan, default_dialect, spare, adapter)
 
     @property
     def inputs(self) -> InputBuilder | None:
@@ -183,6 +213,8 @@ class Driver:
         self._decider.reset()
         self._first = True
         self._previous_action = None
+        if self._adapter is not None:
+            self._adapter.reset()
 
     def close(self) -> None:
         """Ends the route; says how often each sensor failed on it."""
@@ -207,9 +239,14 @@ class Driver:
         self._late = False
         logits = outcome.logits
         usable = logits.shape == (len(ACTIONS),) and bool(torch.isfinite(logits).all())
-        action = self._choose(logits, situation.estimate.speed_mps) if usable else None
+        action = self._choice.choose(logits, situation.estimate.speed_mps) if usable else None
+        picked = None
+        if self._adapter is not None and action is not None:
+            speed_mps = situation.estimate.speed_mps
+            picked = self._adapter.decide(self._decider.model, outcome.inputs, outcome.state, speed_mps, action)
+            action = picked.action
         self.last_decision = Decision(
-            situation.now_s, outcome.inputs, logits, action, situation.estimate, situation.route, outcome.state
+            situation.now_s, outcome.inputs, logits, action, situation.estimate, situation.route, outcome.state, picked
         )
         if action is None:
             logger.warning("network output is not finite; its memory is reset")
@@ -217,17 +254,6 @@ class Driver:
             return None
         self._first, self._previous_action = False, action
         return action_control(action)
-
-    def _choose(self, logits: torch.Tensor, speed_mps: float) -> int:
-        if self._patience is not None:
-            share, action = setting_off(logits)
-            if self._patience.is_over(speed_mps, share, DECISION_S):
-                return action
-        if self.config.action.choice == "greedy":
-            return int(logits.argmax())
-        if self.config.action.choice == "pedal_first":
-            return pedal_first(logits)
-        return int(torch.multinomial(logits.softmax(0), 1, generator=self._generator))
 
     def _last_speed_mps(self) -> float | None:
         return None if self.last_situation is None else self.last_situation.estimate.speed_mps

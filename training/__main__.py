@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from agent import strict_json
+from agent.adapter import AdapterConfig
 from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
 from agent.model.bench import make_settings, one_thread, row
@@ -20,6 +21,10 @@ from eval.scenarios.registry import BENCH2DRIVE_TYPES, SCENARIOS
 from eval.server import ServerError
 from training import ablate, bench, clone, collect, fit, latency, scenario_study
 from training.ablate_table import markdown as ablate_markdown
+from training.adapter import bench as adapter_bench
+from training.adapter import drive as adapter_drive
+from training.adapter import study as adapter_study
+from training.adapter import train as adapter_train
 from training.counterfactual import picture as futures_picture
 from training.counterfactual import recorder, synthesis
 from training.env import picture
@@ -37,6 +42,7 @@ from training.raw.arms import arms_of
 from training.raw.config import RawRunConfig
 from training.raw.load import load_learner
 from training.raw.recording import Recording
+from training.refine import train as refine_train
 from training.replay import SegmentError
 from training.risk import benchmark as risk_benchmark
 from training.risk import train as risk_train
@@ -162,9 +168,9 @@ class Scenarios:
 class Bench:
     """Time an update of world model, actor and critic against a plain implementation, the replay, or one decision."""
 
-    part: Literal["update", "replay", "latency"] = "update"
+    part: Literal["update", "replay", "latency", "adapter"] = "update"
     """What is timed; the replay uses batch, size-px, threads and seed, and windows of 64 steps. latency: a decision of
-    the privileged stream, part by part (rounds; one thread)."""
+    the privileged stream, part by part (rounds; one thread). adapter: a decision of the adapter (likewise)."""
     preset: Recipe = "paper"
     """Of the decision that is timed; `paper` at 100m has the five convolutions of Raw2Drive's Table 13."""
     size: Size = "100m"
@@ -172,6 +178,8 @@ class Bench:
     device: str = "cpu"
     """As above: cpu or cuda."""
     config: tyro.conf.OmitArgPrefixes[bench.BenchConfig] = field(default_factory=bench.BenchConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """As above: how many candidates, how many steps of the sampler, guided or not."""
     json: bool = False
     """Print the numbers as JSON."""
 
@@ -182,6 +190,12 @@ class Bench:
             with one_thread():
                 parts = latency.time_privileged(preset(self.preset, self.size), settings)
             print(strict_json.dumps(parts) if self.json else row(f"{self.preset} {self.size}", parts))
+            return 0
+        if self.part == "adapter":
+            settings = make_settings(self.device, repeats=self.config.rounds)
+            with one_thread():
+                timed = adapter_bench.time_adapter(settings, self.adapter)
+            print(strict_json.dumps(timed) if self.json else adapter_bench.table(timed))
             return 0
         if self.part == "replay":
             config = replay_bench.ReplayBenchConfig(
@@ -586,6 +600,91 @@ class RiskBench:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Train an adapter of an agent: plans around its own, and Q-values that judge them; a run is resumed."""
+
+    logs: tuple[Path, ...]
+    """Folders of logs with the agent's states: log-episodes --config.raw AGENT."""
+    agent: Path
+    """Checkpoint folder of the agent."""
+    out: Path
+    """Folder of the run; `model` in it is what an agent's configuration names."""
+    config: adapter_train.AdapterTrainConfig = field(default_factory=adapter_train.AdapterTrainConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        updates = adapter_train.train(self.config, self.logs, self.agent, self.out)
+        print(f"{updates} updates; {self.out / 'model'}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterStudy:
+    """Measure adapters on stored states: single Q-values, candidates, horizons, guidance; the truth comes by replay."""
+
+    logs: tuple[Path, ...]
+    """Folders of logs with the agent's states, of towns that the models have not seen."""
+    agent: Path
+    """Checkpoint folder of the agent."""
+    models: tuple[Path, ...]
+    """Folders of adapters; several that learned from other shares of the data can be compared."""
+    out: Path
+    """Folder for adapter_study.json and adapter_study.md."""
+    config: adapter_study.StudyConfig = field(default_factory=adapter_study.StudyConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        summary = adapter_study.run(self.logs, self.agent, self.models, self.out, self.config)
+        print(adapter_study.table(summary))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterDrive:
+    """Drive routes with and without an adapter, arm by arm, and compare; what has been driven is kept."""
+
+    routes: Path
+    """Route file."""
+    agent: Path
+    """Configuration file of the agent (agent.yaml)."""
+    adapter: Path
+    """Folder of its adapter."""
+    out: Path
+    """Folder of the drives, adapter_drive.json and adapter_drive.md."""
+    config: adapter_drive.DriveConfig = field(default_factory=adapter_drive.DriveConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        summary = adapter_drive.run(self.config, self.routes, self.agent, self.adapter, self.out)
+        print(adapter_drive.table(summary))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refine:
+    """Refine a raw agent's policy on logged states: it dreams, a critic scores, the better dreams get likelier.
+
+    A run that exists is resumed. `model` in its folder drives.
+    """
+
+    logs: tuple[Path, ...]
+    """Folders of logs with the agent's states: log-episodes --config.raw AGENT."""
+    agent: Path
+    """Checkpoint folder of the raw agent."""
+    out: Path
+    """Folder of the run."""
+    critic_model: Path | None = None
+    """Folder of a risk model, for the critics expert-only and impartial."""
+    config: refine_train.RefineConfig = field(default_factory=refine_train.RefineConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        updates = refine_train.refine(self.config, self.logs, self.agent, self.critic_model, self.out)
+        print(f"{updates} updates; {self.out / 'model'}")
+        return 0
+
+
 Command = (
     Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Clone, tyro.conf.subcommand("clone")]
@@ -609,6 +708,10 @@ Command = (
     | Annotated[FuturesPicture, tyro.conf.subcommand("futures-picture")]
     | Annotated[Risk, tyro.conf.subcommand("risk")]
     | Annotated[RiskBench, tyro.conf.subcommand("risk-bench")]
+    | Annotated[Adapter, tyro.conf.subcommand("adapter")]
+    | Annotated[AdapterStudy, tyro.conf.subcommand("adapter-study")]
+    | Annotated[AdapterDrive, tyro.conf.subcommand("adapter-drive")]
+    | Annotated[Refine, tyro.conf.subcommand("refine")]
 )
 
 

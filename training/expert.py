@@ -14,6 +14,7 @@ from jaxtyping import Float32, Float64
 
 from agent.actions import ACTIONS, BRAKE, COAST, FULL_BRAKE, REVERSE, STEER, THROTTLE
 from agent.model.driving_model import AUXILIARY, PATH_DISTANCES_M
+from agent.motion import REAR_AXLE_M, STEER_GAIN_RAD, WHEELBASE_M, throttle_accel_mps2
 from training.bev import Corridor
 from training.forecast import (
     DECISION_S,
@@ -30,12 +31,6 @@ from training.forecast import (
 from training.lane_changes import LaneChanges
 from training.sidestep import PASSING_MPS, Ego, LaneTable, Sidestep
 
-REAR_AXLE_M = 1.4178275
-"""Rear axle behind the actor's origin. Source: bicycle model of World on Rails (Chen et al. 2021)."""
-WHEELBASE_M = 1.4178275 - 0.09076902
-"""Effective wheelbase of the same fit."""
-STEER_GAIN_RAD = 0.36848336
-"""Wheel angle at steer = 1 of the same fit."""
 FAR_M = 40.0
 """Distance reported where nothing is ahead."""
 WAY_M = 90.0
@@ -130,14 +125,6 @@ class Decision:
     target_speed_mps: float
     auxiliary: Float32[np.ndarray, " auxiliary"]
     """In the units of AUXILIARY's names."""
-
-
-def throttle_accel_mps2(throttle: float, speed_mps: float) -> float:
-    """Acceleration of the reference car. Source: PDM-Lite's fit, linearised; coasting 0.5 m/s2 below throttle 0.3."""
-    if throttle > 0.5:
-        return 3.2 - 0.11 * speed_mps
-    soft = max(0.25 - 0.24 * speed_mps, -1.5)
-    return soft if throttle > 0.15 else soft - 0.5
 
 
 def nearest_index(

@@ -133,7 +133,7 @@ class PrivilegedView:
         self._ego = ego
         carla_map = world.get_map()
         self._ways = LaneWays(carla_map)
-        self._static = bev.load_static_map(carla_map)
+        self.static = bev.load_static_map(carla_map)
         waypoints, self.commands = _route_waypoints(carla_map, plan)
         self.corridor = bev.build_corridor(waypoints)
         self.lanes = read_lanes(waypoints)
@@ -254,7 +254,7 @@ class PrivilegedView:
         channels = np.concatenate([channels + age for age, (_, channels) in enumerate(slices)])
         pose = world_pose(self._ego.get_transform())
         dynamic = bev.DynamicBoxes(boxes, channels)
-        return bev.paint(self._static, pose, self._ego_half_m, self.corridor, self.index, dynamic)
+        return bev.paint(self.static, pose, self._ego_half_m, self.corridor, self.index, dynamic)
 
     def _boxes_now(self) -> tuple[np.ndarray, np.ndarray]:
         """Boxes (n, 5) of everybody near and of all stop lines, and the first channel of each."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from agent.actions import ACTIONS, BRAKE, REVERSE, STEER, THROTTLE
@@ -87,3 +87,19 @@ def pedal_first(logits: Float[Tensor, " actions"]) -> int:
     steer = table[members, STEER]
     mean = (steer * probabilities[members]).sum() / probabilities[members].sum()
     return int(members[(steer - mean).abs().argmin()])
+
+
+_TABLE = torch.from_numpy(ACTIONS.copy())
+_PEDALS = torch.unique(_TABLE[:, [THROTTLE, BRAKE, REVERSE]], dim=0, return_inverse=True)[1]
+
+
+def pedals_first(logits: Float[Tensor, "n actions"]) -> Int64[Tensor, " n"]:
+    """As `pedal_first` for many distributions at once."""
+    probabilities = logits.float().softmax(-1)
+    pedals, table = _PEDALS.to(logits.device), _TABLE.to(logits.device)
+    shares = probabilities.new_zeros(len(logits), int(_PEDALS.max()) + 1).index_add(1, pedals, probabilities)
+    inside = pedals == shares.argmax(-1, keepdim=True)
+    weights = probabilities * inside
+    mean = (weights @ table[:, STEER]) / weights.sum(-1)
+    distance = (table[:, STEER] - mean[:, None]).abs().masked_fill(~inside, torch.inf)
+    return distance.argmin(-1)

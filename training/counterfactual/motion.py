@@ -8,14 +8,13 @@ the speed of the rear axle, (x, y, yaw, speed), one row per tick. Compiled: thou
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numba
 import numpy as np
 from jaxtyping import Float64
 
+from agent.motion import REAR_AXLE_M, VehicleLimits
 from eval.criteria import TICK_S
-from training.expert import REAR_AXLE_M
 
 STATE = 6
 """Numbers of a state."""
@@ -29,42 +28,6 @@ SPEED_GAIN_PER_S = 4.0
 LOOKAHEAD_S, LOOKAHEAD_MIN_M, LOOKAHEAD_MAX_M = 0.4, 3.5, 9.0
 PURSUIT_MIN_M = 2.0
 """Nearer to its goal than this a chase holds the wheel."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VehicleLimits:
-    """What a passenger car can do; all at the rear axle."""
-
-    accel_mps2: float = 4.0
-    decel_mps2: float = 8.0
-    lateral_mps2: float = 7.0
-    curvature_per_m: float = 0.19
-    """Turning circle of 10.5 m."""
-    jerk_mps3: float = 40.0
-    """Full braking builds up in 0.2 s."""
-    steering_per_m_s: float = 0.3
-    """Rate of the curvature: half a turn of the wheel a second. Where the speed rises in a bend, the limit of the
-    lateral acceleration unwinds it faster."""
-    speed_mps: float = 25.0
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"limits.{name} must be positive, got {getattr(self, name)}")
-
-    def array(self) -> Float64[np.ndarray, " limits"]:
-        """As the compiled functions take them."""
-        return np.array(
-            [
-                self.accel_mps2,
-                self.decel_mps2,
-                self.lateral_mps2,
-                self.curvature_per_m,
-                self.jerk_mps3,
-                self.steering_per_m_s,
-                self.speed_mps,
-            ]
-        )
 
 
 _ACCEL, _DECEL, _LATERAL, _CURVATURE, _JERK, _STEERING, _SPEED = range(7)

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from agent.actions import ACTIONS, REVERSE
+from agent.base_plan import state_features
 from agent.decider import Network
 from agent.driver import load_model
 from agent.inputs import model_input
@@ -194,14 +195,14 @@ class RawStates:
 
     @torch.inference_mode()
     def see(self, frame: Any, action: int) -> np.ndarray:
-        """(h, z) after the next decision's sensor frame; `action` is the one before it."""
+        """What the agent knows after the next decision's sensor frame (`state_features`); `action` came before it."""
         arrays = {name: getattr(frame, name) for name in ("images", *SENSOR_ARRAYS)}
         inputs = model_input(arrays | {"first": self._first}, CPU)
         rssm = self._model.config.rssm
         previous = F.one_hot(torch.tensor([action]), rssm.actions).float() if rssm.action_input else None
         _, self._state = self._model.act(inputs, self._state, previous)
         self._first = False
-        return self._state.latent.features()[0].numpy()
+        return state_features(self._model, inputs, self._state)[0].numpy()
 
 
 class Recorder:
@@ -227,6 +228,11 @@ class Recorder:
     def collided(self) -> bool:
         """Whether the criteria have counted a collision."""
         return bool(self._drive.episode.criteria.collisions.events)
+
+    @property
+    def ticks(self) -> int:
+        """Taken in so far."""
+        return len(self._ego)
 
     def add_latent(self, features: np.ndarray) -> None:
         """The state of a world model at the present tick."""

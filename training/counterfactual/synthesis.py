@@ -213,7 +213,7 @@ def futures_of(log: EpisodeLog, static: bev.StaticMap, config: SynthesisConfig) 
             continue
         own = _labelled(log, static, scene, candidates, outcomes)
         own["state"] = np.full(len(own["kind"]), len(states), np.int32)
-        states.append(_state(log, static, base))
+        states.append(state_of(log, static, base))
         rows.append(own)
     meta = {key: log.meta[key] for key in ("episode", "town", "route", "kind", "driver", "server")}
     empty = {name: np.zeros(_empty_shape(spec), spec.dtype) for name, spec in _LAYOUT.arrays.items()}
@@ -249,7 +249,8 @@ def _contact_ahead(log: EpisodeLog, base: int) -> bool:
     return bool(((ticks >= base) & (ticks <= base + HORIZON_TICKS)).any())
 
 
-def _state(log: EpisodeLog, static: bev.StaticMap, tick: int) -> dict[str, np.ndarray]:
+def state_of(log: EpisodeLog, static: bev.StaticMap, tick: int) -> dict[str, np.ndarray]:
+    """Arrays of one base state."""
     words = bev.pool(render.logged_words(log, static, tick), bev.SIZE_PX // SIZE_PX)
     before = log.ego[max(tick - 4, 0)]
     speeds = [row[3] * np.cos(row[2]) + row[4] * np.sin(row[2]) for row in (before, log.ego[tick])]

@@ -1,0 +1,1 @@
+"""Adapting a driving policy while it drives: data, training and studies."""

@@ -1,0 +1,1 @@
+"""Refinement of a policy after training: dreamt outcomes, judged by a critic that is honest about danger."""
