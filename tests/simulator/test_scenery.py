@@ -113,13 +113,14 @@ def _facing(world: carla.World) -> tuple[np.ndarray, carla.Transform, float]:
             half = box[3 + turn % 2]
             for away in np.arange(9.0, 25.0, 1.0):
                 x, y = box[0] - (half + away) * math.cos(yaw), box[1] - (half + away) * math.sin(yaw)
-                at = carla.Location(x, y, 0.3)
-                on_road = town.get_waypoint(at, project_to_road=False) is not None
-                clear = world.cast_ray(at + carla.Location(z=0.6), carla.Location(box[0], box[1], 0.9))
-                names = [hit.label for hit in clear]
-                if on_road and names and names[0] == carla.CityObjectLabel.Buildings:
-                    pose = carla.Transform(at, carla.Rotation(yaw=math.degrees(yaw)))
-                    return box, pose, float(away)
+                lane = town.get_waypoint(carla.Location(x, y, box[2]), project_to_road=False)
+                if lane is None:
+                    continue
+                at = carla.Location(x, y, lane.transform.location.z + 0.3)
+                aim = carla.Location(box[0], box[1], at.z + 0.6)
+                hits = world.cast_ray(at + carla.Location(z=0.6), aim)
+                if hits and hits[0].label == carla.CityObjectLabel.Buildings:
+                    return box, carla.Transform(at, carla.Rotation(yaw=math.degrees(yaw))), float(away)
     raise AssertionError("no building faces a road")
 
 
@@ -135,7 +136,7 @@ def test_a_car_driven_at_a_building_stops_at_its_wall(street):
         world.tick()
     met = [events.get(timeout=10.0)]
     box = car.bounding_box
-    nose_m = car.get_location().distance(carla.Location(pose.location)) + box.location.x + box.extent.x
+    nose_m = car.get_location().distance_2d(pose.location) + box.location.x + box.extent.x
     speed_mps = car.get_velocity().length()
     sensor.destroy()
     car.destroy()
@@ -204,5 +205,21 @@ def test_the_obstacle_detector_tells_of_a_building(street):
 def test_no_vehicle_is_spawned_inside_a_building(street):
     world, box, *_ = street
     blueprint = world.get_blueprint_library().find("vehicle.lincoln.mkz_2020")
-    inside = carla.Transform(carla.Location(box[0], box[1], 0.5))
+    inside = carla.Transform(carla.Location(box[0], box[1], box[2]))
     assert world.try_spawn_actor(blueprint, inside) is None
+
+
+@pytest.mark.parametrize("name", ["Gen01", "Avenue02", "Town01", "Town03"])
+def test_vehicles_on_lanes_meet_no_scenery(name, request):
+    """Cars that stand on every driving lane, one metre after the other, touch nothing."""
+    town = load_town(name, request.getfixturevalue("shared_dir") / "data/towns" if name.startswith("Town") else None)
+    grid = load_scenery(town).grid
+    waypoints = carla.Map(name, town.opendrive).generate_waypoints(2.0)
+    assert len(grid.post) > 100 and len(waypoints) > 500
+    touched = []
+    for waypoint in waypoints:
+        at, yaw = waypoint.transform.location, waypoint.transform.rotation.yaw
+        half_width_m = waypoint.lane_width / 2.0 + 0.2
+        if grid.overlapped((at.x, at.y, at.z + 2.2, yaw, 1.0, half_width_m, 1.9)) >= 0:
+            touched.append((round(at.x, 1), round(at.y, 1)))
+    assert touched == []
