@@ -24,7 +24,7 @@ from simulator.render.mesh import MeshBuilder, TileMesh, TownObjects, TownSolids
 from simulator.render.models import build_models
 from simulator.render.signals import SignalLamps, add_signals
 
-FORMAT_VERSION = 21
+FORMAT_VERSION = 23
 """Raise it whenever the meshes or their file layout change."""
 
 CACHE_FILES = 120
