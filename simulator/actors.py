@@ -141,6 +141,29 @@ class Actor:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Fixture:
+    """A part of the town that is no actor, as an event tells of it: no id, and a type that says what it is."""
+
+    label: int
+    """CityObjectLabel"""
+    id: int = 0
+
+    @property
+    def semantic_tag(self) -> int:
+        """As `Actor.semantic_tag`."""
+        return self.label
+
+    def description(self) -> list:
+        """As `Actor.description`."""
+        box = [[0.0] * 3, [0.0] * 3, [0.0] * 3, 0]
+        return [0, 0, [0, f"static.{labels.NAMES[self.label]}", []], box, bytes([self.label]), b""]
+
+    def attribute(self, name: str, default: str = "") -> str:
+        """None is set."""
+        return default
+
+
 class ActorTable:
     """Poses and motion of all live actors, one row each, in order of spawning.
 

@@ -66,7 +66,7 @@ def _separation(dx, dy, c1, s1, l1, w1, c2, s2, l2, w2):  # noqa: PLR0913 - plai
 
 
 @numba.njit(cache=True)
-def _meeting(dx, dy, mx, my, c1, s1, l1, w1, c2, s2, l2, w2):  # noqa: PLR0913 - plain numbers are fastest
+def meeting(dx, dy, mx, my, c1, s1, l1, w1, c2, s2, l2, w2):  # noqa: PLR0913 - plain numbers are fastest
     """Depth, unit normal (first to second) and when in the last step two boxes met, 0 now to 1 at its start.
 
     (mx, my) is the way of the first box relative to the second. The normal is that of the faces that met, or, for
@@ -125,7 +125,7 @@ def find_pairs(box, motion, solid, movable, pairs, normal, depth, ago):
             if abs(box[2, i] - box[2, j]) > box[6, i] + box[6, j]:
                 continue
             p, q = min(i, j), max(i, j)
-            overlap, nx, ny, when = _meeting(
+            overlap, nx, ny, when = meeting(
                 box[0, q] - box[0, p], box[1, q] - box[1, p],
                 motion[0, p] - motion[0, q], motion[1, p] - motion[1, q],
                 cos[p], sin[p], box[4, p], box[5, p], cos[q], sin[q], box[4, q], box[5, q],

@@ -26,6 +26,7 @@ from simulator.bodies import (
     Floats,
 )
 from simulator.collisions import Contacts, overlaps_any
+from simulator.grid import Grid
 from simulator.impacts import boxes, collide
 
 __all__ = [
@@ -122,7 +123,7 @@ def warm_up() -> None:
     for _ in range(2):
         bodies.add(spec, (0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
     step(bodies, bodies.count, FIT_STEP_S, lambda x, y, z: np.zeros_like(x))
-    collide(bodies, bodies.count)
+    collide(bodies, bodies.count, Grid.of(np.array([[0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0]])))
     overlaps_any((0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0), *boxes(bodies, bodies.count), bodies.active)
 
 

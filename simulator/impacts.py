@@ -10,9 +10,11 @@ from typing import Final
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
-from simulator.bodies import VEHICLE, WALKER, Bodies, Floats
-from simulator.collisions import PAIRS_PER_BOX, Contacts, contact_point, find_pairs
+from simulator.bodies import BODY_DTYPE, PROP, VEHICLE, WALKER, Bodies, Floats
+from simulator.collisions import PAIRS_PER_BOX, Contacts, contact_point, find_pairs, meeting
+from simulator.grid import NOTHING, Grid
 
 RESTITUTION: Final = 0.1
 """Car bodies crumple: crash tests at city speeds give 0.1 to 0.2."""
@@ -26,11 +28,12 @@ GROUND_CLEARANCE_M: Final = 0.2
 """Vehicles pass over props lower than this."""
 
 
-def collide(bodies: Bodies, count: int) -> tuple[Contacts, Floats]:
+def collide(bodies: Bodies, count: int, standing: Grid = NOTHING) -> tuple[Contacts, Floats]:
     """Find the bodies among the first `count` slots that met in the last step, part them and exchange momentum.
 
-    Pairs of which neither can move are left out. Returns the contacts (indices are slots) and the impulses, (k, 3) in
-    N s on the first body of each pair.
+    Pairs of which neither can move are left out, and bodies that lean on `standing` things without moving. Returns
+    the contacts (indices are slots; `count` + k, always the second of a pair, is the k-th standing thing) and the
+    impulses, (k, 3) in N s on the first body of each pair.
     """
     rows = bodies.rows[:count]
     size = PAIRS_PER_BOX * count
@@ -40,11 +43,45 @@ def collide(bodies: Bodies, count: int) -> tuple[Contacts, Floats]:
         if found <= size:
             break
         size = found
-    pairs, normal, depth = pairs[:found], normal[:found], depth[:found]
+    met = [part[:found] for part in (pairs, normal, depth, ago)]
+    hits = _find_standing(rows, standing)
+    if len(hits[0]):
+        return _collide_with_standing(bodies, rows, standing, met, hits)
+    pairs, normal, depth, ago = met
     point, impulse = np.empty((found, 3)), np.zeros((found, 3))
     if found:
         _respond(rows, bodies.last_step_s, pairs, normal, depth, ago, point, impulse)
     return Contacts(pairs, normal, depth, point), impulse
+
+
+def _collide_with_standing(
+    bodies: Bodies, rows: NDArray, standing: Grid, met: list, hits: tuple
+) -> tuple[Contacts, Floats]:
+    """As `collide`, with standing things as further bodies that nothing moves."""
+    struck, place = np.unique(hits[0][:, 1], return_inverse=True)
+    fixed = np.zeros(len(struck), BODY_DTYPE)
+    for name, row in zip(("x", "y", "z", "yaw", "half_length", "half_width", "half_height"), standing.box, strict=True):
+        fixed[name] = row[struck]
+    fixed["kind"], fixed["active"], fixed["collides"] = PROP, True, True
+    everything = np.concatenate([rows, fixed])
+    local = np.column_stack([hits[0][:, 0], len(rows) + place.ravel()])
+    pairs, normal, depth, ago = (np.concatenate(both) for both in zip(met, (local, *hits[1:]), strict=True))
+    point, impulse = np.empty((len(pairs), 3)), np.zeros((len(pairs), 3))
+    _respond(everything, bodies.last_step_s, pairs, normal, depth, ago, point, impulse)
+    rows[:] = everything[: len(rows)]
+    pairs[len(met[0]) :, 1] = len(rows) + hits[0][:, 1]
+    return Contacts(pairs, normal, depth, point), impulse
+
+
+def _find_standing(rows: NDArray, standing: Grid) -> tuple[NDArray, Floats, Floats, Floats]:
+    """Pairs (k, 2) of slots and standing things that met in the last step, with normal, depth and ago."""
+    size = PAIRS_PER_BOX * len(rows) if len(standing.post) else 0
+    while True:
+        pairs, normal, depth, ago = np.empty((size, 2), np.int64), np.empty((size, 2)), np.empty(size), np.empty(size)
+        found = _meet_standing(rows, standing.arrays, pairs, normal, depth, ago) if size else 0
+        if found <= size:
+            return pairs[:found], normal[:found], depth[:found], ago[:found]
+        size = found
 
 
 def boxes(bodies: Bodies, count: int) -> tuple[Floats, Floats, Floats, Floats, Floats, Floats, Floats]:
@@ -90,6 +127,47 @@ def _find_movable(rows, pairs, normal, depth, ago):
         solid[i] = rows[i].active and rows[i].collides
         movable[i] = rows[i].physics
     return find_pairs(box, _motions(rows), solid, movable, pairs, normal, depth, ago)
+
+
+@numba.njit(cache=True)
+def _meet_standing(rows, standing, pairs, normal, depth, ago):
+    """Fill pairs, normal, depth and ago; returns how many there are, maybe more than there is space for."""
+    still, post, origin, first, entries, low_cell, nx, ny, cell_m = standing
+    box, motion, found = np.empty((7, rows.shape[0])), _motions(rows), 0
+    _boxes(rows, box)
+    for i in range(rows.shape[0]):
+        b, mx, my = rows[i], motion[0, i], motion[1, i]
+        if not (b.active and b.collides and b.physics) or (mx == 0.0 and my == 0.0):
+            continue
+        heading = np.radians(box[3, i])
+        cos, sin = np.cos(heading), np.sin(heading)
+        wide = abs(box[4, i] * cos) + abs(box[5, i] * sin)
+        deep = abs(box[4, i] * sin) + abs(box[5, i] * cos)
+        low_x = int(np.floor((min(box[0, i], box[0, i] - mx) - wide - origin[0]) / cell_m))
+        high_x = int(np.floor((max(box[0, i], box[0, i] - mx) + wide - origin[0]) / cell_m))
+        low_y = int(np.floor((min(box[1, i], box[1, i] - my) - deep - origin[1]) / cell_m))
+        high_y = int(np.floor((max(box[1, i], box[1, i] - my) + deep - origin[1]) / cell_m))
+        low_x, low_y, high_x, high_y = max(low_x, 0), max(low_y, 0), min(high_x, nx - 1), min(high_y, ny - 1)
+        for u in range(low_x, high_x + 1):
+            for v in range(low_y, high_y + 1):
+                for entry in range(first[u * ny + v], first[u * ny + v + 1]):
+                    k = entries[entry]
+                    if max(low_cell[k, 0], low_x) != u or max(low_cell[k, 1], low_y) != v:
+                        continue  # seen in an earlier cell
+                    if abs(box[2, i] - still[2, k]) > box[6, i] + still[6, k] or (post[k] and b.kind == WALKER):
+                        continue
+                    turned = np.radians(still[3, k])
+                    overlap, x, y, when = meeting(
+                        still[0, k] - box[0, i], still[1, k] - box[1, i], mx, my, cos, sin, box[4, i], box[5, i],
+                        np.cos(turned), np.sin(turned), still[4, k], still[5, k],
+                    )  # fmt: skip
+                    if overlap < 0.0:
+                        continue
+                    if found < pairs.shape[0]:
+                        pairs[found, 0], pairs[found, 1] = i, k
+                        normal[found, 0], normal[found, 1], depth[found], ago[found] = x, y, overlap, when
+                    found += 1
+    return found
 
 
 @numba.njit(cache=True)

@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from simulator import labels, wire
-from simulator.actors import Actor, Pose
+from simulator import wire
+from simulator.actors import Actor, Fixture, Pose
 from simulator.render import TOWN, Hits, RayCaster, SceneActor, TownMesh, Wardrobe, axes, build_models
 from simulator.rpc import CallError
 from simulator.sensor import Sensor, Step
@@ -219,11 +219,5 @@ class ObstacleDetector(RaySensor):
             return []
         distance_m, owner, label = min(found)
         me = self.world.actors.get(self.actor.parent) or self.actor
-        other = surroundings.actors[owner].description() if owner >= 0 else town_description(label)
+        other = surroundings.actors[owner].description() if owner >= 0 else Fixture(label).description()
         return [wire.packed([me.description(), other, distance_m])]
-
-
-def town_description(label: int) -> list:
-    """A part of the town in the wire form of an actor: no id, and a type that says what it is."""
-    box = [[0.0] * 3, [0.0] * 3, [0.0] * 3, 0]
-    return [0, 0, [0, f"static.{labels.NAMES[label]}", []], box, bytes([label]), b""]

@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
-from simulator.actors import Actor, Kind
+from simulator.actors import Actor, Fixture, Kind
 from simulator.rpc import CallError
 from simulator.world import Collision, World
 
@@ -66,6 +66,8 @@ TYPES: Final = {
 FRAME: Final = struct.Struct("<Qdd")
 """Number, duration in s, time since the start in s."""
 _UNKNOWN_DURATION: Final = -1.0
+NO_ACTOR: Final = 0xFFFFFFFF
+"""What stands for the scenery in a collision."""
 
 POSITION: Final = np.dtype([("id", "<u4"), ("location_cm", "<f4", 3), ("roll_pitch_yaw_deg", "<f4", 3)])
 KINEMATICS: Final = np.dtype([("id", "<u4"), ("velocity_mps", "<f4", 3), ("turning_degps", "<f4", 3)])
@@ -192,7 +194,8 @@ class Recorder:
         for collision in collisions:
             pair = (collision.first, collision.second)
             heroes = tuple(actor.attribute("role_name") == "hero" for actor in pair)
-            rows.append((self._collisions, (pair[0].id, pair[1].id), heroes))
+            ids = tuple(NO_ACTOR if isinstance(actor, Fixture) else actor.id for actor in pair)
+            rows.append((self._collisions, ids, heroes))
             self._collisions += 1
         return np.array(rows, COLLISION)
 

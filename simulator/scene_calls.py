@@ -65,8 +65,8 @@ class SceneCalls(Calls):
         if not math.isfinite(length):
             raise CallError(f"a ray needs finite ends, got {start} and {end}")
         answers = []
-        for distance, actor in self.world.ray(start, end):
+        for distance, met in self.world.ray(start, end):
             point = [a + (b - a) * distance / length for a, b in zip(start, end, strict=True)]
             ground = labels.SIDEWALKS if self.world.on_sidewalk(point[0], point[1]) else labels.ROADS
-            answers.append([point, ground if actor is None else actor.semantic_tag])
+            answers.append([point, ground if met is None else met.semantic_tag])
         return answers

@@ -101,6 +101,7 @@ class Session:
         snapshot.warm_up()
         self.sensors.prepare()
         self.world.navigation  # noqa: B018 - built now, for the first client asks for it
+        self.world.scenery  # noqa: B018 - likewise
         self.tick()
         self.after_reply()
 

@@ -73,10 +73,15 @@ class Walkers:
         self._led_before, self._led = self._led, set()
 
     def after_step(self, pairs: np.ndarray, impulses: np.ndarray, dt_s: float) -> None:
-        """Knock down who was hit hard; contacts are pairs (k, 2) of slots and impulses (k, 3) in N s."""
+        """Knock down who was hit hard; contacts are pairs (k, 2) of slots and impulses (k, 3) in N s.
+
+        Who runs against the scenery, a pair with what is no slot, stays on its feet.
+        """
         self._down_s = {slot: left_s - dt_s for slot, left_s in self._down_s.items() if left_s > dt_s}
         if not len(pairs) or not len(self._slots):
             return
+        among = pairs[:, 1] < self._bodies.count
+        pairs, impulses = pairs[among], impulses[among]
         strength = np.linalg.norm(impulses, axis=1)
         for struck in pairs.T:
             hard = strength > KNOCKED_DOWN_MPS * self._bodies.mass[struck]

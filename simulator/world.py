@@ -10,13 +10,14 @@ from typing import Final
 
 import numpy as np
 
-from simulator import blueprints, dynamics, rays, snapshot, wire
-from simulator.actors import Actor, ActorTable, Box, Kind, Pose, VehicleControl, WalkerControl, compose
+from simulator import blueprints, dynamics, labels, rays, snapshot, wire
+from simulator.actors import Actor, ActorTable, Box, Fixture, Kind, Pose, VehicleControl, WalkerControl, compose
 from simulator.collisions import overlaps_any
 from simulator.friction import FrictionTrigger, friction
 from simulator.navigation.navigation import Navigation, load_or_build
 from simulator.physics_control import physics_control, relevant_physics, with_tyre_friction
 from simulator.rpc import CallError
+from simulator.scenery import Scenery, load_scenery
 from simulator.towns.town import Town
 from simulator.traffic_lights import LightState, TrafficLights
 from simulator.walkers import Walkers
@@ -41,10 +42,10 @@ _FORCE_STEP_S: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Collision:
-    """Two bodies that touched in the last step; the impulse (N s) acts on the first."""
+    """Two bodies that touched in the last step, or one and the scenery; the impulse (N s) acts on the first."""
 
     first: Actor
-    second: Actor
+    second: Actor | Fixture
     impulse: tuple[float, float, float]
 
 
@@ -69,9 +70,12 @@ class World:
             (self._place("traffic.traffic_light", light.transform, _box(light.trigger_box)), light)
             for light in town.lights
         )
+        self._signals = {light.place.opendrive_id: light.actor for light in self.lights.by_id.values()}
+        """Actors by OpenDRIVE's id"""
         for sign in town.stop_signs:
             actor = self._place("traffic.stop", sign.transform, _box(sign.trigger_box))
             self._set_sign(actor, sign.opendrive_id)
+            self._signals[sign.opendrive_id] = actor
         self._light_states = np.zeros(len(self.lights.by_id), wire.TRAFFIC_LIGHT_STATE)
         self._light_states["sign_id"] = [light.place.opendrive_id.encode()[:31] for light in self.lights.by_id.values()]
         self._index_bodies()
@@ -81,6 +85,11 @@ class World:
     def navigation(self) -> Navigation:
         """Where people walk in this town; built when it is first asked for."""
         return load_or_build(self.town)
+
+    @cached_property
+    def scenery(self) -> Scenery:
+        """What stands in this town and stops bodies; made, once per machine, when it is first asked for."""
+        return load_scenery(self.town)
 
     # ---- looking up -------------------------------------------------------------------------------------
 
@@ -153,14 +162,18 @@ class World:
 
     def _refuse_overlap(self, type_id: str, kind: Kind, pose: Pose, box: Box) -> None:
         """Vehicles and walkers need a free place; props may stand anywhere, as in CARLA."""
-        if kind not in (Kind.VEHICLE, Kind.WALKER) or not self._slots:
+        if kind not in (Kind.VEHICLE, Kind.WALKER):
             return
         forward, right, up = box.centre
         x, y, z, _, _, _ = compose(pose, (forward, right, up, 0.0, 0.0, 0.0))
         rows = self._bodies.rows[: self._bodies.count]
         boxes = dynamics.boxes(self._bodies, self._bodies.count)
         solid = rows["active"] & rows["collides"]
-        if overlaps_any((x, y, z, pose[4], *box.extent), *boxes, solid) >= 0:
+        place_taken = (x, y, z, pose[4], *box.extent)
+        if (
+            overlaps_any(place_taken, *boxes, solid) >= 0
+            or self.scenery.grid.overlapped(place_taken, posts=kind is Kind.VEHICLE) >= 0
+        ):
             place = f"({x:.1f}, {y:.1f}, {z:.1f})"
             raise CallError(f"Spawn failed because of collision at spawn position: {type_id} at {place}")
 
@@ -344,15 +357,22 @@ class World:
     def on_sidewalk(self, x: float, y: float) -> bool:
         return bool(self.navigation.kerb_m(np.array([x]), np.array([y]))[0] > 0.0)
 
-    def ray(self, start: list[float], end: list[float]) -> list[tuple[float, Actor | None]]:
-        """(distance in metres, actor or None for the ground) of everything that a line meets, nearest first."""
-        bodies = self._bodies
+    def ray(self, start: list[float], end: list[float]) -> list[tuple[float, Actor | Fixture | None]]:
+        """(distance in metres, what it is, None for the ground) of all that a line meets, nearest first.
+
+        A ray meets what bodies meet: a tree's trunk, and not its leaves.
+        """
+        bodies, standing = self._bodies, self.scenery.grid.box
         rows = bodies.rows[: bodies.count]
-        found = rays.hits(
-            np.asarray(start, np.float64), np.asarray(end, np.float64), dynamics.boxes(bodies, bodies.count),
-            rows["active"] & rows["collides"], self.town.heights,
-        )  # fmt: skip
-        return [(distance, None if slot == rays.GROUND else self._actor_of_slot[slot]) for distance, slot in found]
+        boxes = np.concatenate([np.stack(dynamics.boxes(bodies, bodies.count)), standing], axis=1)
+        solid = np.r_[rows["active"] & rows["collides"], np.ones(standing.shape[1], bool)]
+        line = np.asarray(start, np.float64), np.asarray(end, np.float64)
+        found = rays.hits(*line, tuple(boxes), solid, self.town.heights)
+        return [(distance, None if place == rays.GROUND else self._seen(place)) for distance, place in found]
+
+    def _seen(self, place: int) -> Actor | Fixture:
+        standing = place - self._bodies.count
+        return self._actor_of_slot[place] if standing < 0 else Fixture(int(self.scenery.solids.labels[standing]))
 
     # ---- time -------------------------------------------------------------------------------------------
 
@@ -363,7 +383,7 @@ class World:
         self._walkers.before_step()
         self._set_friction()
         dynamics.step(bodies, bodies.count, dt_s, self.town.heights)
-        contacts, impulses = dynamics.collide(bodies, bodies.count)
+        contacts, impulses = dynamics.collide(bodies, bodies.count, self.scenery.grid)
         for actor_id in self._forgetful:
             self.set_control(actor_id, VehicleControl())
         self._walkers.after_step(contacts.pairs, impulses, dt_s)
@@ -372,9 +392,20 @@ class World:
         self._write_extras()
         pairs = zip(contacts.pairs.tolist(), impulses.tolist(), strict=True)
         return [
-            Collision(self._actor_of_slot[first], self._actor_of_slot[second], (x, y, z))
+            Collision(self._actor_of_slot[first], self._struck(second), (x, y, z))
             for (first, second), (x, y, z) in pairs
         ]
+
+    def _struck(self, place: int) -> Actor | Fixture:
+        """Who stands second in a contact: a body, or beyond these the scenery; lights and stop signs are actors."""
+        standing = place - self._bodies.count
+        if standing < 0:
+            return self._actor_of_slot[place]
+        solids = self.scenery.solids
+        signal = str(solids.signals[standing])
+        if signal:
+            return self._signals.get(signal) or Fixture(labels.TRAFFIC_SIGNS)
+        return Fixture(int(solids.labels[standing]))
 
     def _set_friction(self) -> None:
         slots = self._vehicle_slots

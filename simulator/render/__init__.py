@@ -1,5 +1,6 @@
 """Camera images of a town, in software or by a GPU: `Renderer(name, opendrive).render([(camera, pose)], scene)`."""
 
+from simulator.render.mesh import TownSolids
 from simulator.render.models import build_models
 from simulator.render.placement import Wardrobe
 from simulator.render.ray_caster import TOWN, Hits, RayCaster
@@ -17,7 +18,7 @@ from simulator.render.scene import (
     Weather,
     axes,
 )
-from simulator.render.town_mesh import TownMesh, load_or_build, town_seed
+from simulator.render.town_mesh import TownMesh, load_or_build, mesh_digest, town_seed
 
 __all__ = [
     "NO_ACTOR",
@@ -37,11 +38,13 @@ __all__ = [
     "Scene",
     "SceneActor",
     "TownMesh",
+    "TownSolids",
     "Wardrobe",
     "Weather",
     "axes",
     "build_models",
     "check_backend",
     "load_or_build",
+    "mesh_digest",
     "town_seed",
 ]

@@ -37,6 +37,7 @@ from simulator.render.scenery import Frontage, Obstacles, TownStyle, rectangle
 BUILDING_CLEARANCE_M = 2.0
 SHOP_STOREY_M = 3.9
 PARAPET_M = 0.7
+PODIUM_STEP_M = 0.3
 BUILT_SHARE = {TOWN_ROAD: (1.0, 1.0), RURAL_ROAD: (0.12, 0.06), MOTORWAY: (0.0, 0.0)}
 """How often a place along a road is built on, in the first and in the second row."""
 
@@ -120,7 +121,7 @@ def _add_building(
         return False
     plot = Plot(centre, out, depth, width, float(obstacles.land.height_m(footprint[:, 0], footprint[:, 1]).min()))
     draw = rng.random()
-    with mesh.whole(labels.BUILDINGS, plot.yaw_rad):
+    with mesh.whole(labels.BUILDINGS, plot.yaw_rad) as building:
         if draw < style.house_share and row == 0:
             height = _add_house(mesh, plot, style, rng)
         elif draw > 1.0 - style.tower_share - 0.2 * row:
@@ -129,8 +130,11 @@ def _add_building(
             height = _add_hall(mesh, plot, style, rng)
         else:
             height = _add_block(mesh, plot, style, rng)
-    obstacles.raise_to(rectangle(centre, out, depth, width), height)
-    return True
+        foot = (*plot.centre, plot.ground_m - FOOT_M)
+        mesh.solid(foot, (plot.depth_m, plot.width_m, height + FOOT_M), plot.yaw_rad)
+    if building.kept:
+        obstacles.raise_to(rectangle(centre, out, depth, width), height)
+    return building.kept
 
 
 def add_walls(  # noqa: PLR0913 - a wall has that many properties
@@ -295,8 +299,11 @@ def _add_tower(mesh: MeshBuilder, plot: Plot, style: TownStyle, rng: np.random.G
     colour, _ = _wall(style, rng)
     windows = int(rng.choice([PUNCHED, RIBBON, CURTAIN]))
     podium = SHOP_STOREY_M * int(rng.integers(1, 3))
-    add_walls(mesh, plot.corners(-0.3), plot.ground_m, podium, colour * 0.6, SHOP, PANEL_WALL, foot_m=FOOT_M)
-    _flat(mesh, plot.corners(-0.3), plot.ground_m + podium, FLAT_ROOF)
+    step = PODIUM_STEP_M
+    add_walls(mesh, plot.corners(-step), plot.ground_m, podium, colour * 0.6, SHOP, PANEL_WALL, foot_m=FOOT_M)
+    _flat(mesh, plot.corners(-step), plot.ground_m + podium, FLAT_ROOF)
+    base = (plot.depth_m + 2.0 * step, plot.width_m + 2.0 * step, podium + FOOT_M)
+    mesh.solid((*plot.centre, plot.ground_m - FOOT_M), base, plot.yaw_rad)
     z, inset = plot.ground_m + podium, 0.4
     for part in range(int(rng.integers(1, 3))):
         storeys = int(rng.integers(6, 15)) if part == 0 else int(rng.integers(3, 8))

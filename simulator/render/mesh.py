@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 
@@ -81,14 +82,52 @@ class TownObjects:
     """(n, 7) float32: centre x, y, z and half length, width, height in metres, yaw in radians"""
 
 
+@dataclass(frozen=True)
+class TownSolids:
+    """Upright boxes that bodies cannot pass."""
+
+    labels: np.ndarray
+    """(n,) uint8, CityObjectLabel"""
+    boxes: np.ndarray
+    """(n, 7) float32 as `TownObjects.boxes`"""
+    signals: np.ndarray
+    """(n,) text, OpenDRIVE's id of the light or sign that stands on it, empty for the rest"""
+
+
+@dataclass
+class Piece:
+    """Something added with `MeshBuilder.whole` or `MeshBuilder.piece`."""
+
+    kept: bool = True
+    """False once it turned out to stand in the way, which is known when its block has ended"""
+
+
+class Room(Protocol):
+    """Tells what would stand in the way."""
+
+    def overhung(self, points: np.ndarray) -> bool:
+        """Whether something at points (n, 3) hangs or stands where vehicles drive."""
+        ...
+
+    def obstructed(self, centre: np.ndarray, half_m: np.ndarray, yaw_rad: float) -> bool:
+        """Whether a solid box stands where vehicles drive or people walk."""
+        ...
+
+
 class MeshBuilder:
     """Collects triangles; every `add` may bring any number of vertices.
 
-    They get `label`, a CityObjectLabel, unless their material tells what they are.
+    They get `label`, a CityObjectLabel, unless their material tells what they are. Where `room` is given, pieces that
+    stand in the way are left out.
     """
 
     def __init__(self) -> None:
         self.label = labels.STATIC
+        self.room: Room | None = None
+        self.left_out: list[tuple[int, float, float]] = []
+        """Label, x and y of each piece that stood in the way"""
+        self._solids: list[tuple[float, ...]] = []
+        self._signals: list[str] = []
         self._objects: list[tuple[float, ...]] = []
         self._vertices: list[np.ndarray] = []
         self._triangles: list[np.ndarray] = []
@@ -107,17 +146,55 @@ class MeshBuilder:
             self.label = before
 
     @contextmanager
-    def whole(self, label: int, yaw_rad: float = 0.0) -> Iterator[None]:
-        """What is added inside is one object with this label, whose box is turned by `yaw_rad`."""
-        first = len(self._vertices)
+    def piece(self, label: int) -> Iterator[Piece]:
+        """What is added inside is labelled so, and taken back at the end if any of it stands in the way."""
+        made, first, first_solid = Piece(), len(self._vertices), len(self._solids)
         with self.labelled(label):
-            yield
+            yield made
+        if self.room is None or len(self._vertices) == first:
+            return
+        points = np.concatenate(self._vertices[first:])
+        boxes = np.array(self._solids[first_solid:]).reshape(-1, 8)[:, 1:]
+        if self.room.overhung(points) or any(self.room.obstructed(box[:3], box[3:6], box[6]) for box in boxes):
+            self.left_out.append((label, *points[:, :2].mean(axis=0)))
+            for column in (self._vertices, self._triangles, self._colours, self._tags, self._frames):
+                del column[first:]
+            del self._solids[first_solid:], self._signals[first_solid:]
+            self._count -= len(points)
+            made.kept = False
+
+    @contextmanager
+    def whole(self, label: int, yaw_rad: float = 0.0) -> Iterator[Piece]:
+        """What is added inside is a `piece`, and one object with this label, whose box is turned by `yaw_rad`."""
+        first = len(self._vertices)
+        with self.piece(label) as made:
+            yield made
         if len(self._vertices) == first:
             return
         points = turn(np.concatenate(self._vertices[first:]), -yaw_rad)
         low, high = points.min(axis=0), points.max(axis=0)
         centre = turn(((low + high) / 2.0)[None], yaw_rad)[0]
         self._objects.append((label, *centre, *((high - low) / 2.0), yaw_rad))
+
+    def solid(
+        self,
+        centre: Sequence[float] | np.ndarray,
+        size: Sequence[float] | np.ndarray,
+        yaw_rad: float = 0.0,
+        *,
+        signal: str = "",
+    ) -> None:
+        """Make an upright box around `centre` (x, y, z of the bottom face) with full sizes impassable."""
+        x, y, z = centre
+        self._solids.append((self.label, x, y, z + size[2] / 2.0, *(side / 2.0 for side in size), yaw_rad))
+        self._signals.append(signal)
+
+    def solids(self) -> TownSolids:
+        """The boxes that `solid` made, in order."""
+        table = np.array(self._solids, np.float64).reshape(-1, 8)
+        return TownSolids(
+            table[:, 0].astype(np.uint8), table[:, 1:].astype(np.float32), np.array(self._signals, dtype="U64")
+        )
 
     def objects(self) -> TownObjects:
         """The objects that `whole` made, in order."""

@@ -34,10 +34,11 @@ def add_trees(
                 kind = TREE_KINDS[int(rng.choice(len(TREE_KINDS), p=style.tree_shares))]
             if obstacles.fits(xy[None] + _CROSS, TREE_CLEARANCE_M):
                 z = float(obstacles.land.height_m(xy[0], xy[1])[0])
-                with mesh.whole(labels.VEGETATION):
+                with mesh.whole(labels.VEGETATION) as tree:
                     _add_tree(mesh, np.array([*xy, z]), kind, style, rng)
-                obstacles.raise_to(xy[None] + _CROSS * 1.4, 4.5)
-                count += 1
+                if tree.kept:
+                    obstacles.raise_to(xy[None] + _CROSS * 1.4, 4.5)
+                    count += 1
     return count
 
 
@@ -57,12 +58,14 @@ def add_bushes(
             z = float(obstacles.land.height_m(xy[0], xy[1])[0])
             size = rng.uniform(0.5, 1.1)
             leaf = style.leaf_rgb * rng.uniform(0.7, 1.35)
-            with mesh.whole(labels.VEGETATION):
+            with mesh.whole(labels.VEGETATION) as bush:
+                mesh.solid((*xy, z - 0.1), (1.4 * size, 1.4 * size, 1.3 * size))
                 for _ in range(int(rng.integers(1, 4))):
                     spot = np.array([*(xy + rng.uniform(-0.8, 0.8, 2) * size), z - 0.1])
                     _blob(mesh, spot, (size, size, 1.3 * size), leaf, rng, layer=MIDDLE)
-            obstacles.raise_to(xy[None] + 0.7 * _CROSS, 0.8)
-            count += 1
+            if bush.kept:
+                obstacles.raise_to(xy[None] + 0.7 * _CROSS, 0.8)
+                count += 1
     return count
 
 
@@ -104,6 +107,7 @@ def _above(point: np.ndarray, height_m: float) -> np.ndarray:
 
 def _trunk(mesh: MeshBuilder, foot: np.ndarray, radius_m: float, height_m: float, colour: Colour) -> None:
     base = (foot[0], foot[1], foot[2] - 0.3)
+    mesh.solid(base, (2.0 * radius_m, 2.0 * radius_m, height_m + 0.3))
     mesh.cylinder(base, radius_m, height_m + 0.3, colour, PLAIN, sides=5, top_radius_m=0.7 * radius_m)
 
 

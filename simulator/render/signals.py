@@ -13,6 +13,7 @@ import numpy as np
 
 from simulator import labels
 from simulator.render.mesh import MIDDLE, PLAIN, Colour, MeshBuilder
+from simulator.render.passages import Passages
 from simulator.render.roads import add_stop_line
 from simulator.render.terrain import Land
 
@@ -31,6 +32,9 @@ FAR_SIDE_M = 8.0
 MAXIMUM_ARM_M = 10.0
 SIGN_HEIGHT_M = 2.3
 SIGN_RADIUS_M = 0.45
+POLE_RADIUS_M, POST_RADIUS_M = 0.11, 0.04
+POLE_FOOT_M = 0.6
+"""How far poles reach below the ground."""
 
 STEEL = (0.16, 0.16, 0.17)
 HOUSING = (0.018, 0.018, 0.018)
@@ -74,8 +78,12 @@ def add_signals(
     root: ET.Element,
     land: Land,
     crosswalks: Sequence[np.ndarray],
+    room: Passages,
 ) -> SignalLamps:
-    """Add all signals; `root` is the parsed OpenDRIVE text. Returns the traffic lights' lamps."""
+    """Add all signals; `root` is the parsed OpenDRIVE text. Returns the traffic lights' lamps.
+
+    Those that the text puts onto a lane stand beside it.
+    """
     roads = {int(road.get("id", -1)): road for road in root.findall("road")}
     entries: dict[tuple[str, str], list[carla.Landmark]] = defaultdict(list)
     for landmark in carla_map.get_all_landmarks():
@@ -88,10 +96,13 @@ def add_signals(
         x, y = transform.location.x, transform.location.y
         yaw = math.radians(transform.rotation.yaw)
         ground = float(land.lane_height_m(np.array([[x, y]]))[0])
+        x, y = room.beside(x, y, ground)
         approaches = _approaches(carla_map, roads, landmarks, yaw)
         if kind == TRAFFIC_LIGHT:
             with mesh.whole(labels.TRAFFIC_LIGHT, yaw), mesh.labelled(labels.POLES):
                 made = _add_traffic_light(mesh, x, y, ground, yaw, approaches)
+            with mesh.labelled(labels.POLES):
+                _add_solid_post(mesh, x, y, ground, POLE_RADIUS_M, MAST_HEAD_M, signal_id)
             lamps += [(*lamp, len(signal_ids), lamp[2] - ground) for lamp in made]
             signal_ids.append(signal_id)
         else:
@@ -102,6 +113,10 @@ def add_signals(
                     _add_yield_sign(mesh, x, y, ground, yaw)
                 elif kind == SPEED_LIMIT and float(land.clearance_at(x, y)) > 0.3:
                     _add_speed_limit(mesh, x, y, ground, yaw, landmarks[0].value)
+                else:
+                    continue
+                with mesh.labelled(labels.POLES):
+                    _add_solid_post(mesh, x, y, ground, POST_RADIUS_M, SIGN_HEIGHT_M, signal_id)
         if kind in (TRAFFIC_LIGHT, STOP):
             stop_lines.update({(round(a.x_m * 2), round(a.y_m * 2)): a for a in approaches})
     for approach in stop_lines.values():
@@ -115,6 +130,13 @@ def add_signals(
         heights=table[:, 8],
         signal_ids=tuple(signal_ids),
     )
+
+
+def _add_solid_post(
+    mesh: MeshBuilder, x: float, y: float, ground: float, radius_m: float, height_m: float, signal_id: str
+) -> None:
+    size = (2.0 * radius_m, 2.0 * radius_m, height_m + POLE_FOOT_M)
+    mesh.solid((x, y, ground - POLE_FOOT_M), size, signal=signal_id)
 
 
 def _approaches(
@@ -171,7 +193,7 @@ def _add_traffic_light(
     beside = float(np.mean(offsets @ right)) if len(offsets) else 0.0
     arm = min(max(abs(beside) - 1.0, 0.0), MAXIMUM_ARM_M)
     top = ground + MAST_HEAD_M + 2.0 * LAMP_SPACING_M + 0.6
-    mesh.cylinder((x, y, ground - 0.6), 0.11, top - ground + 0.6, STEEL, PLAIN, sides=6)
+    mesh.cylinder((x, y, ground - POLE_FOOT_M), POLE_RADIUS_M, top - ground + POLE_FOOT_M, STEEL, PLAIN, sides=6)
     foot = np.array([x, y])
     lamps = _add_head(mesh, foot - forward * 0.15, ground + POST_HEAD_M, yaw)
     if ahead > FAR_SIDE_M or arm > 1.5:
@@ -238,7 +260,7 @@ def _add_post(mesh: MeshBuilder, x: float, y: float, ground: float, yaw: float, 
     forward = np.array([math.cos(yaw), math.sin(yaw), 0.0])
     foot = (x + 0.06 * forward[0], y + 0.06 * forward[1], ground - 0.5)
     with mesh.labelled(labels.POLES):
-        mesh.cylinder(foot, 0.04, SIGN_HEIGHT_M + 0.8, BACK, PLAIN, sides=4)
+        mesh.cylinder(foot, POST_RADIUS_M, SIGN_HEIGHT_M + 0.8, BACK, PLAIN, sides=4)
     _add_plate(mesh, centre, yaw + math.pi, outline, BACK, 0.0)
     return centre
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -13,21 +14,26 @@ from simulator.render.lanes import MOTORWAY, RURAL_ROAD, TOWN_ROAD
 from simulator.render.mesh import CONCRETE, FOLIAGE, MIDDLE, NEAR, PAINT, PLAIN, MeshBuilder
 from simulator.render.models import BodyModel
 from simulator.render.models.kit import BODY, DOORS, EXTRAS, SECOND
+from simulator.render.passages import Passages
 from simulator.render.scenery import Frontage, Obstacles, TownStyle, rectangle
 from simulator.render.terrain import CELL_M, Land, runs
 
 LAMP_SPACING_M = 24.0
 LAMP_CLEARANCE_M = 0.45
 LAMP_HEIGHT_M = 7.0
+LAMP_RADIUS_M = 0.08
 LAMP_POOL_M = 10.0
 POLE = (0.13, 0.13, 0.14)
 STEEL = (0.33, 0.34, 0.35)
 RAIL_AWAY_M, RAIL_POST_M = 0.5, 4.0
+RAIL_THICKNESS_M, RAIL_HEIGHT_M = 0.12, 0.75
 
 FENCE_CLEARANCE_M = 0.9
 FENCE_PIECE_M = 2.5
 FENCE_AWAY_M = 1.4
-"""How far behind the road's edge fences run."""
+"""How far behind a sidewalk's edge fences run."""
+VERGE_FENCE_AWAY_M = 2.7
+"""The same where there is no sidewalk."""
 
 PARKED_CLEARANCE_M = 1.3
 PARKED_SIZE_M = (2.3, 0.95, 0.74)
@@ -40,7 +46,7 @@ PARKED_PAINTS = (
 )  # fmt: skip
 
 
-FURNITURE_AWAY_M = 0.75
+FURNITURE_AWAY_M = 0.95
 """From the sidewalk's outer edge: people who walk there pass by."""
 
 FURNITURE = (
@@ -51,6 +57,10 @@ FURNITURE = (
 
 WALL_FENCE = 2
 """Kind of fence that is a wall; 0 is pickets, 1 a hedge."""
+
+FENCE_LABELS = (labels.FENCES, labels.VEGETATION, labels.WALLS)
+FENCE_THICKNESS_M, FENCE_HEIGHT_M = (0.14, 0.7, 0.35), (1.1, 1.1, 0.9)
+"""Per kind."""
 
 
 def add_fences(
@@ -71,20 +81,21 @@ def add_fences(
                 if cursor + FENCE_PIECE_M >= edge.along_m[-1]:
                     break
                 (a, out_a), (b, out_b) = edge.at(cursor), edge.at(cursor + FENCE_PIECE_M)
-                ends = np.array([a[:2] + FENCE_AWAY_M * out_a, b[:2] + FENCE_AWAY_M * out_b])
+                away_m = FENCE_AWAY_M if edge.sidewalk else VERGE_FENCE_AWAY_M
+                ends = np.array([a[:2] + away_m * out_a, b[:2] + away_m * out_b])
                 line = ends[0] + np.linspace(0.0, 1.0, 5)[:, None] * (ends[1] - ends[0])
                 cursor += FENCE_PIECE_M
                 if obstacles.fits(line, FENCE_CLEARANCE_M):
                     ground = obstacles.land.height_m(ends[:, 0], ends[:, 1])
-                    with mesh.labelled(labels.WALLS if kind == WALL_FENCE else labels.FENCES):
+                    with mesh.piece(FENCE_LABELS[kind]) as piece:
                         _add_fence_piece(mesh, ends, ground, kind)
-                    count += 1
+                    count += piece.kept
             cursor += rng.uniform(3.0, 10.0)
     return count
 
 
-def add_guard_rails(mesh: MeshBuilder, edges: Sequence[Frontage], land: Land) -> int:
-    """Steel rails along the edges of motorways; returns the number of pieces."""
+def add_guard_rails(mesh: MeshBuilder, edges: Sequence[Frontage], land: Land, room: Passages) -> int:
+    """Steel rails along the edges of motorways, not across lanes; returns the number of pieces."""
     count = 0
     up = np.array([0.0, 0.0, 1.0])
     for edge in edges:
@@ -98,6 +109,7 @@ def add_guard_rails(mesh: MeshBuilder, edges: Sequence[Frontage], land: Land) ->
         outward = np.array([[*out, 0.0] for _, out in found])
         probe = line + 0.8 * outward
         clear = land.clearance_at(probe[:, 0], probe[:, 1]) > 0.5
+        clear &= room.beside_lanes(line)
         for first, end in runs(clear):
             rail, out = line[first:end], outward[first:end]
             for side in (-1.0, 1.0):
@@ -106,6 +118,10 @@ def add_guard_rails(mesh: MeshBuilder, edges: Sequence[Frontage], land: Land) ->
                     face + 0.75 * up, face + 0.45 * up, STEEL, PLAIN, layer=MIDDLE, toward=face + side * 9.0 * out
                 )
             mesh.strip(rail - 0.04 * out + 0.75 * up, rail + 0.04 * out + 0.75 * up, STEEL, PLAIN, layer=NEAR)
+            for a, b in itertools.pairwise(rail):
+                along, low_m = b - a, min(a[2], b[2])
+                size = (float(np.linalg.norm(along[:2])), RAIL_THICKNESS_M, RAIL_HEIGHT_M + abs(along[2]))
+                mesh.solid((*(a + b)[:2] / 2.0, low_m), size, math.atan2(along[1], along[0]))
             for post in rail:
                 mesh.box((post[0], post[1], post[2] - 0.5), (0.12, 0.12, 1.2), STEEL, PLAIN, layer=NEAR)
             count += end - first
@@ -115,6 +131,7 @@ def add_guard_rails(mesh: MeshBuilder, edges: Sequence[Frontage], land: Land) ->
 def _add_fence_piece(mesh: MeshBuilder, ends: np.ndarray, ground: np.ndarray, kind: int) -> None:
     middle, along = ends.mean(axis=0), ends[1] - ends[0]
     yaw, length, z = math.atan2(along[1], along[0]), float(np.linalg.norm(along)), float(ground.min())
+    mesh.solid((*middle, z - 0.2), (length, FENCE_THICKNESS_M[kind], FENCE_HEIGHT_M[kind] + 0.2), yaw)
     if kind == 1:
         mesh.box((*middle, z - 0.1), (length, 0.7, 1.2), (0.05, 0.10, 0.03), FOLIAGE, yaw_rad=yaw, layer=MIDDLE)
         return
@@ -154,13 +171,16 @@ def add_parked_cars(
                 continue
             z = float(obstacles.land.height_m(spot[:, 0], spot[:, 1]).max()) + 0.06
             yaw = math.atan2(out[1], out[0]) + (math.pi if rng.random() < 0.5 else 0.0)
-            with mesh.labelled(labels.GROUND):
-                mesh.box((*centre, z - 0.5), (5.6, 3.0, 0.5), (0.17, 0.165, 0.16), CONCRETE, yaw_rad=yaw, layer=MIDDLE)
             name = PARKED_MODELS[int(rng.integers(len(PARKED_MODELS)))]
             paint = PARKED_PAINTS[int(rng.integers(len(PARKED_PAINTS)))]
             size = np.array(PARKED_SIZE_M) * ((1.0, 1.0, 1.35) if name in ("van", "suv") else (1.0, 1.0, 1.0))
-            with mesh.whole(labels.CAR, yaw):
+            with mesh.whole(labels.CAR, yaw) as car:
                 add_body(mesh, models[name], np.array([*centre, z]), yaw, size, paint)
+                mesh.solid((*centre, z), 2.0 * size, yaw)
+            if not car.kept:
+                continue
+            with mesh.labelled(labels.GROUND):
+                mesh.box((*centre, z - 0.5), (5.6, 3.0, 0.5), (0.17, 0.165, 0.16), CONCRETE, yaw_rad=yaw, layer=MIDDLE)
             obstacles.raise_to(spot, 1.4)
             count += 1
     return count
@@ -208,10 +228,12 @@ def add_furniture(
                 continue
             at = np.array([*foot, point[2] + 0.02])
             yaw = math.atan2(out[1], out[0]) + math.pi / 2
-            with mesh.whole(labels.STATIC, yaw):
+            with mesh.whole(labels.STATIC, yaw) as piece:
                 add_body(mesh, models[name], at, yaw, np.array(half), paint)
-            obstacles.raise_to(foot[None], 0.8)
-            count += 1
+                mesh.solid(at, 2.0 * np.array(half), yaw)
+            if piece.kept:
+                obstacles.raise_to(foot[None], 0.8)
+                count += 1
     return count
 
 
@@ -230,15 +252,17 @@ def add_street_lamps(mesh: MeshBuilder, edges: Sequence[Frontage], roadway: KDTr
                 continue
             if lamps and np.linalg.norm(np.array(lamps)[:, :2] - foot, axis=1).min() < LAMP_SPACING_M * 0.5:
                 continue
-            with mesh.whole(labels.POLES, math.atan2(out[1], out[0])):
+            with mesh.whole(labels.POLES, math.atan2(out[1], out[0])) as lamp:
                 head = _add_street_lamp(mesh, foot, float(point[2]), out)
-            lamps.append(np.array([*head, point[2] + LAMP_HEIGHT_M - 0.15]))
+            if lamp.kept:
+                lamps.append(np.array([*head, point[2] + LAMP_HEIGHT_M - 0.15]))
     return np.array(lamps).reshape(-1, 3)
 
 
 def _add_street_lamp(mesh: MeshBuilder, foot: np.ndarray, ground_m: float, out: np.ndarray) -> np.ndarray:
     """A post at `foot` (x, y) with an arm against `out`; returns the place (x, y) of its lamp."""
-    mesh.cylinder((*foot, ground_m - 0.4), 0.08, LAMP_HEIGHT_M + 0.4, POLE, PLAIN, sides=4)
+    mesh.cylinder((*foot, ground_m - 0.4), LAMP_RADIUS_M, LAMP_HEIGHT_M + 0.4, POLE, PLAIN, sides=4)
+    mesh.solid((*foot, ground_m - 0.4), (2.0 * LAMP_RADIUS_M, 2.0 * LAMP_RADIUS_M, LAMP_HEIGHT_M + 0.4))
     arm, head = foot - out * 1.2, foot - out * 2.4
     yaw, top_m = math.atan2(out[1], out[0]), ground_m + LAMP_HEIGHT_M
     mesh.box((*arm, top_m), (2.4, 0.1, 0.1), POLE, PLAIN, yaw_rad=yaw, layer=MIDDLE)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
@@ -11,6 +14,9 @@ from scipy.spatial import KDTree
 
 from simulator.render.lanes import Section
 from simulator.render.mesh import CONCRETE, GRASS, Colour, MeshBuilder
+
+if TYPE_CHECKING:
+    from simulator.render.passages import Passages
 
 CELL_M = 1.0
 MARGIN_M = 140.0
@@ -24,6 +30,7 @@ BRIDGE_M = 2.5
 """Lanes at least this high above the land are a bridge."""
 
 DECK_M, PARAPET_M = 0.8, 0.7
+PARAPET_AWAY_M, PARAPET_THICKNESS_M = 0.5, 0.25
 CONCRETE_COLOUR = (0.30, 0.30, 0.29)
 VERGE_M, VERGE_DROP_M, VERGE_CLEARANCE_M = 1.6, 0.55, 0.6
 
@@ -136,8 +143,11 @@ def add_verges(mesh: MeshBuilder, sections: Sequence[Section], land: Land, colou
                 mesh.strip(top, foot, colour, GRASS)
 
 
-def add_bridges(mesh: MeshBuilder, sections: Sequence[Section], land: Land) -> None:
-    """Underside, fascias and, outside junctions, parapets where lanes lie high above the land."""
+def add_bridges(mesh: MeshBuilder, sections: Sequence[Section], land: Land, room: Passages) -> None:
+    """Underside, fascias and, outside junctions, parapets where lanes lie high above the land.
+
+    Parapets stand a little outside the lanes, and not across those of other roads.
+    """
     down = np.array([0.0, 0.0, -DECK_M])
     for section in sections:
         line = section.boundaries.mean(axis=0)
@@ -146,10 +156,30 @@ def add_bridges(mesh: MeshBuilder, sections: Sequence[Section], land: Land) -> N
             left, right = section.boundaries[0, first:end], section.boundaries[-1, first:end]
             mesh.strip(left + down, right + down, CONCRETE_COLOUR, CONCRETE, toward=left + 10.0 * down)
             for edge, other in ((left, right), (right, left)):
-                outside, rim = 2.0 * edge - other, np.array([0.0, 0.0, 0.0 if section.in_junction else PARAPET_M])
-                mesh.strip(edge + rim, edge + down, CONCRETE_COLOUR, CONCRETE, toward=outside)
+                mesh.strip(edge, edge + down, CONCRETE_COLOUR, CONCRETE, toward=2.0 * edge - other)
                 if not section.in_junction:
-                    mesh.strip(edge + rim, edge, CONCRETE_COLOUR, CONCRETE, toward=other)
+                    _add_parapet(mesh, edge, other, room)
+
+
+def _add_parapet(mesh: MeshBuilder, edge: np.ndarray, other: np.ndarray, room: Passages) -> None:
+    """A low wall along the edge (n, 3) of a deck whose opposite edge is `other`, with what carries it."""
+    out = edge - other
+    out[:, 2] = 0.0
+    out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-6)
+    inner, up = edge + PARAPET_AWAY_M * out, np.array([0.0, 0.0, PARAPET_M])
+    outer = inner + PARAPET_THICKNESS_M * out
+    for first, end in runs(room.beside_lanes(inner)):
+        a, b, kerb = inner[first:end], outer[first:end], edge[first:end]
+        mesh.strip(kerb, b, CONCRETE_COLOUR, CONCRETE)
+        mesh.strip(a + up, a, CONCRETE_COLOUR, CONCRETE, toward=kerb - out[first:end])
+        mesh.strip(a + up, b + up, CONCRETE_COLOUR, CONCRETE)
+        mesh.strip(b + up, b - [0.0, 0.0, DECK_M], CONCRETE_COLOUR, CONCRETE, toward=b + out[first:end])
+        middle = (a + b) / 2.0
+        for start, stop in itertools.pairwise(middle):
+            along = stop - start
+            size = (float(np.linalg.norm(along[:2])), PARAPET_THICKNESS_M, PARAPET_M + abs(along[2]))
+            foot = (*(start + stop)[:2] / 2.0, min(start[2], stop[2]))
+            mesh.solid(foot, size, math.atan2(along[1], along[0]))
 
 
 def runs(mask: np.ndarray) -> list[tuple[int, int]]:

@@ -18,13 +18,13 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from simulator import labels
-from simulator.render import arrows, buildings, plants, roads, scenery, street, terrain
+from simulator.render import arrows, buildings, passages, plants, roads, scenery, street, terrain
 from simulator.render.lanes import DRIVABLE, PAVED, sample_sections
-from simulator.render.mesh import MeshBuilder, TileMesh, TownObjects
+from simulator.render.mesh import MeshBuilder, TileMesh, TownObjects, TownSolids
 from simulator.render.models import build_models
 from simulator.render.signals import SignalLamps, add_signals
 
-FORMAT_VERSION = 20
+FORMAT_VERSION = 23
 """Raise it whenever the meshes or their file layout change."""
 
 CACHE_FILES = 120
@@ -50,9 +50,12 @@ class TownMesh:
     street_lamps: np.ndarray
     """(k, 3) positions"""
     objects: TownObjects
+    solids: TownSolids
+    left_out: np.ndarray
+    """(k, 3) float32: CityObjectLabel, x and y of what would have stood in the way"""
 
 
-_PLAIN_FIELDS = ("grid_origin_m", "grid_cell_m", "obstacle_height_m", "street_light", "street_lamps")
+_PLAIN_FIELDS = ("grid_origin_m", "grid_cell_m", "obstacle_height_m", "street_light", "street_lamps", "left_out")
 
 
 def cache_folder() -> Path:
@@ -66,10 +69,14 @@ def town_seed(opendrive: str) -> int:
     return int.from_bytes(hashlib.sha256(opendrive.encode()).digest()[:4], "little")
 
 
+def mesh_digest(opendrive: str, seed: int) -> str:
+    """What tells this mesh from all others, those of earlier formats included."""
+    return hashlib.sha256(f"{FORMAT_VERSION}:{seed}:{opendrive}".encode()).hexdigest()
+
+
 def load_or_build(name: str, opendrive: str, seed: int, folder: Path | None = None) -> TownMesh:
     """The town's mesh from the cache, or built and stored there. An unreadable cache file is replaced."""
-    digest = hashlib.sha256(f"{FORMAT_VERSION}:{seed}:{opendrive}".encode()).hexdigest()
-    path = (folder or cache_folder()) / f"{digest}.npz"
+    path = (folder or cache_folder()) / f"{mesh_digest(opendrive, seed)}.npz"
     if path.is_file():
         try:
             town = _read(path)
@@ -109,13 +116,14 @@ def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
     roads.add_crosswalks(mesh, crosswalks, land)
     arrows.add_arrows(mesh, carla_map, root)
     mesh.label = labels.POLES
-    lamps = add_signals(mesh, carla_map, root, land, crosswalks)
+    edges, kerbs = scenery.frontages(sections), scenery.kerbs(sections)
+    room = passages.Passages(sections, edges)
+    lamps = add_signals(mesh, carla_map, root, land, crosswalks, room)
     mesh.label = labels.BRIDGE
     terrain.add_terrain(mesh, land, style.grass)
     terrain.add_verges(mesh, sections, land, style.grass)
-    terrain.add_bridges(mesh, sections, land)
-    edges, kerbs = scenery.frontages(sections), scenery.kerbs(sections)
-    mesh.label = labels.STATIC
+    terrain.add_bridges(mesh, sections, land, room)
+    mesh.label, mesh.room = labels.STATIC, room
     obstacles, models = scenery.Obstacles(land), build_models()
     buildings.add_buildings(mesh, edges, obstacles, style, rng)
     street.add_parked_cars(mesh, edges, obstacles, style, models, rng)
@@ -124,7 +132,7 @@ def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
     mesh.label = labels.FENCES
     street.add_fences(mesh, edges, obstacles, style, rng)
     with mesh.labelled(labels.GUARD_RAIL):
-        street.add_guard_rails(mesh, edges, land)
+        street.add_guard_rails(mesh, edges, land, room)
     plants.add_bushes(mesh, edges, obstacles, style, rng)
     roadway = KDTree(roads.surface_points(sections, PAVED, 0.8)[:, :2])
     street_lamps = street.add_street_lamps(mesh, kerbs, roadway)
@@ -137,6 +145,8 @@ def build(carla_map: carla.Map, opendrive: str, seed: int) -> TownMesh:
         street_light=street.lamp_pools(street_lamps, land),
         street_lamps=street_lamps,
         objects=mesh.objects(),
+        solids=mesh.solids(),
+        left_out=np.array(mesh.left_out, np.float32).reshape(-1, 3),
     )
 
 
@@ -146,6 +156,7 @@ def _write(path: Path, town: TownMesh) -> None:
     lamps["signal_ids"] = np.array(town.lamps.signal_ids, dtype="U64")
     arrays: dict[str, Any] = {f"tiles_{key}": value for key, value in town.tiles.arrays().items()}
     arrays |= {"objects_labels": town.objects.labels, "objects_boxes": town.objects.boxes}
+    arrays |= {f"solids_{f.name}": getattr(town.solids, f.name) for f in fields(TownSolids)}
     arrays |= {f"lamps_{key}": value for key, value in lamps.items()}
     arrays |= {key: np.asarray(getattr(town, key)) for key in _PLAIN_FIELDS}
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
@@ -166,6 +177,7 @@ def _read(path: Path) -> TownMesh:
             tiles=TileMesh(**{f.name: data[f"tiles_{f.name}"] for f in fields(TileMesh)}),
             lamps=SignalLamps(**lamps),
             objects=TownObjects(data["objects_labels"], data["objects_boxes"]),
+            solids=TownSolids(**{f.name: data[f"solids_{f.name}"] for f in fields(TownSolids)}),
             **{key: data[key] for key in _PLAIN_FIELDS},
         )
 
