@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from agent.model.bev_grid import BevGrid, RigGeometry, can_bus_from_motion, cells_before
@@ -184,12 +184,11 @@ def _attentions(layer: EncoderLayer) -> tuple[TemporalSelfAttention, SpatialCros
 def control_parameters(attention: DeformableWeights) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
     """Weight and bias of offsets along x, offsets along y and logits, in this order."""
     offsets, logits = attention.sampling_offsets, attention.attention_weights
-    pairs: list[tuple[nn.Parameter, nn.Parameter]] = [
-        (offsets.weight, logits.weight),
-        (offsets.bias, logits.bias),
-    ]
-    weight, bias = (torch.cat([offset[0::2], offset[1::2], logit]) for offset, logit in pairs)
-    return weight, bias
+    weight, bias = offsets.weight, offsets.bias
+    return (
+        torch.cat([weight[0::2], weight[1::2], logits.weight]),
+        torch.cat([bias[0::2], bias[1::2], logits.bias]),
+    )
 
 
 def temporal_views(config: BEVFormerConfig, geometry: RigGeometry) -> Views:
