@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from training.env.config import EnvConfig
@@ -77,7 +77,8 @@ def record(config: RecordConfig, folder: Path, minutes: float = math.inf) -> str
             routes=config.routes,
         )
         teacher = take_teacher(config.teacher, folder)
-        routes, _ = routes_of(config.routes, config.env, folder)
+        ours = config.routes  # nothing is evaluated: routes for that need not be generated
+        routes, _ = routes_of(replace(ours, evaluation_file=ours.evaluation_file or ours.file), config.env, folder)
         adapt = lambda job: job_of(job, teacher, run)  # noqa: E731
         hire = lambda job, name: Worker(adapt(job), name)  # noqa: E731
         begun_s = shown_s = time.monotonic()
