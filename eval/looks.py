@@ -62,6 +62,8 @@ class LooksConfig:
     """Routes driven at the same time."""
     traffic: int = 15
     """Background vehicles."""
+    town_dir: Path | None = None
+    """Folder with .xodr files of towns, for route files in CARLA's."""
     seed: int = 0
     """Seed of the traffic and of the bootstrap."""
 
@@ -121,6 +123,7 @@ def _run_config(config: LooksConfig, arm: str) -> RunConfig:
         agent=DEFAULT_AGENT,
         weights=config.weights,
         scoring=Scoring.BENCH2DRIVE,
+        town_dir=config.town_dir,
         workers=config.workers,
         threads=1,
         traffic=config.traffic,

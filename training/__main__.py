@@ -39,7 +39,7 @@ from training.raw import confusion_figure, decoded_figure, loss_figure, record
 from training.raw import export as raw_export
 from training.raw import trainer as raw_trainer
 from training.raw.arms import arms_of
-from training.raw.config import RawRunConfig
+from training.raw.config import RawRunConfig, for_cpus
 from training.raw.load import load_learner
 from training.raw.recording import Recording
 from training.refine import train as refine_train
@@ -257,13 +257,17 @@ class Raw:
     """Training time in all, resumed parts included."""
     ray: str | None = None
     """Address of a Ray cluster (or auto): the collectors drive on its nodes."""
+    cpu: bool = False
+    """For machines without a GPU: the image backbone stays as it is and is asked once per decision, and convolutions
+    are computed in bfloat16 (backbone frozen, bfloat16). The agent's network is the same."""
     allow_config_change: tuple[str, ...] = ()
     """Keys, or sections of keys, that may differ from what a resumed run was begun with, as its refusal names them."""
     config: RawRunConfig = field(default_factory=RawRunConfig)
 
     def run(self) -> int:
         """Exit code."""
-        raw_trainer.train(self.config, self.out, self.minutes, allowed=self.allow_config_change, ray=self.ray)
+        config = for_cpus(self.config) if self.cpu else self.config
+        raw_trainer.train(config, self.out, self.minutes, allowed=self.allow_config_change, ray=self.ray)
         return 0
 
 
@@ -273,11 +277,13 @@ class RecordRaw:
 
     out: Path
     """Folder; the experience is in its `replay`."""
+    minutes: float = 600.0
+    """End after so many minutes, whatever is recorded by then."""
     config: record.RecordConfig = field(default_factory=record.RecordConfig)
 
     def run(self) -> int:
         """Exit code."""
-        print(record.record(self.config, self.out))
+        print(record.record(self.config, self.out, self.minutes))
         return 0
 
 
@@ -315,6 +321,10 @@ class Ablate:
     """Routes driven at the same time."""
     max_game_s: float | None = None
     """End every drive after this game time, for trials."""
+    minutes: float | None = None
+    """Begin no training run, no drive after so many minutes and stop the one under way; the same command goes on."""
+    cpu: bool = False
+    """As in `raw`: a frozen backbone, asked once per decision for all arms together, and bfloat16."""
     config: RawRunConfig = field(default_factory=RawRunConfig)
     """What is the same in all arms."""
 
@@ -335,8 +345,9 @@ class Ablate:
             seeds=self.seeds,
             held_out=self.held_out,
             readout_windows=self.readout_windows,
-            run=self.config,
+            run=for_cpus(self.config) if self.cpu else self.config,
             drive=drive,
+            minutes=self.minutes,
         )
         try:
             print(ablate_markdown(ablate.ablate(config, self.out)))

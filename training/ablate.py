@@ -88,6 +88,8 @@ class AblateConfig:
     run: RawRunConfig = field(default_factory=RawRunConfig)
     """Everything that is the same in all arms."""
     drive: DriveConfig = field(default_factory=DriveConfig)
+    minutes: float | None = None
+    """After so many nothing is begun any more, and a training run under way is stopped; a drive goes on to its end."""
 
     def __post_init__(self) -> None:
         if min(self.updates, self.seeds, self.readout_windows, self.drive.repetitions) < 1:
@@ -95,6 +97,8 @@ class AblateConfig:
                 "--updates, --seeds, --readout-windows and --repetitions must be at least 1, got "
                 f"{self.updates}, {self.seeds}, {self.readout_windows}, {self.drive.repetitions}"
             )
+        if self.minutes is not None and self.minutes <= 0.0:
+            raise ValueError(f"--minutes must be positive, got {self.minutes}")
         names = ("collectors", "replay", "updates", "evaluate_minutes")
         changed = [name for name in names if getattr(self.run, name) != getattr(RawRunConfig(), name)]
         if changed:
@@ -102,10 +106,10 @@ class AblateConfig:
 
 
 class Interrupted(Exception):
-    """Somebody wants a stop; `exit_code` is 130, or what the evaluation said."""
+    """Somebody wants a stop, or the time is over; `exit_code` is 130, or that of an evaluation that is incomplete."""
 
     def __init__(self, exit_code: int) -> None:
-        super().__init__("interrupted; the same command goes on")
+        super().__init__("stopped; the same command goes on")
         self.exit_code = exit_code
 
 
@@ -129,7 +133,7 @@ def ablate(config: AblateConfig, out: Path) -> dict[str, Any]:
         parts = [
             Part(arm, seed, out / arm.name / f"seed-{seed}") for seed in range(config.seeds) for arm in config.arms
         ]
-        clock = Clock(config.updates, [_updates(part) for part in parts])
+        clock = Clock(config.updates, [_updates(part) for part in parts], config.minutes)
         for number, part in enumerate(parts):
             clock.begin(number, part)
             _complete(config, part, clock, out / TEACHER)
@@ -146,8 +150,10 @@ def _complete(config: AblateConfig, part: Part, clock: Clock, teacher: Path) -> 
         _train(config, part, clock, teacher)
     folder = results_folder(part, config.updates)
     if not (folder / READOUT).exists():
+        clock.check()
         _read_out(config, part, folder / READOUT)
     if config.drive.routes is not None:
+        clock.check()
         _drive(config.drive, part, folder, config.updates)
 
 
@@ -201,9 +207,10 @@ def fingerprint(replay: Path, window_steps: int) -> dict[str, Any]:
 class Clock:
     """Which training run it is, and how long all that are left will take."""
 
-    def __init__(self, updates: int, made: Sequence[int]) -> None:
-        """updates: of every run; made: what each has behind it."""
+    def __init__(self, updates: int, made: Sequence[int], minutes: float | None = None) -> None:
+        """updates: of every run; made: what each has behind it; minutes: when nothing is begun any more."""
         self._updates, self._made = updates, list(made)
+        self._minutes = ENDLESS_MIN if minutes is None else minutes
         self._at_start = sum(made)
         self._started_s = time.monotonic()
         self._number, self._label = 0, ""
@@ -212,6 +219,16 @@ class Clock:
         """Run `number` (from 0) is next."""
         self._number = number
         self._label = f"arm {part.arm.name}, seed {part.seed} (run {number + 1} of {len(self._made)})"
+
+    @property
+    def minutes_left(self) -> float:
+        """Until nothing is begun any more."""
+        return self._minutes - (time.monotonic() - self._started_s) / 60.0
+
+    def check(self) -> None:
+        """Raises: Interrupted when the time is over."""
+        if self.minutes_left <= 0.0:
+            raise Interrupted(runner.EXIT_INCOMPLETE)
 
     def line(self, update: int) -> str:
         """What is shown after an update of that run; evaluations are not foreseen."""
@@ -228,6 +245,7 @@ class AblationTrainer(RawTrainer):
     def __init__(self, *arguments: Any, clock: Clock, **options: Any) -> None:
         self._clock = clock
         super().__init__(*arguments, **options)
+        self.minutes = self.elapsed_s / 60.0 + clock.minutes_left
 
     def progress(self, *, ready: bool) -> str:
         """What is shown now and then."""
@@ -250,8 +268,10 @@ def _train(config: AblateConfig, part: Part, clock: Clock, teacher: Path) -> Non
         evaluate_minutes=0.0,
         seed=config.run.seed + part.seed,
     )
+    clock.check()
     logger.info("%s", clock.line(_updates(part)))
     if train(run, part.folder, ENDLESS_MIN, make=partial(AblationTrainer, clock=clock)) < config.updates:
+        clock.check()
         raise Interrupted(EXIT_INTERRUPTED)
 
 

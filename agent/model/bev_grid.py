@@ -156,19 +156,27 @@ def warp_memory(memory: Tensor, grid: BevGrid, motion: Tensor) -> Tensor:
 
     memory (b, cells, d); motion (b, 3): dx, dy [m, previous ego frame: x forward, y left], dyaw [rad, to the left].
     """
+    half = constant((grid.columns * 0.5, grid.rows * 0.5), memory.device, torch.float64)
+    rotation, translation = cells_before(grid, motion)
+    return _warp(memory, grid, rotation, translation, half, "bilinear")
+
+
+def cells_before(grid: BevGrid, motion: Tensor) -> tuple[Tensor, Tensor]:
+    """Where what lies at cell p now lay before the motion: at rotation @ p + translation, from the grid's centre.
+
+    motion (b, 3) as in `warp_memory` -> (b, 2, 2) and (b, 2) in float64, (column, row) [cells].
+    """
     motion = motion.to(torch.float64)
     c, s = motion[:, 2].cos(), motion[:, 2].sin()
     rotation_m = torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], -2)
     size_x, size_y, _ = grid.size_m
-    px_per_m = constant((grid.columns / size_x, grid.rows / size_y), memory.device, torch.float64)
-    half = constant((grid.columns * 0.5, grid.rows * 0.5), memory.device, torch.float64)
+    px_per_m = constant((grid.columns / size_x, grid.rows / size_y), motion.device, torch.float64)
     # Offset of the grid's centre from the car [m]: positions are turned about the car, not about the centre.
     x_min, y_min, _, x_max, y_max, _ = grid.range_m
-    centre_m = constant((0.5 * (x_min + x_max), 0.5 * (y_min + y_max)), memory.device, torch.float64)
+    centre_m = constant((0.5 * (x_min + x_max), 0.5 * (y_min + y_max)), motion.device, torch.float64)
     moved_m = torch.stack([-motion[:, 1], motion[:, 0]], -1)
     rotation = px_per_m[:, None] * rotation_m / px_per_m
-    translation = (rotation_m @ centre_m + moved_m - centre_m) * px_per_m
-    return _warp(memory, grid, rotation, translation, half, "bilinear")
+    return rotation, (rotation_m @ centre_m + moved_m - centre_m) * px_per_m
 
 
 def _warp(memory: Tensor, grid: BevGrid, rotation: Tensor, translation: Tensor, half: Tensor, mode: str) -> Tensor:

@@ -135,8 +135,8 @@ class RawNeck(nn.Module):
     def __init__(self, config: RawNeckConfig, encoder: EncoderConfig, norm: NormKind) -> None:
         super().__init__()
         self.config, self.encoder = config, encoder
-        self.bfloat16 = False
-        """Whether the convolutions are computed in it."""
+        self.half_convolutions = False
+        """Whether the convolutions are computed in bfloat16."""
         centres_m = canvas_centres_m(config)
         grid = sampling_grid(centres_m, encoder)
         ones = torch.ones(1, 1, encoder.bev_rows, encoder.bev_columns)
@@ -178,10 +178,10 @@ class RawNeck(nn.Module):
         canvas = F.grid_sample(features, self.grid.expand(n, -1, -1, -1).to(features.dtype), align_corners=False)
         raster = route_raster(route, self.centres_m, self.config.route_width_m).to(features.dtype)
         covered = self.covered.expand(n, -1, -1, -1).to(features.dtype)
-        with autocast_convolutions(features.device, self.bfloat16):
+        with autocast_convolutions(features.device, self.half_convolutions):
             middle = self.convolutions(torch.cat([canvas, covered, raster], 1))
             last = self.last(middle)
-        if self.bfloat16:
+        if self.half_convolutions:
             middle, last = middle.float(), last.float()
         cells = self.last_act(last.permute(0, 2, 3, 1)).flatten(1)
         if not self.config.vector_units:

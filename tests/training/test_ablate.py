@@ -128,6 +128,16 @@ def test_what_is_finished_is_kept_and_other_data_are_refused(data: Path, tmp_pat
         ablate.ablate(replace(config, data=short), tmp_path / "new")
 
 
+def test_when_the_time_is_over_nothing_is_begun(data: Path, tmp_path: Path) -> None:
+    config = config_of(data, "no_decoder")
+    with pytest.raises(ablate.Interrupted, match="goes on") as stopped:
+        ablate.ablate(replace(config, minutes=1e-9), tmp_path)
+    assert stopped.value.exit_code == 1
+    assert not (tmp_path / "no_decoder").exists()
+    with pytest.raises(ValueError, match="--minutes"):
+        replace(config, minutes=0.0)
+
+
 def test_what_is_the_ablation_s_own_cannot_be_set(data: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.collectors"):
         replace(config_of(data, "full"), run=RawRunConfig(collectors=2))

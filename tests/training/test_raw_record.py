@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from agent.ego_vector import FIELDS
+from tests.training.test_raw_run import record as record_steps
 from training import bev
 from training.env.config import EnvConfig
 from training.privileged.checkpoint import load_model
@@ -55,3 +56,13 @@ def test_a_drive_is_recorded_for_both_streams(tmp_path: Path) -> None:
     assert float(speed.max()) > 0.1, "the teacher does not set off"
     moved_m = sensors.ego_motion[0, 1:, 0].sum().item()
     assert moved_m == pytest.approx(float(speed.sum()), abs=2.0)  # 10 m/s a unit, 0.1 s a decision
+
+
+def test_a_folder_that_holds_enough_is_left_alone(tmp_path: Path) -> None:
+    record_steps(tmp_path / "replay", steps=16)
+    assert "holds 16 decisions, 12 are wanted" in record(RecordConfig(teacher=TEACHER, total=12), tmp_path)
+    assert not (tmp_path / "teacher").exists()
+    with pytest.raises(ValueError, match="--minutes"):
+        record(RecordConfig(teacher=TEACHER), tmp_path, minutes=0.0)
+    with pytest.raises(ValueError, match="total"):
+        RecordConfig(total=0)

@@ -12,10 +12,10 @@ from typing import cast
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from agent.model.bev_grid import RigGeometry, can_bus_from_motion, warp_memory
+from agent.model.bev_grid import BevGrid, RigGeometry, can_bus_from_motion, cells_before
 from agent.model.bevformer import (
     MAPS,
     BEVFormerConfig,
@@ -59,12 +59,12 @@ def lift_windows(
     spatial = spatial_views(config, geometry, [(level.shape[-2], level.shape[-1]) for level in levels])
     weights = geometry.pair_weights(camera_valid.transpose(0, 1).flatten(0, 1)).unflatten(0, (t, b))
     half = torch.full((b, config.grid.cells), 1.0 / MAPS)
+    warp = _Warp.of(config.grid, motion)
     memories: list[Tensor] = []
     for step, initial in enumerate(queries.unbind(0)):
-        ahead = initial
-        if memories:
-            warped = warp_memory(memories[-1], config.grid, motion[step])
-            ahead = torch.where(first[:, step, None, None], initial, warped)
+        ahead = warp(memories[-1], step) if memories else initial
+        if memories and bool(first[:, step].any()):
+            ahead = torch.where(first[:, step, None, None], initial, ahead)
         query = initial
         for index, layer in enumerate(layers):
             own = layer.first_control[step] if index == 0 else layer.own_control(query, position)
@@ -85,6 +85,37 @@ def _image_tables(
         rows = torch.cat([level.flatten(2, 3) for level in maps], 2).flatten(1, 2)
         tables.append(rows.view(t, b, rows.shape[1], heads, -1).unbind(0))
     return tables
+
+
+@dataclass(frozen=True, slots=True)
+class _Warp:
+    """The memory moved into the current ego frame, as `warp_memory` does: a reading of one point in every cell."""
+
+    control: Float[Tensor, "t b n 3 1 1"]
+    views: Views
+
+    @classmethod
+    def of(cls, grid: BevGrid, motion: Float[Tensor, "t b 3"]) -> _Warp:
+        rotation, translation = cells_before(grid, motion.flatten(0, 1))
+        half = torch.tensor([0.5 * grid.columns, 0.5 * grid.rows], dtype=torch.float64)
+        row, column = torch.meshgrid(torch.arange(grid.rows), torch.arange(grid.columns), indexing="ij")
+        cells = torch.stack([column, row], -1).flatten(0, 1) + 0.5 - half
+        places = cells @ rotation.transpose(1, 2) + translation[:, None] + half - 0.5
+        control = torch.cat([places, torch.zeros_like(places[..., :1])], -1).float().unflatten(0, motion.shape[:2])
+        here = np.zeros((grid.cells, 1), np.float32)
+        views = Views(
+            begin=np.arange(grid.cells + 1, dtype=np.int32),
+            base=np.zeros((grid.cells, 1), np.int32),
+            x=here,
+            y=here,
+            width=np.full(1, grid.columns, np.int32),
+            height=np.full(1, grid.rows, np.int32),
+            group=1,
+        )
+        return cls(control[..., None, None], views)
+
+    def __call__(self, memory: Float[Tensor, "b n d"], step: int) -> Float[Tensor, "b n d"]:
+        return read(memory[:, :, None], self.control[step], memory.new_ones(memory.shape[:2]), self.views)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +184,11 @@ def _attentions(layer: EncoderLayer) -> tuple[TemporalSelfAttention, SpatialCros
 def control_parameters(attention: DeformableWeights) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
     """Weight and bias of offsets along x, offsets along y and logits, in this order."""
     offsets, logits = attention.sampling_offsets, attention.attention_weights
-    pairs: list[tuple[nn.Parameter, nn.Parameter]] = [
-        (offsets.weight, logits.weight),
-        (offsets.bias, logits.bias),
-    ]
-    weight, bias = (torch.cat([offset[0::2], offset[1::2], logit]) for offset, logit in pairs)
-    return weight, bias
+    weight, bias = offsets.weight, offsets.bias
+    return (
+        torch.cat([weight[0::2], weight[1::2], logits.weight]),
+        torch.cat([bias[0::2], bias[1::2], logits.bias]),
+    )
 
 
 def temporal_views(config: BEVFormerConfig, geometry: RigGeometry) -> Views:

@@ -54,7 +54,7 @@ class RawWorldModel(nn.Module):
         if config.backbone == "frozen":
             self.encoder.backbone.requires_grad_(False)
         self.neck = RawNeck(agent.neck, agent.encoder, agent.norm)
-        self.neck.bfloat16 = config.bfloat16
+        self.neck.half_convolutions = config.bfloat16
         self.rssm = Rssm(agent.rssm, agent.embed) if config.rssm_start != "tied" else None
         self.decoder = None
         if config.heads.decoder and config.decoder_start != "tied":

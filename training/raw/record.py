@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from training.env.config import EnvConfig
+from training.experience.config import ReplayConfig
+from training.experience.sampler import Sampler
 from training.privileged.config import RouteConfig
 from training.privileged.crew import Crew, Worker
 from training.privileged.resume import locked
@@ -17,6 +20,7 @@ from training.privileged.trainer import stopping_on_signals
 from training.raw.config import RawRunConfig
 from training.raw.trainer import configured, job_of, take_teacher
 
+REPLAY = "replay"
 WAIT_S = 0.5
 SHOW_S = 15.0
 logger = logging.getLogger(__name__)
@@ -30,6 +34,8 @@ class RecordConfig:
     """Folder of the privileged model that drives."""
     steps: int = 2000
     """Decisions to record now, over all collectors."""
+    total: int | None = None
+    """Decisions that the folder shall hold in the end, instead of `steps` more: the same command goes on."""
     collectors: int = 1
     seed: int = 0
     expert_share: float = 0.0
@@ -40,18 +46,27 @@ class RecordConfig:
     routes: RouteConfig = field(default_factory=RouteConfig)
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.collectors < 1:
-            raise ValueError(f"steps and collectors must be at least 1, got {self.steps}, {self.collectors}")
+        if self.steps < 1 or self.collectors < 1 or (self.total is not None and self.total < 1):
+            raise ValueError(
+                f"steps, collectors and total must be at least 1, got {self.steps}, {self.collectors}, {self.total}"
+            )
 
 
-def record(config: RecordConfig, folder: Path) -> str:
-    """Drive until there are so many decisions more, or SIGTERM or SIGINT comes; gives what was recorded, and how fast.
+def record(config: RecordConfig, folder: Path, minutes: float = math.inf) -> str:
+    """Drive until there are so many decisions more, so many minutes over, or SIGTERM or SIGINT comes; gives what was
+    recorded, and how fast.
 
     folder: the experience is in its `replay`; what there was before stays.
-    Raises: CheckpointError, ConfigError, ServerError, RouteFileError.
+    Raises: CheckpointError, ConfigError, ServerError, RouteFileError; ValueError for minutes that are not positive.
     """
+    if not minutes > 0.0:
+        raise ValueError(f"--minutes must be positive, got {minutes}")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
+        before = stored_decisions(folder / REPLAY)
+        wanted = config.steps if config.total is None else config.total - before
+        if wanted <= 0:
+            return f"{folder / REPLAY} holds {before} decisions, {config.total} are wanted: nothing to do"
         run = RawRunConfig(
             teacher=config.teacher,
             collectors=config.collectors,
@@ -62,7 +77,8 @@ def record(config: RecordConfig, folder: Path) -> str:
             routes=config.routes,
         )
         teacher = take_teacher(config.teacher, folder)
-        routes, _ = routes_of(config.routes, config.env, folder)
+        ours = config.routes  # nothing is evaluated: routes for that need not be generated
+        routes, _ = routes_of(replace(ours, evaluation_file=ours.evaluation_file or ours.file), config.env, folder)
         adapt = lambda job: job_of(job, teacher, run)  # noqa: E731
         hire = lambda job, name: Worker(adapt(job), name)  # noqa: E731
         begun_s = shown_s = time.monotonic()
@@ -70,16 +86,22 @@ def record(config: RecordConfig, folder: Path) -> str:
         stop = threading.Event()
         crew = Crew(configured(run, teacher), run, folder, routes, (), {}, hire)
         with stopping_on_signals(stop), crew:
-            while recorded < config.steps and not stop.is_set():
+            while recorded < wanted and not stop.is_set() and time.monotonic() - begun_s < 60.0 * minutes:
                 for message in crew.listen():
                     recorded += message.get("steps", 0)
                     episodes += "episode" in message
                 stop.wait(WAIT_S)
                 if time.monotonic() - shown_s > SHOW_S:
                     shown_s = time.monotonic()
-                    logger.info("%s", _progress(recorded, config.steps, shown_s - begun_s))
+                    logger.info("%s", _progress(recorded, wanted, shown_s - begun_s))
         rate = recorded / (time.monotonic() - begun_s)
-    return f"{recorded} decisions of {episodes} whole episodes, {rate:.2f} per s, in {folder / 'replay'}"
+    after = f"{folder / REPLAY} now holds {before + recorded}"
+    return f"{recorded} decisions of {episodes} whole episodes, {rate:.2f} per s; {after}"
+
+
+def stored_decisions(replay: Path) -> int:
+    """Decisions in a replay folder; 0 where there is none."""
+    return Sampler(replay, ReplayConfig(), 1, 0).catalogue.steps if replay.is_dir() else 0
 
 
 def _progress(recorded: int, wanted: int, passed_s: float) -> str:
