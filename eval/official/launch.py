@@ -10,6 +10,9 @@ name the checkouts. Their files stay as they are; what has to be different is pu
 - `RouteScenario._get_parking_slots` deletes from the town's list of parked cars, which all later routes of the process
   then lack: it works on a copy.
 - Bench2Drive's evaluator sleeps 30 s after starting its server: it waits for the server's port instead.
+- CARLA's GlobalRoutePlanner follows each segment of a town's topology until it is near the segment's end. Among lane
+  sections of millimetres, as in Town05's file of 2019, it can miss it and walks on until the memory is full: such a
+  segment has its end as its next waypoint.
 - the carla wheel's thread pool for callbacks has as many threads as cores; with two, cameras that wait for each other
   can hold up the state of the world: it gets 16.
 
@@ -38,6 +41,8 @@ CLIENT_THREADS = 16
 SERVER_START_S = 900.0
 """A first start compiles; while others keep the machine busy that takes minutes."""
 LONG_SLEEP_S = 30.0
+LONGEST_SEGMENT_M = 5000.0
+"""No lane runs that far between two junctions."""
 PROGRESS_PERIOD_S = 0.5
 EXIT_BAD_INPUT = 2
 AGENTS_FOLDERS = ("PythonAPI/carla", "PythonAPI", ".")
@@ -66,6 +71,7 @@ def main(argv: list[str]) -> None:
     evaluator = importlib.import_module("leaderboard.leaderboard_evaluator")
     _give_threads(evaluator.carla)
     _keep_parked_cars()
+    _end_endless_segments()
     _wait_for_own_server(evaluator)
     if options.progress is not None:
         _tell_progress(evaluator, options.progress)
@@ -128,6 +134,62 @@ def _keep_parked_cars() -> None:
             setattr(parked, town, kept)
 
     scenarios.RouteScenario._get_parking_slots = slots
+
+
+def _end_endless_segments() -> None:
+    planner = importlib.import_module("agents.navigation.global_route_planner").GlobalRoutePlanner
+    original = planner._build_topology
+
+    @functools.wraps(original)
+    def build(instance: Any) -> None:
+        town = instance._wmap
+        instance._wmap = FiniteTopology(town, instance._sampling_resolution)
+        try:
+            original(instance)
+        finally:
+            instance._wmap = town
+
+    planner._build_topology = build
+
+
+class FiniteTopology:
+    """A `carla.Map`, except that every segment of its topology ends for who follows it in steps of `step_m`."""
+
+    def __init__(self, town: Any, step_m: float) -> None:
+        self._town, self._step_m = town, step_m
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._town, name)
+
+    def get_topology(self) -> list[tuple[Any, Any]]:
+        """As that of `carla.Map`."""
+        return [(a if self._ends(a, b) else _Jump(a, b), b) for a, b in self._town.get_topology()]
+
+    def _ends(self, first: Any, last: Any) -> bool:
+        end = last.transform.location
+        at, ways = first, [first]
+        if first.transform.location.distance(end) <= self._step_m:
+            return True
+        for _ in range(round(LONGEST_SEGMENT_M / self._step_m)):
+            ways = at.next(self._step_m)
+            if not ways or ways[0].transform.location.distance(end) <= self._step_m:
+                return True
+            at = ways[0]
+        return False
+
+
+class _Jump:
+    """A waypoint that is followed by another one, wherever that is."""
+
+    def __init__(self, waypoint: Any, following: Any) -> None:
+        self._waypoint, self._following = waypoint, following
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._waypoint, name)
+
+    def next(self, distance_m: float) -> list[Any]:
+        """The other one."""
+        return [self._following]
 
 
 class _ImpatientTime:

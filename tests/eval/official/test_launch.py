@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import carla
 import pytest
 
 from eval.official import launch
+from simulator.towns.town import load_town
 
 EVALUATOR = """
 import json, os, socket, sys, time
@@ -61,6 +63,13 @@ class RouteScenario:
             slots.remove(slot)
         return slots
 """
+PLANNER = """
+class GlobalRoutePlanner:
+    def __init__(self, wmap, sampling_resolution):
+        self._wmap, self._sampling_resolution = wmap, sampling_resolution
+    def _build_topology(self):
+        self.topology = self._wmap.get_topology()
+"""
 
 
 @pytest.fixture
@@ -71,7 +80,9 @@ def checkouts(tmp_path: Path) -> dict[str, str]:
         "leaderboard/leaderboard/scenarios/__init__.py": "",
         "leaderboard/leaderboard/scenarios/route_scenario.py": SCENARIO,
         "scenario_runner/srunner/scenariomanager/scenario_manager.py": "",
-        "carla/PythonAPI/carla/agents/navigation/global_route_planner.py": "",
+        "carla/PythonAPI/carla/agents/__init__.py": "",
+        "carla/PythonAPI/carla/agents/navigation/__init__.py": "",
+        "carla/PythonAPI/carla/agents/navigation/global_route_planner.py": PLANNER,
     }
     for name, text in files.items():
         path = tmp_path / name
@@ -101,6 +112,24 @@ def test_the_evaluator_finds_what_it_needs(checkouts: dict[str, str], tmp_path: 
     assert seen["argv"] == ["--routes=x.xml", "--gpu-rank", "0"]
     assert seen["folder"] == str(tmp_path)  # Bench2Drive reads leaderboard/data/weather.xml below it
     assert seen["agents"]
+
+
+@pytest.mark.parametrize("step_m", [1.0, 2.0])
+def test_who_follows_a_segment_of_a_town_arrives(shared_dir: Path, step_m: float) -> None:
+    """As CARLA's planner follows them; of those of Town05, as the embedded server serves it, four do not end."""
+    town = carla.Map("Town05", load_town("Town05", shared_dir / "towns").opendrive)
+    finite = launch.FiniteTopology(town, step_m)
+    assert finite.name == town.name
+    strides, jumps = [], 0
+    for (first, last), (plain, _) in zip(finite.get_topology(), town.get_topology(), strict=True):
+        end, at, count = last.transform.location, first, 0
+        while at.transform.location.distance(end) > step_m and count < 2000 and (ways := at.next(step_m)):
+            at, count = ways[0], count + 1
+        strides.append(count)
+        jumps += type(first) is not type(plain)
+        assert (first.road_id, first.lane_id) == (plain.road_id, plain.lane_id)
+    assert max(strides) < 2000
+    assert jumps == 4
 
 
 @pytest.mark.parametrize("name", ["LEADERBOARD_ROOT", "SCENARIO_RUNNER_ROOT", "CARLA_ROOT"])
