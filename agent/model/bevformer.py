@@ -456,7 +456,7 @@ class BEVFormer(nn.Module):
         query = self.first_query(can_bus)
         position = self.positional_encoding()
         spatial = SpatialContext.build(config, geometry, features, camera_valid, self._op)
-        values = self._project_values(features)
+        values = self.project_values(features)
         maps, references = self.align(query, can_bus, geometry, memory, has_memory, motion)
         around = Surroundings(TemporalContext.build(config, references, self._op), spatial, self.path, taps)
         for layer, layer_values in zip(transformer.encoder.layers, values, strict=True):
@@ -483,7 +483,7 @@ class BEVFormer(nn.Module):
             return maps
         return torch.where(has_memory[:, None, None, None], maps, query[:, None])
 
-    def _project_values(self, features: list[Tensor]) -> list[list[Tensor]]:
+    def project_values(self, features: list[Tensor]) -> list[list[Tensor]]:
         """Image tokens with their embeddings, projected for all layers by one matrix product per level.
 
         Returns maps (b, cameras, h, w, d), indexed by layer and level.

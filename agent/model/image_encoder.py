@@ -117,9 +117,16 @@ class ImageEncoder(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Image features of every level, (b, cameras, d, h, w); they need no memory, so whole sequences go at once."""
+        return self.pyramid(self.backbone_maps(images), images.shape[0])
+
+    def backbone_maps(self, images: Tensor) -> list[Tensor]:
+        """The backbone's maps (b * cameras, c, h, w) of `config.backbone_stages`."""
         normalised = (images.flatten(0, 1).float() - self.mean) * self.inverse_std
-        levels = self.neck(self.backbone(normalised.contiguous(memory_format=torch.channels_last)))
-        return [level.unflatten(0, images.shape[:2]) for level in levels]
+        return self.backbone(normalised.contiguous(memory_format=torch.channels_last))
+
+    def pyramid(self, maps: list[Tensor], batch: int) -> list[Tensor]:
+        """Levels (b, cameras, d, h, w) of the backbone's maps."""
+        return [level.unflatten(0, (batch, -1)) for level in self.neck(maps)]
 
     def lift(
         self,

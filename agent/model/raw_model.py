@@ -7,6 +7,7 @@ Source: Raw2Drive, sections 3.2 and 3.3.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -115,6 +116,11 @@ class Sight:
     """What an agent has to see of the ego vector: speed limit, the points of the road to follow, and the gaps."""
 
 
+def autocast_convolutions(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[object]:
+    """bfloat16 for convolutions inside; whatever was before, where it is not enabled."""
+    return torch.autocast(device.type, torch.bfloat16) if enabled else contextlib.nullcontext()
+
+
 class RawNeck(nn.Module):
     """BEV features and the sparse route to e_t.
 
@@ -129,6 +135,8 @@ class RawNeck(nn.Module):
     def __init__(self, config: RawNeckConfig, encoder: EncoderConfig, norm: NormKind) -> None:
         super().__init__()
         self.config, self.encoder = config, encoder
+        self.bfloat16 = False
+        """Whether the convolutions are computed in it."""
         centres_m = canvas_centres_m(config)
         grid = sampling_grid(centres_m, encoder)
         ones = torch.ones(1, 1, encoder.bev_rows, encoder.bev_columns)
@@ -170,8 +178,12 @@ class RawNeck(nn.Module):
         canvas = F.grid_sample(features, self.grid.expand(n, -1, -1, -1).to(features.dtype), align_corners=False)
         raster = route_raster(route, self.centres_m, self.config.route_width_m).to(features.dtype)
         covered = self.covered.expand(n, -1, -1, -1).to(features.dtype)
-        middle = self.convolutions(torch.cat([canvas, covered, raster], 1))
-        cells = self.last_act(self.last(middle).permute(0, 2, 3, 1)).flatten(1)
+        with autocast_convolutions(features.device, self.bfloat16):
+            middle = self.convolutions(torch.cat([canvas, covered, raster], 1))
+            last = self.last(middle)
+        if self.bfloat16:
+            middle, last = middle.float(), last.float()
+        cells = self.last_act(last.permute(0, 2, 3, 1)).flatten(1)
         if not self.config.vector_units:
             return Sight(cells, cells.new_zeros(n, SEEN_SIZE + self.config.gaps))
         # Points lie up to hundreds of metres away; the square root keeps the near ones resolved.

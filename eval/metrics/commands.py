@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -98,6 +98,12 @@ class CompareConfig:
     """Whose rules: 2.0, 2.1 or bench2drive (default: the files' own if they say so, else bench2drive)."""
     ignore_seeds: bool = False
     """Pair by route and repetition although the seeds differ."""
+    routes: Path | None = None
+    """Route file that was driven: scenario types, for the abilities, and the way to the first junction."""
+    town_dir: Path | None = None
+    """Folder with the towns' .xodr files, or CARLA's Maps folder (for Traffic_Signs)."""
+    metric_dir: Path | None = None
+    """Folder with a folder per route that holds metric_info.json (default: beside the file), for comfort."""
     resamples: int = RESAMPLES
     """Resamples of the bootstrap."""
     json: bool = False
@@ -111,16 +117,8 @@ def score(config: ScoreConfig) -> int:
     _check_resamples(config.resamples)
     if config.total_routes is not None and not 1 <= config.total_routes <= MAX_RECORDS:
         raise ResultsError(f"--total-routes must lie in [1, {MAX_RECORDS}], got {config.total_routes}")
-    for option, folder in (("--town-dir", config.town_dir), ("--metric-dir", config.metric_dir)):
-        if folder is not None and not folder.is_dir():
-            raise ResultsError(f"{option} {folder}: no such folder")
-    options = Options(
-        scoring=config.scoring,
-        routes=read_routes(config.routes) if config.routes is not None else (),
-        town_dir=config.town_dir,
-        metric_dir=config.metric_dir,
-        total_routes=config.total_routes,
-        resamples=config.resamples,
+    options = replace(
+        _options(config), scoring=config.scoring, total_routes=config.total_routes, resamples=config.resamples
     )
     summary = summarise(read_runs(config.results), options)
     if config.json:
@@ -133,11 +131,12 @@ def score(config: ScoreConfig) -> int:
 
 
 def compare(config: CompareConfig) -> int:
-    """Print the comparison of two runs. Raises: ResultsError."""
+    """Print the comparison of two runs. Raises: ResultsError, RouteFileError."""
     _check_resamples(config.resamples)
+    options = _options(config)
     first, second = read_files([config.first, config.second])
     comparison = compare_runs(
-        first, second, config.scoring, ignore_seeds=config.ignore_seeds, resamples=config.resamples
+        first, second, config.scoring, ignore_seeds=config.ignore_seeds, resamples=config.resamples, options=options
     )
     if config.json:
         print(strict_json.dumps(comparison.to_json(), indent=2))
@@ -206,6 +205,15 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             console.print(Text(f"Not paired, in {side} only: {shown}{more}"), soft_wrap=True)
     _print_notes(comparison.notes, console)
     console.print(f"Intervals: {comparison.resamples} paired bootstrap resamples over routes", soft_wrap=True)
+
+
+def _options(config: ScoreConfig | CompareConfig) -> Options:
+    """Where to look for what result files do not hold. Raises: ResultsError, RouteFileError."""
+    for option, folder in (("--town-dir", config.town_dir), ("--metric-dir", config.metric_dir)):
+        if folder is not None and not folder.is_dir():
+            raise ResultsError(f"{option} {folder}: no such folder")
+    routes = read_routes(config.routes) if config.routes is not None else ()
+    return Options(routes=routes, town_dir=config.town_dir, metric_dir=config.metric_dir)
 
 
 def _title(summary: Summary) -> str:

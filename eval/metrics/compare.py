@@ -7,11 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.metrics.records import RouteResult, Run
-from eval.metrics.scores import RouteScore, common_scoring, score_run
-from eval.metrics.statistics import RESAMPLES, Interval, mcnemar_p, paired_bootstrap
+from eval.metrics.scores import common_scoring, score_run
+from eval.metrics.statistics import RESAMPLES, Interval, Ratio, mcnemar_p, paired_bootstrap
+from eval.metrics.summary import Options, ScoredRun, score_drives
 from eval.metrics.tables import (
+    ABILITY_KEYS,
     ALL_PER_KM,
+    COMFORT_AS_CODED,
+    COMFORT_CORRECTED,
     DRIVING_SCORE,
+    EFFICIENCY,
     OUTSIDE_PER_KM,
     PER_KM_KEYS,
     ROUTE_COMPLETION,
@@ -23,6 +28,12 @@ from eval.results import ResultsError
 from eval.scoring import Scoring
 
 COMPARED = (DRIVING_SCORE, ROUTE_COMPLETION, SUCCESS_RATE, ALL_PER_KM, *PER_KM_KEYS, OUTSIDE_PER_KM)
+MEASURED = {
+    "efficiency": (EFFICIENCY,),
+    "comfort": (COMFORT_AS_CODED, COMFORT_CORRECTED),
+    "abilities": ABILITY_KEYS,
+}
+"""What is compared over the routes on which it was measured on both sides."""
 DriveKey = tuple[str, int, int | None]
 
 
@@ -96,23 +107,31 @@ def compare_runs(
     *,
     ignore_seeds: bool = False,
     resamples: int = RESAMPLES,
+    options: Options | None = None,
 ) -> Comparison:
     """Paired comparison; `first` and `second` are the runs (seeds) of one side each.
+
+    `options`: where scenario types, maps and logged motion are found (its scoring and resamples do not count).
 
     Raises: ResultsError if the sides were scored by different rules and none was asked for, or share no drive.
     """
     chosen = common_scoring([*first, *second], scoring)
     with_seeds = not ignore_seeds and all(_has_seeds(side) for side in (first, second))
-    left, right = (_drives(side, chosen, with_seeds=with_seeds) for side in (first, second))
+    found = options or Options()
+    scored = [[score_drives(run, chosen, found) for run in side] for side in (first, second)]
+    left, right = (_drives(side, with_seeds=with_seeds) for side in scored)
     shared = sorted(left.keys() & right.keys(), key=_sortable)
     names = (_name(first), _name(second))
     if not shared:
         raise ResultsError(_nothing_shared(names, left, right))
-    ratios = tables([[side[key] for key in shared] for side in (left, right)], [len(shared)] * 2)
-    intervals = paired_bootstrap(*({name: table[name] for name in COMPARED} for table in ratios), resamples=resamples)
+    both = tables([[side[key] for key in shared] for side in (left, right)], [len(shared)] * 2)
+    ratios, missing = _measured_on_both(both[0], both[1])
+    if any(run.open_signs for side in scored for run in side):
+        missing = (*missing, "Traffic_Signs is without its extra credit (give --routes and --town-dir)")
+    intervals = paired_bootstrap(*ratios, resamples=resamples)
     differences = {
         name: Difference(ratios[0][name].value() or 0.0, ratios[1][name].value() or 0.0, intervals[name])
-        for name in COMPARED
+        for name in ratios[0]
     }
     won = [(left[key].score.success, right[key].score.success) for key in shared]
     return Comparison(
@@ -125,7 +144,7 @@ def compare_runs(
         unpaired_first=tuple(sorted(left.keys() - right.keys(), key=_sortable)),
         unpaired_second=tuple(sorted(right.keys() - left.keys(), key=_sortable)),
         resamples=resamples,
-        notes=_notes([*first, *second], chosen, with_seeds=with_seeds, ignored=ignore_seeds),
+        notes=(*_notes([*first, *second], chosen, with_seeds=with_seeds, ignored=ignore_seeds), *missing),
     )
 
 
@@ -135,17 +154,39 @@ def show_key(key: DriveKey) -> str:
     return f"{route_id}{f' repetition {repetition}' if repetition else ''}{'' if seed is None else f' seed {seed}'}"
 
 
-def _drives(side: Sequence[Run], scoring: Scoring, *, with_seeds: bool) -> dict[DriveKey, Drive]:
+def _drives(side: Sequence[ScoredRun], *, with_seeds: bool) -> dict[DriveKey, Drive]:
     """Drives by key; of a drive that is recorded twice the first counts."""
     drives: dict[DriveKey, Drive] = {}
-    for run in side:
-        for result, score in zip(run.results, score_run(run, scoring).scores, strict=True):
-            drives.setdefault(_key(result, with_seeds=with_seeds), _drive(result, score))
+    for scored in side:
+        for drive in scored.drives:
+            key = _key(drive.result, with_seeds=with_seeds)
+            drives.setdefault(key, replace(drive, result=replace(drive.result, seed=None)))
     return drives
 
 
-def _drive(result: RouteResult, score: RouteScore) -> Drive:
-    return Drive(replace(result, seed=None), score, with_efficiency=False)
+def _measured_on_both(
+    first: Mapping[str, Ratio], second: Mapping[str, Ratio]
+) -> tuple[tuple[dict[str, Ratio], dict[str, Ratio]], tuple[str, ...]]:
+    """The metrics of both sides over the routes that count for both, and a note on what is missing."""
+    sides = {name: (first[name], second[name]) for name in COMPARED}
+    missing = []
+    for kind, names in MEASURED.items():
+        pairs = {name: _on_both(first[name], second[name]) for name in names if name in first and name in second}
+        pairs = {name: pair for name, pair in pairs.items() if pair[0].value() is not None}
+        sides |= pairs
+        missing += [] if pairs else [kind]
+    note = f"not measured on both sides: {', '.join(missing)} (--routes, --metric-dir say where to look)"
+    split = ({name: pair[0] for name, pair in sides.items()}, {name: pair[1] for name, pair in sides.items()})
+    return split, (note,) if missing else ()
+
+
+def _on_both(first: Ratio, second: Ratio) -> tuple[Ratio, Ratio]:
+    counts = (first.denominator > 0.0) & (second.denominator > 0.0)
+    one, other = (
+        replace(side, numerator=side.numerator * counts, denominator=side.denominator * counts)
+        for side in (first, second)
+    )
+    return one, other
 
 
 def _key(result: RouteResult, *, with_seeds: bool) -> DriveKey:

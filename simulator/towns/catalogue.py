@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Callable
 
-from simulator.towns.families.blocks import draw_avenue, draw_hills, draw_tee
+from simulator.towns.families.blocks import draw_avenue, draw_hills, draw_narrow, draw_tee
 from simulator.towns.families.motorway import build_motorway
 from simulator.towns.families.network import Sketch, build_network, check_separation
 from simulator.towns.families.polar import draw_interurban, draw_ring, draw_rural
@@ -17,7 +17,17 @@ from simulator.towns.families.writer import write_plan
 from simulator.towns.generate import generate
 
 GRID_FAMILY = "Gen"
-TRAINING_COUNTS = {"Gen": 6, "Avenue": 4, "Tee": 4, "Ring": 4, "Hills": 4, "Rural": 4, "Interurban": 3, "Motorway": 4}
+TRAINING_COUNTS = {
+    "Gen": 6,
+    "Avenue": 4,
+    "Tee": 4,
+    "Ring": 4,
+    "Hills": 4,
+    "Rural": 4,
+    "Interurban": 3,
+    "Motorway": 4,
+    "Narrow": 4,
+}
 """Towns of each family that are for training: the first seeds."""
 MAX_DRAWS = 400
 
@@ -39,6 +49,7 @@ FAMILIES: dict[str, Callable[[random.Random], Plan]] = {
     "Rural": _planned(draw_rural),
     "Interurban": _planned(draw_interurban),
     "Motorway": build_motorway,
+    "Narrow": _planned(draw_narrow),
 }
 
 

@@ -119,3 +119,21 @@ def test_a_missing_extra_is_one_line_and_exit_code_2(tmp_path: Path, module: str
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].endswith(f"pip install 'raw2drive[{extra}]'")
+
+
+@pytest.mark.parametrize("package", ["eval"])
+def test_ctrl_c_while_a_command_is_being_loaded_is_quiet(package: str) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'tyro':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        f"from {package}.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 130 and not done.stderr

@@ -97,6 +97,10 @@ def test_think2drive_terms() -> None:
     )
     expected = {"speed": 1.0 - 1.0 / 7.5, "travel": 0.8, "deviation": -0.5, "steer": -0.2}
     assert think2drive(askew, config) == pytest.approx(expected)
+    beside = replace(askew, outside=True)
+    assert think2drive(beside, config) == pytest.approx(expected)
+    assert think2drive(beside, replace(config, outside=3.0)) == pytest.approx({**expected, "outside": -3.0})
+    assert think2drive(askew, replace(config, outside=3.0)) == pytest.approx({**expected, "outside": 0.0})
 
 
 @pytest.mark.parametrize(

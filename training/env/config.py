@@ -24,6 +24,8 @@ class Think2DriveConfig:
     travel: float = 1.0
     deviation: float = 2.0
     steer: float = 0.5
+    outside: float = 0.0
+    """Price of a decision outside the lanes of the route. Not in Think2Drive; success in Bench2Drive asks for it."""
     speed_scale_mps: float = 7.5
     deviation_scale_m: float = 8.0
     limit_share: float = 0.8

@@ -83,6 +83,7 @@ def wanted_speed_mps(limit_mps: float, hazards: Hazards, config: Think2DriveConf
 def think2drive(decision: Decision, config: Think2DriveConfig) -> dict[str, float]:
     """Terms of the reward, to be summed: 1 - |v - v*| / 7.5, metres, -2 offset / 8, -0.5 |change of steer|.
 
+    Where the configuration says so, being outside the route's lanes costs something, too.
     A decision that ends the episode has one term: -1 for being lost or standing, -1 - v for an offence, +1 at the goal.
     """
     if decision.end is End.FINISHED:
@@ -92,12 +93,15 @@ def think2drive(decision: Decision, config: Think2DriveConfig) -> dict[str, floa
     if decision.end in (End.DEVIATION, End.STANDING, End.BLOCKED):
         return {"failure": config.failure}
     wanted_mps = wanted_speed_mps(decision.limit_mps, decision.hazards, config)
-    return {
+    terms = {
         "speed": config.speed * (1.0 - abs(decision.speed_mps - wanted_mps) / config.speed_scale_mps),
         "travel": config.travel * decision.advanced_m,
         "deviation": -config.deviation * abs(decision.offset_m) / config.deviation_scale_m,
         "steer": -config.steer * abs(decision.steer - decision.previous_steer),
     }
+    if config.outside:
+        terms["outside"] = -config.outside * decision.outside
+    return terms
 
 
 def carl(decision: Decision, config: CarlConfig) -> dict[str, float]:

@@ -20,6 +20,7 @@ import torch
 from agent.model.rssm import LatentState
 from training.experience.catalogue import Piece
 from training.experience.decode import DamagedSegment, Decoder, GoneSegment, WindowArrays
+from training.experience.features import FeatureStore
 from training.experience.latents import LatentStore
 from training.experience.sampler import Sampler, pin
 from training.presets import PrivilegedConfig
@@ -62,11 +63,11 @@ class Batches:
         state: dict[str, Any] | None = None,
         ahead: int = 2,
         threads: int = 2,
-        images: tuple[int, int] | None = None,
+        images: tuple[int, int] | FeatureStore | None = None,
     ) -> None:
         """latents: folder of the run for carried states, needed where config.replay.carry_over is on. state: of a
-        checkpoint, to go on from. images: height and width of the camera images that are decoded as well; None: masks
-        alone. Raises: ReplayError, ValueError."""
+        checkpoint, to go on from. images: height and width of the camera images that are decoded as well, or where the
+        features are that take their place; None: masks alone. Raises: ReplayError, ValueError."""
         if config.replay.carry_over and latents is None:
             raise ValueError("replay.carry_over needs a folder for the filtered states")
         self.config = config
@@ -84,7 +85,7 @@ class Batches:
         if config.replay.carry_over and latents is not None:
             self.latents = LatentStore(latents, config.world_model.rssm)
         self._images = images
-        self._decoder = Decoder(folder)
+        self._decoder = Decoder(folder, images if isinstance(images, FeatureStore) else None)
         self._state = self.sampler.state()
         self._lock = threading.Lock()
         self._stop = threading.Event()

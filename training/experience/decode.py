@@ -17,6 +17,7 @@ from agent.observation import CAMERA_NAMES
 from agent.route import ROUTE_POINTS, VECTOR_SIZE
 from training.bev import SIZE_PX
 from training.experience.catalogue import Piece
+from training.experience.features import FeatureStore, decoded
 from training.experience.index import segment_path
 from training.experience.writer import SENSOR_ARRAYS, SENSOR_PREFIX, transition_of
 from training.replay import PackedStep, SegmentError, SegmentLayout, read_layout, read_steps
@@ -41,18 +42,23 @@ class WindowArrays:
     """(b, t, 3) bool: first, last, terminal."""
     sensors: dict[str, np.ndarray] | None = None
     """Fields of ModelInput but `first`, (b, t, ...)."""
+    features: np.ndarray | None = None
+    """(b, t, values) float16 of a frozen backbone; the sensors' images then have no pixels."""
 
     @classmethod
     def empty(
-        cls, windows: int, steps: int, size_px: int, vector: int, images: tuple[int, int] | None = None
+        cls, windows: int, steps: int, size_px: int, vector: int, images: tuple[int, int] | FeatureStore | None = None
     ) -> WindowArrays:
-        """Arrays to be filled. images: height and width of the camera images; None: without sensors.
+        """Arrays to be filled. images: height and width of the camera images, or where the features are that take
+        their place; None: without sensors.
 
         Raises: ValueError for a size that the words cannot be pooled to.
         """
         if not 0 < size_px <= SIZE_PX or SIZE_PX % size_px:
             raise ValueError(f"words of {SIZE_PX} px cannot be pooled to {size_px} px")
         shape = (windows, steps)
+        values = images.source.values if isinstance(images, FeatureStore) else 0
+        image_hw = (0, 0) if isinstance(images, FeatureStore) else images
         return cls(
             words=np.empty((*shape, size_px, size_px), np.uint64),
             vector=np.empty((*shape, vector), np.float32),
@@ -60,7 +66,8 @@ class WindowArrays:
             expert_action=np.empty(shape, np.int64),
             reward=np.empty(shape, np.float32),
             flags=np.empty((*shape, 3), bool),
-            sensors=None if images is None else _sensor_arrays(shape, images),
+            sensors=None if image_hw is None else _sensor_arrays(shape, image_hw),
+            features=np.empty((*shape, values), np.float16) if values else None,
         )
 
     def replayed(self) -> Replayed:
@@ -77,6 +84,7 @@ class WindowArrays:
             last=last,
             terminal=terminal,
             sensors=self._model_input(first),
+            image_features=None if self.features is None else torch.from_numpy(self.features),
         )
 
     def _model_input(self, first: torch.Tensor) -> ModelInput | None:
@@ -115,8 +123,9 @@ class GoneSegment(Exception):
 class Decoder:
     """Reads pieces of segments; the layouts of segments read before are remembered. Safe to share by threads."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, features: FeatureStore | None = None) -> None:
+        """features: where those of the images are read, for arrays that want them."""
+        self._folder, self._features = folder, features
         self._layouts: dict[str, SegmentLayout] = {}
         self._lock = threading.Lock()
 
@@ -125,6 +134,8 @@ class Decoder:
         with self._lock:
             for name in names:
                 self._layouts.pop(name, None)
+        if self._features is not None:
+            self._features.forget(names)
 
     def window(self, pieces: Sequence[Piece], arrays: WindowArrays, number: int) -> None:
         """Decode a window into row `number` of the arrays. Raises: DamagedSegment, GoneSegment."""
@@ -148,6 +159,10 @@ class Decoder:
                 self._layouts[piece.row.name] = layout
         if piece.stop > layout.steps:
             raise SegmentError(f"{path}: has {layout.steps} steps, its index entry says {piece.row.steps}")
+        if arrays.features is not None:
+            assert self._features is not None  # whoever makes such arrays has a store
+            own = slice(at, at + piece.stop - piece.start)
+            arrays.features[number, own] = self._features.read(path, layout, piece.start, piece.stop)
         for offset, step in enumerate(read_steps(path, layout, piece.start, piece.stop), at):
             pool_into(step.words(), arrays.words[number, offset])
             width = arrays.vector.shape[-1]
@@ -168,22 +183,15 @@ class Decoder:
 
 def _take_sensors(step: PackedStep, into: dict[str, np.ndarray], place: tuple[int, int], path: Path) -> None:
     """Decode one step's sensors. Raises: ValueError where there are none, or of another size; SegmentError."""
-    if not step.jpegs:
-        raise ValueError(f"{path}: holds no camera images; give a replay recorded by `python -m training record-raw`")
-    found = {name: step.arrays.get(SENSOR_PREFIX + name) for name in SENSOR_ARRAYS} | {"images": _images(step, path)}
-    for name, value in found.items():
-        wanted = into[name].shape[2:]
+    image_hw = into["images"].shape[-2:]
+    if image_hw != (0, 0):
+        into["images"][place] = decoded(step.jpegs, image_hw, path)
+    for name in SENSOR_ARRAYS:
+        value, wanted = step.arrays.get(SENSOR_PREFIX + name), into[name].shape[2:]
         if value is None or value.shape != wanted:
             shape = "none" if value is None else f"one of shape {value.shape}"
             raise ValueError(f"{path}: {name} of shape {wanted} is wanted, stored is {shape}")
         into[name][place] = value
-
-
-def _images(step: PackedStep, path: Path) -> np.ndarray:
-    try:
-        return step.images()
-    except (OSError, ValueError) as error:  # their bytes are those that were written, so they were written wrong
-        raise SegmentError(f"{path}: an image cannot be decoded: {error}") from error
 
 
 @numba.njit("void(Array(uint64, 2, 'C', readonly=True), uint64[:, ::1])", cache=True, nogil=True)

@@ -18,14 +18,18 @@ from training.privileged.config import RunConfig
 PREFIX = "config."
 """Of the keys of the run, as on the command line; those of the preset have none."""
 FREE = frozenset(
-    PREFIX + name for name in ("threads", "log_updates", "checkpoint_minutes", "evaluate_minutes", "updates")
+    PREFIX + name
+    for name in (
+        *("threads", "log_updates", "checkpoint_minutes", "evaluate_minutes", "updates"),
+        *("features", "features_gib"),
+    )
 )
 """What may change without being allowed: it does not change what is learned."""
 IN_PRESET = frozenset(
     (
         *("vector", "batch", "steps", "segment_steps", "imitation", "guidance", "heads", "distillation"),
         *("rssm_start", "decoder_start", "policy_start", "fine_tuned", "model_rate", "policy_rate"),
-        "image_gradients",
+        *("image_gradients", "backbone", "bfloat16"),
     )
 )
 """Choices of the run that show in its preset."""

@@ -17,6 +17,7 @@ from training.privileged.config import RunConfig
 from training.world_model.config import MIN_GRID_PX, WorldModelConfig
 
 Start = Literal["copy", "random", "tied"]
+Backbone = Literal["learned", "frozen"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,11 +105,17 @@ class RawConfig(PrivilegedConfig):
     image_gradients: float = 1.0
     """Share of a batch's decisions, drawn anew each time, from whose images backbone and pyramid learn. The others are
     seen all the same; 0: the image features stay as they are."""
+    backbone: Backbone = "learned"
+    """frozen: the image backbone stays as it is and its maps are computed once per decision; the pyramid learns."""
+    bfloat16: bool = False
+    """Whether the convolutions of pyramid and neck are computed in bfloat16 while training."""
 
     def __post_init__(self) -> None:
         super(RawConfig, self).__post_init__()
         if not 0.0 <= self.image_gradients <= 1.0:
             raise ValueError(f"image_gradients must lie in [0, 1], got {self.image_gradients}")
+        if self.backbone == "frozen" and self.image_gradients != 1.0:
+            raise ValueError("image_gradients is for a backbone that learns; leave it out where it is frozen")
         wanted = fitting_model(self.world_model, self.policy, self.model.encoder)
         if self.model != replace(wanted, neck=_with_widths_of(wanted.neck, self.model.neck)):
             raise ValueError("model does not fit the privileged world model; make it with `raw_config`")
@@ -192,6 +199,15 @@ class RawRunConfig(RunConfig):
     """Learning rate of actor and critic instead of the privileged ones'."""
     image_gradients: float = 1.0
     """See RawConfig: most of an update's time goes into learning from images."""
+    backbone: Backbone = "learned"
+    """learned, or frozen: the backbone of `encoder` stays as it is, and what it makes of a recorded decision is
+    computed once and kept beside the replay."""
+    bfloat16: bool = False
+    """Whether convolutions that learn are computed in bfloat16: faster on processors with AMX, and on GPUs."""
+    features: Path | None = None
+    """Folder for what a frozen backbone has computed; None: `features` beside the replay."""
+    features_gib: float = 16.0
+    """How much of it may be kept; the rest is computed whenever it is drawn. 1000 decisions take 0.12 GiB."""
     random_looks: bool = True
     """Whether weather and time of day are drawn anew for every collected episode."""
     privileged_share: float = 1.0
@@ -209,6 +225,10 @@ class RawRunConfig(RunConfig):
             raise ValueError(f"privileged_updates must not be negative, got {self.privileged_updates}")
         if self.init is not None:
             raise ValueError("init is not for the raw stage: give --config.teacher and --config.encoder")
+        if self.backbone == "frozen" and self.encoder is None:
+            raise ValueError("a frozen backbone has to come from somewhere: give --config.encoder")
+        if self.features_gib < 0.0:
+            raise ValueError(f"features_gib must not be negative, got {self.features_gib}")
 
     def privileged_share_at(self, update: int) -> float:
         """Share in update 0, 1, ..."""

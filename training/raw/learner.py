@@ -46,7 +46,7 @@ class RawLearner(BaseLearner):
             policy.load_state_dict(teacher.policy.state_dict())
         model, policy = model.to(device), policy.to(device)
         steppers = {
-            "model": Stepper(config.model_optimizer, model.parameters()),
+            "model": Stepper(config.model_optimizer, (p for p in model.parameters() if p.requires_grad)),
             "actor": Stepper(config.policy_optimizer, policy.actor.parameters()),
             "critic": Stepper(config.policy_optimizer, policy.critic.parameters()),
         }

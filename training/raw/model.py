@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float16, UInt8
 from torch import Tensor, nn
 
 from agent.model.driving_model import ModelInput
 from agent.model.image_encoder import EncoderConfig, ImageEncoder
-from agent.model.raw_model import RawNeck, Sight, seen_columns
+from agent.model.raw_model import RawNeck, Sight, autocast_convolutions, seen_columns
 from agent.model.rssm import Rssm, full_precision, kl_loss
+from training.raw.backbone import unpack
 from training.raw.config import RawConfig
 from training.raw.guidance import deter_alignment, embed_alignment, stoch_alignment
+from training.raw.lift import fits, lift_windows
 from training.raw.streams import Streams, filter_both
 from training.world_model.decoder import Decoder
 from training.world_model.distributions import TwoHot, binary_loss
@@ -49,7 +51,10 @@ class RawWorldModel(nn.Module):
         self.config = config
         agent, world = config.model, config.world_model
         self.encoder = _image_encoder(agent.encoder, generator)
+        if config.backbone == "frozen":
+            self.encoder.backbone.requires_grad_(False)
         self.neck = RawNeck(agent.neck, agent.encoder, agent.norm)
+        self.neck.bfloat16 = config.bfloat16
         self.rssm = Rssm(agent.rssm, agent.embed) if config.rssm_start != "tied" else None
         self.decoder = None
         if config.heads.decoder and config.decoder_start != "tied":
@@ -77,9 +82,9 @@ class RawWorldModel(nn.Module):
             self.decoder.load_state_dict(teacher.decoder.state_dict())
 
     def train(self, mode: bool = True) -> RawWorldModel:
-        """Training mode. Where only some images teach, batch norms keep their statistics: all are seen alike."""
+        """Training mode. Where not all images teach, batch norms keep their statistics: all are seen alike."""
         super().train(mode)
-        if self.config.image_gradients < 1.0:
+        if self.config.image_gradients < 1.0 or self.config.backbone == "frozen":
             for module in self.encoder.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
@@ -90,20 +95,36 @@ class RawWorldModel(nn.Module):
         return teacher.rssm if self.rssm is None else self.rssm
 
     def see(
-        self, sensors: ModelInput, actions: Float[Tensor, "b t a"], generator: torch.Generator | None = None
+        self,
+        sensors: ModelInput,
+        actions: Float[Tensor, "b t a"],
+        generator: torch.Generator | None = None,
+        features: Float16[Tensor, "b t values"] | None = None,
     ) -> Sight:
         """e_t and what had to be seen for it, leading axes (b, t); actions[:, t] was taken before observation t.
 
         The BEV memory runs through the windows; each begins without one. generator: draws the images to learn from.
+        features: what the frozen backbone made of the images, which are not looked at then.
         """
         b, t = sensors.first.shape
-        features = self._image_features(sensors.images.flatten(0, 1), generator)
-        levels = [level.unflatten(0, (b, t)) for level in features]
-        grid = self.config.model.encoder.grid
-        memory = levels[0].new_zeros(b, grid.cells, self.config.model.encoder.embed_dims)
+        if features is None:
+            pyramid = self._image_features(sensors.images.flatten(0, 1), generator)
+        else:
+            pyramid = self._pyramid(unpack(features.flatten(0, 1), self.config.model.encoder), b * t)
+        bev = self._lift([level.unflatten(0, (b, t)) for level in pyramid], sensors).flatten(0, 1)
+        known = (actions * ~sensors.first[..., None]).flatten(0, 1)
+        sight = self.neck(bev, sensors.route.flatten(0, 1), sensors.vector.flatten(0, 1), known)
+        return Sight(sight.embed.float().unflatten(0, (b, t)), sight.seen.unflatten(0, (b, t)))
+
+    def _lift(self, levels: list[Float[Tensor, "b t 6 d h w"]], sensors: ModelInput) -> Float[Tensor, "b t cells d"]:
+        """BEV features, step after step."""
+        if fits(self.encoder):
+            return lift_windows(self.encoder, levels, sensors.camera_valid, sensors.ego_motion, sensors.first)
+        encoder = self.config.model.encoder
+        memory = levels[0].new_zeros(len(sensors.first), encoder.grid.cells, encoder.embed_dims)
         has_memory = torch.zeros_like(sensors.first[:, 0])
         memories = []
-        for step in range(t):
+        for step in range(sensors.first.shape[1]):
             memory = self.encoder.lift(
                 [level[:, step] for level in levels],
                 sensors.camera_valid[:, step],
@@ -113,26 +134,35 @@ class RawWorldModel(nn.Module):
             )
             has_memory = torch.ones_like(has_memory)
             memories.append(memory)
-        bev = torch.stack(memories, 1).flatten(0, 1)
-        known = (actions * ~sensors.first[..., None]).flatten(0, 1)
-        sight = self.neck(bev, sensors.route.flatten(0, 1), sensors.vector.flatten(0, 1), known)
-        return Sight(sight.embed.float().unflatten(0, (b, t)), sight.seen.unflatten(0, (b, t)))
+        return torch.stack(memories, 1)
 
     def _image_features(
         self, images: UInt8[Tensor, "n 6 3 h w"], generator: torch.Generator | None
     ) -> list[Float[Tensor, "n 6 d rows columns"]]:
         """Levels of the pyramid; a random share of the decisions carries gradients."""
+        if self.config.backbone == "frozen":
+            with torch.no_grad():
+                maps = self.encoder.backbone_maps(images)
+            return self._pyramid(maps, len(images))
         count = math.ceil(self.config.image_gradients * len(images))
         if count == len(images) or not torch.is_grad_enabled():
-            return self.encoder.features(images)
+            return self._levels(images)
         order = torch.rand(len(images), generator=generator, device=images.device).argsort()
         chosen, others = order[:count], order[count:]
         with torch.no_grad():
-            levels = self.encoder.features(images[others])
+            levels = self._levels(images[others])
         if count:
-            pairs = zip(self.encoder.features(images[chosen]), levels, strict=True)
+            pairs = zip(self._levels(images[chosen]), levels, strict=True)
             levels = [torch.cat(pair) for pair in pairs]
         return [level[order.argsort()] for level in levels]
+
+    def _levels(self, images: UInt8[Tensor, "n 6 3 h w"]) -> list[Float[Tensor, "n 6 d rows columns"]]:
+        with autocast_convolutions(images.device, self.config.bfloat16):
+            return [level.float() for level in self.encoder.features(images)]
+
+    def _pyramid(self, maps: list[Tensor], batch: int) -> list[Float[Tensor, "n 6 d rows columns"]]:
+        with autocast_convolutions(maps[0].device, self.config.bfloat16):
+            return [level.float() for level in self.encoder.pyramid(maps, batch)]
 
     def loss(self, teacher: WorldModel, batch: Replayed, *, generator: torch.Generator | None = None) -> RawLoss:
         """Reconstruction of the masks, both KL terms and the guidance, L_raw.
@@ -145,7 +175,7 @@ class RawWorldModel(nn.Module):
         with torch.no_grad():
             vector = None if batch.vector is None else batch.vector.flatten(0, 1)
             target = teacher.encoder(batch.words.flatten(0, 1), vector).unflatten(0, batch.first.shape)
-        sight = self.see(batch.sensors, actions, generator)
+        sight = self.see(batch.sensors, actions, generator, batch.image_features)
         return self.loss_of(teacher, batch, sight, target, generator=generator)
 
     def loss_of(

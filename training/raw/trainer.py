@@ -18,6 +18,7 @@ from agent.checkpoint import CheckpointError, check_state, load_checkpoint
 from agent.config import ConfigError
 from training.distributed import joined
 from training.experience.batches import Batches
+from training.experience.features import FeatureStore
 from training.learner import BaseLearner
 from training.memory import keep_freed_memory
 from training.optim import OptimizerConfig
@@ -26,6 +27,7 @@ from training.privileged.collector import CollectorJob
 from training.privileged.driver import write_weights
 from training.privileged.resume import locked
 from training.privileged.trainer import Trainer, stopping_on_signals
+from training.raw.backbone import feature_source
 from training.raw.collector import RawCollectorJob
 from training.raw.config import RawConfig, RawRunConfig, raw_config
 from training.raw.driver import agent_tensors
@@ -33,6 +35,8 @@ from training.raw.learner import RawLearner
 from training.raw.load import TEACHER
 
 ENCODER_PREFIX = "encoder."
+FEATURES = "features"
+"""Folder beside a replay for what frozen backbones have computed."""
 
 
 def configured(run: RawRunConfig, teacher: Path) -> RawConfig:
@@ -47,6 +51,8 @@ def configured(run: RawRunConfig, teacher: Path) -> RawConfig:
         policy_start=run.policy_start,
         fine_tuned=run.fine_tuned,
         image_gradients=run.image_gradients,
+        backbone=run.backbone,
+        bfloat16=run.bfloat16,
     )
     replay = config.replay
     if run.segment_steps is not None:
@@ -124,10 +130,14 @@ class RawTrainer(Trainer):
         return learner
 
     def make_batches(self, seed: int, state: dict[str, Any] | None = None) -> Batches:
-        """Windows with camera images. state: of a checkpoint."""
+        """Windows with camera images, or with what a frozen backbone made of them. state: of a checkpoint."""
         encoder = self.config.model.encoder
-        size = (encoder.image_height, encoder.image_width)
-        return Batches(self.replay, self.config, seed, state=state, images=size)
+        images = (encoder.image_height, encoder.image_width)
+        if self.config.backbone == "frozen":
+            assert isinstance(self.learner, RawLearner)
+            folder = self.run.features or self.replay.parent / FEATURES
+            images = FeatureStore(folder, feature_source(self.learner.model.encoder), self.run.features_gib)
+        return Batches(self.replay, self.config, seed, state=state, images=images)
 
     def publish(self, folder: Path) -> Path:
         """Write the weights that drive."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float16, Int64
 from torch import Tensor, nn
 
 from agent.model.driving_model import ModelInput
@@ -47,6 +47,8 @@ class Replayed:
     """What the expert would do here, negative where it was not asked."""
     sensors: ModelInput | None = None
     """What the raw stream saw of the same decisions, where it was recorded and is wanted."""
+    image_features: Float16[Tensor, "b t values"] | None = None
+    """What a frozen backbone made of the images, in their place."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Replayed:
         """The same windows with every tensor changed."""

@@ -1,4 +1,7 @@
-"""Towns of streets that cross at right angles: Avenue (wide, with cycle lanes), Tee (staggered), Hills (steep)."""
+"""Towns of streets that cross at right angles.
+
+Avenue (wide, with cycle lanes), Tee (staggered), Hills (steep), Narrow (tight corners).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from simulator.towns.geometry import Pose
 CORNER_M = 30.0
 """Distance from a corner of the street grid to where the bend begins."""
 QUARTER_RAD = math.pi / 2.0
+TIGHT_KERB_M = (1.5, 3.5)
+"""Lanes turn right with a radius of 4 to 6 m then, as in most of CARLA's towns; a car's circle has 5.25 m."""
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 Place = tuple[int, int]
@@ -184,3 +189,18 @@ def draw_hills(rng: random.Random) -> Sketch:
         rng, grid, _thinned(rng, _full(columns, rows), 2), profile_of, ("lights", "stop", "yield", "roundabout"), 24.0
     )
     return Sketch(flat.nodes, flat.edges, hills(rng, rng.uniform(380.0, 520.0)), rng.uniform(0.065, 0.08))
+
+
+def draw_narrow(rng: random.Random) -> Sketch:
+    """Narrow streets with tight corners, one lane each way, with lights, stop and yield signs."""
+    columns, rows = rng.choice([(5, 4), (4, 4), (4, 5)])
+    grid = _Grid(rng, _spaced(rng, columns, (68.0, 105.0)), _spaced(rng, rows, (68.0, 105.0)), 3.0)
+    lane_m = round(rng.uniform(3.3, 3.7), 2)
+
+    def profile_of(_: Street) -> tuple[Profile, int]:
+        right, left = (street_side(1, lane_m, parking=rng.random() < 0.3) for _ in range(2))
+        return street(right, left), rng.choice([30, 40, 50])
+
+    controls = ("lights", "lights", "stop", "yield")
+    flat = _sketch(rng, grid, _thinned(rng, _full(columns, rows), 4), profile_of, controls, 3.0)
+    return Sketch(flat.nodes, flat.edges, kerb_m=TIGHT_KERB_M)

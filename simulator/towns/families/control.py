@@ -11,7 +11,9 @@ STRAIGHT_RAD = math.radians(45.0)
 """A movement that turns less goes straight on."""
 POST_FROM_KERB_M = 0.9
 POST_BEFORE_EXIT_M = 2.5
-"""A far side light stands this far before the end of the junction."""
+POST_BEFORE_EXIT_SHARE = 1.0 / 3.0
+"""A far side light stands this far before the end of the junction, at most this share of the kerb's radius: it must not
+stand where others turn."""
 NEAREST_POST_M, FARTHEST_POST_M = 11.0, 40.0
 """Distance of a light from the stop line: low enough in the picture to be seen, and near enough."""
 WIDEST_VIEW = math.tan(math.radians(27.0))
@@ -49,18 +51,19 @@ def add_light(
         key=lambda b: abs(turn_rad(arms, a, b)),
     )
     if abs(turn_rad(arms, a, ahead[0])) <= STRAIGHT_RAD:
-        road, s_m, t_m = _far_corner(arm, arms[ahead[0]], ways[a])
+        before_exit_m = min(POST_BEFORE_EXIT_M, POST_BEFORE_EXIT_SHARE * plan.kerb_m)
+        road, s_m, t_m = _far_corner(arm, arms[ahead[0]], ways[a], before_exit_m)
     else:
         road, s_m, t_m = _opposite_kerb(arm, [kerb for (b, c), kerb in kerbs.items() if a not in (b, c)], ways[a])
     return _signal(plan, "light", arm, ways[a], (road, s_m, t_m))
 
 
-def _far_corner(arm: Arm, across: Arm, ways: list[Road]) -> tuple[Road, float, float]:
+def _far_corner(arm: Arm, across: Arm, ways: list[Road], before_exit_m: float) -> tuple[Road, float, float]:
     """(road, s, t) beside the lanes that go straight on, ahead enough to be in view of the innermost lane."""
     side_m = width_m(across.outbound, ASPHALT) + POST_FROM_KERB_M
     span_m = math.hypot(across.outward.x_m - arm.inward.x_m, across.outward.y_m - arm.inward.y_m)
     aside_m = side_m - arm.inbound[0].width_m / 2.0
-    ahead_m = min(max(span_m - POST_BEFORE_EXIT_M, NEAREST_POST_M, aside_m / WIDEST_VIEW), FARTHEST_POST_M)
+    ahead_m = min(max(span_m - before_exit_m, NEAREST_POST_M, aside_m / WIDEST_VIEW), FARTHEST_POST_M)
     beyond_m = ahead_m - span_m
     if beyond_m > 0.0:
         length_m = across.road.curve.length_m

@@ -107,6 +107,8 @@ class Sketch:
     edges: tuple[Edge, ...]
     terrain: Terrain | None = None
     steepest: float = 0.0
+    kerb_m: tuple[float, float] = (7.5, 9.0)
+    """Radius of the kerbs at corners is drawn from this range, one for the town."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def build_network(plan: Plan, sketch: Sketch, rng: random.Random) -> None:
     Raises: DrawError if a road is too short, too sharp or too near another one.
     """
     ends = _ends(sketch)
-    kerb_m = rng.uniform(7.5, 9.0)
+    kerb_m = plan.kerb_m = rng.uniform(*sketch.kerb_m)
     reach_m = {node: _reaches(ends[node], sketch.nodes[node], kerb_m) for node in ends}
     curves = [_curve(edge, index, sketch, reach_m, rng) for index, edge in enumerate(sketch.edges)]
     numbers = {node: _junction_numbers(plan, sketch.nodes[node], len(ends[node])) for node in ends}

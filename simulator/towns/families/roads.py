@@ -208,6 +208,8 @@ class Plan:
     roads: list[Road] = field(default_factory=list)
     junctions: list[Junction] = field(default_factory=list)
     approaches: list[Approach] = field(default_factory=list)
+    kerb_m: float = 7.5
+    """Radius of the kerbs at corners."""
     _road: int = 0
     _junction: int = 1000
     _signal: int = 2000

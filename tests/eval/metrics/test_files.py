@@ -246,6 +246,20 @@ def test_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:
     assert all(item.difference == 0.0 and item.interval == (0.0, 0.0) for item in comparison.differences.values())
 
 
+def test_what_both_sides_measured_is_compared_over_the_same_routes(tmp_path: Path) -> None:
+    slow = [f"Average speed is 50% of the surrounding traffic's one {n}" for n in range(20)]
+    fast = [message.replace("50%", "150%") for message in slow]
+    first = write(tmp_path / "a.json", [record("1", min_speed_infractions=slow), record("2")])
+    second = write(
+        tmp_path / "b.json", [record("1", min_speed_infractions=fast), record("2", min_speed_infractions=slow)]
+    )
+    comparison = compare_runs(read_runs([first]), read_runs([second]), Scoring.BENCH2DRIVE, resamples=10)
+    efficiency = comparison.differences["efficiency_percent"]
+    assert (efficiency.first, efficiency.second) == (50.0, 150.0)  # route 2 was measured on one side alone
+    assert efficiency.interval is None
+    assert any(note.startswith("not measured on both sides: comfort") for note in comparison.notes)
+
+
 def test_runs_of_different_rules_do_not_mix_unasked(tmp_path: Path) -> None:
     first = write(tmp_path / "a.json", [record("1")], evaluation={"scoring": "2.0"})
     second = write(tmp_path / "b.json", [record("1")], evaluation={"scoring": "2.1"})

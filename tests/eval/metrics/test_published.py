@@ -123,6 +123,12 @@ def test_comparison_of_the_published_files(
     score = found["differences"]["driving_score_percent"]
     assert score["interval_95"][0] < score["difference"] < score["interval_95"][1]
     assert score["second"] == pytest.approx(42.35073639 * 220 / 213)
+    routes = ["--routes", str(shared_dir / "routes" / "bench2drive" / "bench2drive220.xml")]
+    found = run_json(monkeypatch, capsys, "compare", *paths, *routes)
+    alone = run_json(monkeypatch, capsys, "score", paths[1], *routes)
+    abilities = {name: item for name, item in found["differences"].items() if name.startswith("ability_")}
+    assert len(abilities) == 5
+    assert abilities["ability_give_way_percent"]["second"] == pytest.approx(alone["ability_give_way_percent"])
     monkeypatch.setattr(sys, "argv", ["eval", "compare", *paths, "--resamples", "10"])
     assert main() == 0
     table = capsys.readouterr().out
