@@ -17,6 +17,7 @@ from agent import strict_json
 from eval.metrics.abilities import ABILITIES
 from eval.metrics.compare import Comparison, compare_runs, show_key
 from eval.metrics.records import MAX_RECORDS, read_files, read_runs
+from eval.metrics.route_table import COLUMNS, RoutePair, markdown, mean_cells, pair_routes
 from eval.metrics.statistics import RESAMPLES, Interval
 from eval.metrics.summary import WITHOUT_CREDIT_KEY, Options, Summary, summarise
 from eval.metrics.tables import (
@@ -106,6 +107,10 @@ class CompareConfig:
     """Folder with a folder per route that holds metric_info.json (default: beside the file), for comfort."""
     resamples: int = RESAMPLES
     """Resamples of the bootstrap."""
+    per_route: bool = False
+    """Also print a line per drive: score, completion, status and infractions of both."""
+    table: Path | None = None
+    """Write the lines per drive to this Markdown file."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -138,11 +143,37 @@ def compare(config: CompareConfig) -> int:
     comparison = compare_runs(
         first, second, config.scoring, ignore_seeds=config.ignore_seeds, resamples=config.resamples, options=options
     )
+    pairs = []
+    if config.per_route or config.table is not None:
+        pairs = pair_routes(first, second, config.scoring, ignore_seeds=config.ignore_seeds)
+    if config.table is not None:
+        _write_table(config.table, markdown(pairs, comparison.names))
     if config.json:
-        print(strict_json.dumps(comparison.to_json(), indent=2))
-    else:
-        print_comparison(comparison, _console())
+        drives = {"drives": [pair.to_json() for pair in pairs]} if config.per_route else {}
+        print(strict_json.dumps(comparison.to_json() | drives, indent=2))
+        return 0
+    if config.per_route:
+        print_pairs(pairs, _console())
+    print_comparison(comparison, _console())
     return 0
+
+
+def print_pairs(pairs: Sequence[RoutePair], console: Console) -> None:
+    """Every drive's two verdicts, those that differ most first."""
+    table = Table(*COLUMNS)
+    for pair in pairs:
+        table.add_row(*(Text(cell) for cell in pair.cells()))
+    table.add_section()
+    table.add_row(*mean_cells(pairs))
+    console.print(table)
+    console.print(f"{sum(pair.agrees for pair in pairs)} of {len(pairs)} drives have the same verdict")
+
+
+def _write_table(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(f"--table {path}: cannot be written ({error.strerror}); choose another name") from error
 
 
 def print_summary(summary: Summary, console: Console) -> None:

@@ -148,6 +148,23 @@ def compare_runs(
     )
 
 
+def pair_drives(
+    first: Sequence[Run], second: Sequence[Run], scoring: Scoring | None = None, *, ignore_seeds: bool = False
+) -> tuple[dict[DriveKey, Drive], dict[DriveKey, Drive]]:
+    """The drives that both sides share, by key, in the same order, scored by the same rules.
+
+    Raises: ResultsError if the sides were scored by different rules and none was asked for, or share no drive.
+    """
+    chosen = common_scoring([*first, *second], scoring)
+    with_seeds = not ignore_seeds and all(_has_seeds(side) for side in (first, second))
+    scored = [[score_drives(run, chosen, Options()) for run in side] for side in (first, second)]
+    left, right = (_drives(side, with_seeds=with_seeds) for side in scored)
+    shared = sorted(left.keys() & right.keys(), key=_sortable)
+    if not shared:
+        raise ResultsError(_nothing_shared((_name(first), _name(second)), left, right))
+    return {key: left[key] for key in shared}, {key: right[key] for key in shared}
+
+
 def show_key(key: DriveKey) -> str:
     """A drive as text, with repetition and seed where they say something."""
     route_id, repetition, seed = key
