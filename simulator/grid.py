@@ -53,7 +53,7 @@ class Grid:
         cell, owner = np.concatenate(cells), np.concatenate(owners)
         order = np.argsort(cell, kind="stable")
         first = np.searchsorted(cell[order], np.arange(nx * ny + 1))
-        post = (half[:, :2] < POST_M).all(axis=1)
+        post = np.asarray((half[:, :2] < POST_M).all(axis=1))
         return Grid(np.ascontiguousarray(box), post, origin_m, first, owner[order], low, (nx, ny))
 
     def overlapped(self, box: tuple[float, ...], *, posts: bool = True) -> int:

@@ -6,7 +6,7 @@ through each other. Impulses are those of rigid boxes with little restitution an
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import numba
 import numpy as np
@@ -26,6 +26,8 @@ CONTACT_SLOP_M: Final = 0.01
 """Penetration left in place so that resting contact is still seen in the next step."""
 GROUND_CLEARANCE_M: Final = 0.2
 """Vehicles pass over props lower than this."""
+_Met: TypeAlias = tuple[NDArray[np.int64], Floats, Floats, Floats]
+"""Pairs of bodies with normal, depth and how long ago they met."""
 
 
 def collide(bodies: Bodies, count: int, standing: Grid = NOTHING) -> tuple[Contacts, Floats]:
@@ -43,7 +45,7 @@ def collide(bodies: Bodies, count: int, standing: Grid = NOTHING) -> tuple[Conta
         if found <= size:
             break
         size = found
-    met = [part[:found] for part in (pairs, normal, depth, ago)]
+    met = pairs[:found], normal[:found], depth[:found], ago[:found]
     hits = _find_standing(rows, standing)
     if len(hits[0]):
         return _collide_with_standing(bodies, rows, standing, met, hits)
@@ -55,7 +57,7 @@ def collide(bodies: Bodies, count: int, standing: Grid = NOTHING) -> tuple[Conta
 
 
 def _collide_with_standing(
-    bodies: Bodies, rows: NDArray, standing: Grid, met: list, hits: tuple
+    bodies: Bodies, rows: NDArray, standing: Grid, met: _Met, hits: _Met
 ) -> tuple[Contacts, Floats]:
     """As `collide`, with standing things as further bodies that nothing moves."""
     struck, place = np.unique(hits[0][:, 1], return_inverse=True)
@@ -65,7 +67,8 @@ def _collide_with_standing(
     fixed["kind"], fixed["active"], fixed["collides"] = PROP, True, True
     everything = np.concatenate([rows, fixed])
     local = np.column_stack([hits[0][:, 0], len(rows) + place.ravel()])
-    pairs, normal, depth, ago = (np.concatenate(both) for both in zip(met, (local, *hits[1:]), strict=True))
+    pairs = np.concatenate([met[0], local])
+    normal, depth, ago = (np.concatenate(both) for both in zip(met[1:], hits[1:], strict=True))
     point, impulse = np.empty((len(pairs), 3)), np.zeros((len(pairs), 3))
     _respond(everything, bodies.last_step_s, pairs, normal, depth, ago, point, impulse)
     rows[:] = everything[: len(rows)]
@@ -73,7 +76,7 @@ def _collide_with_standing(
     return Contacts(pairs, normal, depth, point), impulse
 
 
-def _find_standing(rows: NDArray, standing: Grid) -> tuple[NDArray, Floats, Floats, Floats]:
+def _find_standing(rows: NDArray, standing: Grid) -> _Met:
     """Pairs (k, 2) of slots and standing things that met in the last step, with normal, depth and ago."""
     size = PAIRS_PER_BOX * len(rows) if len(standing.post) else 0
     while True:

@@ -121,7 +121,7 @@ def test_a_missing_extra_is_one_line_and_exit_code_2(tmp_path: Path, module: str
     assert done.stderr.strip().splitlines()[-1].endswith(f"pip install 'raw2drive[{extra}]'")
 
 
-@pytest.mark.parametrize("package", ["eval"])
+@pytest.mark.parametrize("package", ["eval", "training"])
 def test_ctrl_c_while_a_command_is_being_loaded_is_quiet(package: str) -> None:
     code = (
         "import os, signal, sys\n"

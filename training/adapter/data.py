@@ -156,10 +156,15 @@ def assemble(opened: Iterable[tuple[EpisodeLog, bev.StaticMap]], model: Network,
         raise ValueError("no log has a base state that can be used; record longer ones with --config.raw")
     join = lambda name: np.concatenate([part[name] for part in parts])  # noqa: E731
     logger.info("%d states with %d futures of %d logs", len(states), len(join("state")), len(names))
-    given = (np.stack([getattr(one, name) for one in states]).astype(np.float32) for name in _GIVEN)
+    features, numbers, route, vector = (
+        torch.from_numpy(np.stack([getattr(one, name) for one in states]).astype(np.float32)) for name in _GIVEN
+    )
     return AdapterData(
         seen=Situated(
-            *(torch.from_numpy(array) for array in given),
+            features,
+            numbers,
+            route,
+            vector,
             torch.from_numpy(join("base_plan")),
             torch.from_numpy(join("base_motion")),
         ),
