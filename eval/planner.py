@@ -281,6 +281,7 @@ class RoutePlanner:
             points = [edge.entry, *edge.path, edge.exit]
             closest = _closest(current, points)
             last_edge = len(nodes) - index <= 2
+            passed = last_edge and closest > _closest(target, points)
             for waypoint in points[closest:]:
                 current = waypoint
                 trace.append((current, option))
@@ -288,7 +289,7 @@ class RoutePlanner:
                     continue
                 if waypoint.transform.location.distance(destination) < 2.0 * self._hop_m:
                     break
-                if _lane_key(waypoint) == _lane_key(target) and closest > _closest(target, points):
+                if passed and _lane_key(waypoint) == _lane_key(target):
                     break
         return trace
 

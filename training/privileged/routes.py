@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,15 +20,22 @@ EVALUATION_SEED = 1_000_000
 WARM_UP_LENGTH_M = 150.0
 
 
-def routes_of(config: RouteConfig, env: EnvConfig, folder: Path) -> tuple[tuple[Route, ...], tuple[Route, ...]]:
+class GenerationStoppedError(Exception):
+    """Somebody wanted a stop before all routes were made; nothing was written."""
+
+
+def routes_of(
+    config: RouteConfig, env: EnvConfig, folder: Path, stop: threading.Event | None = None
+) -> tuple[tuple[Route, ...], tuple[Route, ...]]:
     """Routes for training and for evaluation; what has to be generated is written into the folder.
 
-    Raises: RouteFileError, RouteGenerationError, ServerError.
+    stop: generating ends after the town at hand when it is set.
+    Raises: RouteFileError, RouteGenerationError, ServerError, GenerationStoppedError.
     """
     training, evaluation = config.file or folder / "routes.xml", config.evaluation_file or folder / "evaluation.xml"
     to_make = [path for given, path in ((config.file, training), (config.evaluation_file, evaluation)) if given is None]
     if any(not path.exists() for path in to_make):
-        made = _generate(config, env)
+        made = _generate(config, env, stop or threading.Event())
         for path, routes in ((training, made[0]), (evaluation, made[1])):
             if path in to_make and not path.exists():
                 partial = path.with_suffix(".partial")
@@ -35,12 +44,16 @@ def routes_of(config: RouteConfig, env: EnvConfig, folder: Path) -> tuple[tuple[
     return tuple(read_routes(training)), tuple(read_routes(evaluation))
 
 
-def _generate(config: RouteConfig, env: EnvConfig) -> tuple[list[Route], list[Route]]:
+def _generate(config: RouteConfig, env: EnvConfig, stop: threading.Event) -> tuple[list[Route], list[Route]]:
     training: list[Route] = []
     evaluation: list[Route] = []
     servers = Servers(env)
+    began_s = time.monotonic()
     try:
-        for name in config.towns:
+        for done, name in enumerate(config.towns):
+            if stop.is_set():
+                raise GenerationStoppedError
+            print(_progress(len(training), done, config.towns, time.monotonic() - began_s), flush=True)
             town = Town.of(name, servers.client(name).get_world().get_map())
             wanted = dict.fromkeys(BENCH2DRIVE_TYPES, config.per_type)
             training += _numbered(_warm_up(town, config.warm_up, config.seed), len(training))
@@ -53,6 +66,11 @@ def _generate(config: RouteConfig, env: EnvConfig) -> tuple[list[Route], list[Ro
     finally:
         servers.stop()
     return training, evaluation
+
+
+def _progress(routes: int, done: int, towns: tuple[str, ...], passed_s: float) -> str:
+    left = f", about {passed_s / done * (len(towns) - done) / 60.0:.1f} min left" if done else ""
+    return f"generated {routes} routes in {done} of {len(towns)} towns{left}; {towns[done]} is next"
 
 
 def _warm_up(town: Town, count: int, seed: int) -> list[Route]:

@@ -51,7 +51,7 @@ from training.privileged.guard import (
     out_of_memory,
 )
 from training.privileged.resume import check_unchanged, locked, plain_run
-from training.privileged.routes import routes_of
+from training.privileged.routes import GenerationStoppedError, routes_of
 from training.privileged.tracking import Tracker
 from training.world_model.model import Replayed, WorldModel
 
@@ -194,7 +194,10 @@ class Trainer:
             return
         routes, evaluation = (), ()
         if self.run.collectors or self.run.evaluate_minutes:
-            routes, evaluation = routes_of(self.run.routes, self.run.env, self.folder)
+            try:
+                routes, evaluation = routes_of(self.run.routes, self.run.env, self.folder, self.stop)
+            except GenerationStoppedError:
+                return
         shutil.rmtree(self.folder / "weights", ignore_errors=True)
         pause(self.folder, wanted=False)
         if self.learner.updates and self.run.collectors:
