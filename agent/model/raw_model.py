@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from agent.actions import ACTIONS
 from agent.ego_vector import FIELDS, MANOEUVRE_SIZE, SEEN_FIELDS, SEEN_SIZE
 from agent.ego_vector import VECTOR_SIZE as EGO_SIZE
 from agent.model.driving_model import ModelInput, ModelState, route_raster, small_encoder
+from agent.model.front_view import FRONT, FrontView, FrontViewConfig
 from agent.model.heads import ConvNormAct, NormAct
 from agent.model.image_encoder import EncoderConfig, ImageEncoder
 from agent.model.mask_decoder import SHOWN_MASKS, MaskDecoderConfig, PatchMasks
@@ -57,6 +58,10 @@ class RawNeckConfig:
     vector_layers: int = 1
     gaps: int = 0
     """How many numbers of the free road the privileged model reads behind the ego vector; an agent has to see them."""
+    front: FrontViewConfig | None = None
+    """A closer look at the front image; None: the BEV features alone."""
+    front_channels: int = 16
+    """So many channels of the canvas tell everywhere what was seen there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +89,12 @@ class RawModelConfig:
             raise ValueError("rssm.action_input must be on: the recurrence is the privileged world model's")
         if self.rssm.actions != len(ACTIONS):
             raise ValueError(f"rssm.actions is {self.rssm.actions}, this agent has {len(ACTIONS)} actions")
+        front, encoder = self.neck.front, self.encoder
+        if front is not None and (front.width_px != encoder.image_width or front.bottom_px > encoder.image_height):
+            raise ValueError(
+                f"neck.front reads {front.width_px} columns down to row {front.bottom_px}, the encoder's images have "
+                f"{encoder.image_width} x {encoder.image_height} px"
+            )
 
     @property
     def norm(self) -> NormKind:
@@ -144,8 +155,14 @@ class RawNeck(nn.Module):
         self.register_buffer("grid", grid, persistent=False)
         self.register_buffer("covered", F.grid_sample(ones, grid[None], align_corners=False), persistent=False)
         width = config.width
+        looked = front_units = 0
+        self.front = None
+        if config.front is not None:
+            looked, front_units = config.front_channels, config.front.units
+            self.front = FrontView(config.front)
+            self.spread = nn.Linear(front_units, looked)
         self.convolutions = nn.Sequential(
-            ConvNormAct(encoder.embed_dims + 2, width),
+            ConvNormAct(encoder.embed_dims + 2 + looked, width),
             ConvNormAct(width, width, stride=2),
             ConvNormAct(width, 2 * width, stride=2),
         )
@@ -155,7 +172,7 @@ class RawNeck(nn.Module):
             told = VECTOR_SIZE + MANOEUVRE_SIZE + 2 * ROUTE_POINTS
             self.told = nn.Sequential(nn.Linear(told, 64), NormAct(64))
             self.squeeze = ConvNormAct(2 * width, 32, kernel=1)
-            read = 32 * (2 * config.cells) ** 2 + 64
+            read = 32 * (2 * config.cells) ** 2 + 64 + front_units
             self.seen = nn.Sequential(
                 nn.Linear(read, config.seen_hidden, bias=False),
                 NormAct(config.seen_hidden),
@@ -170,16 +187,25 @@ class RawNeck(nn.Module):
         route: Float[Tensor, "n 8 2"],
         vector: Float[Tensor, "n v"],
         action: Float[Tensor, "n actions"],
+        image: UInt8[Tensor, "n 3 h w"] | None = None,
+        valid: Bool[Tensor, " n"] | None = None,
     ) -> Sight:
-        """action: the last one, one-hot; zeros at the start of an episode."""
+        """action: the last one, one-hot; zeros at the start of an episode. image, valid: of the front camera, where
+        the neck looks at it.
+        """
         encoder = self.encoder
         features = bev.transpose(1, 2).unflatten(2, (encoder.bev_rows, encoder.bev_columns))
         n = features.shape[0]
         canvas = F.grid_sample(features, self.grid.expand(n, -1, -1, -1).to(features.dtype), align_corners=False)
         raster = route_raster(route, self.centres_m, self.config.route_width_m).to(features.dtype)
         covered = self.covered.expand(n, -1, -1, -1).to(features.dtype)
+        planes = [canvas, covered, raster]
         with autocast_convolutions(features.device, self.half_convolutions):
-            middle = self.convolutions(torch.cat([canvas, covered, raster], 1))
+            looked = self._look(image, valid)
+            if looked is not None:
+                spread = self.spread(looked)[:, :, None, None].expand(-1, -1, *canvas.shape[2:])
+                planes.append(spread.to(features.dtype))
+            middle = self.convolutions(torch.cat(planes, 1))
             last = self.last(middle)
         if self.half_convolutions:
             middle, last = middle.float(), last.float()
@@ -190,9 +216,19 @@ class RawNeck(nn.Module):
         points = (route / POINT_SCALE_M).clamp(-POINT_CLIP, POINT_CLIP)
         points = points.sign() * points.abs().sqrt()
         told = self.told(torch.cat([vector, points.flatten(1)], -1))
-        seen = self.seen(torch.cat([self.squeeze(middle).flatten(1), told.to(middle.dtype)], -1)).float()
+        read = [self.squeeze(middle).flatten(1), told.to(middle.dtype)]
+        if looked is not None:
+            read.append(looked.to(middle.dtype))
+        seen = self.seen(torch.cat(read, -1)).float()
         ego = self.vector(symlog(ego_vector(vector, action, seen)))
         return Sight(torch.cat([cells, ego.to(cells.dtype)], -1), seen)
+
+    def _look(self, image: Tensor | None, valid: Tensor | None) -> Float[Tensor, "n units"] | None:
+        if self.front is None:
+            return None
+        if image is None or valid is None:
+            raise ValueError("this neck looks at the front image; hand it in")
+        return self.front(image, valid).float()
 
 
 def canvas_centres_m(config: RawNeckConfig) -> Float[Tensor, "rows columns 2"]:
@@ -262,7 +298,8 @@ class RawModel(nn.Module):
         """BEV features (the next memory) and e_t of one decision."""
         has_memory = state.has_memory & ~inputs.first
         memory = self.encoder(inputs.images, inputs.camera_valid, inputs.ego_motion, state.memory, has_memory)
-        return memory, self.neck(memory, inputs.route, inputs.vector, action)
+        image, valid = inputs.images[:, FRONT], inputs.camera_valid[:, FRONT]
+        return memory, self.neck(memory, inputs.route, inputs.vector, action, image, valid)
 
     @torch.no_grad()
     def act(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from agent.actions import ACTIONS
 from agent.ego_vector import COMMAND_AHEAD_M, FIELDS, MANOEUVRE_SIZE, SEEN_SIZE, manoeuvre
 from agent.model.driving_model import ModelInput, cell_centres_m, small_encoder
+from agent.model.front_view import FRONT, FrontViewConfig
 from agent.model.raw_model import (
     RawModel,
     RawModelConfig,
@@ -47,6 +48,47 @@ def inputs(seed: int = 0, *, first: bool = False) -> ModelInput:
 
 def test_it_has_at_most_six_million_parameters(model: RawModel) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) <= MAX_PARAMETERS
+
+
+@pytest.fixture(name="looking", scope="module")
+def _looking() -> RawModel:
+    torch.manual_seed(0)
+    rssm = RssmConfig(groups=32, classes=16, action_input=True)
+    return RawModel(RawModelConfig(neck=RawNeckConfig(front=FrontViewConfig(), gaps=24), rssm=rssm)).eval()
+
+
+def test_a_lamp_in_the_front_image_changes_what_is_seen_everywhere(looking: RawModel) -> None:
+    assert sum(parameter.numel() for parameter in looking.parameters()) <= MAX_PARAMETERS
+    action = torch.zeros(1, 39)
+
+    def embedding(given: ModelInput) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():  # the same BEV features: only the closer look differs
+            bev = torch.zeros(1, looking.config.encoder.grid.cells, looking.config.encoder.embed_dims)
+            image, valid = given.images[:, FRONT], given.camera_valid[:, FRONT]
+            sight = looking.neck(bev, given.route, given.vector, action, image, valid)
+        return sight.embed[0], sight.seen[0]
+
+    plain = inputs()
+    red = replace(plain, images=plain.images.clone())
+    red.images[0, FRONT, :, 30:33, 100:103] = torch.tensor([255, 0, 0], dtype=torch.uint8)[:, None, None]
+    below = replace(plain, images=plain.images.clone())
+    below.images[0, FRONT, :, 100:103, 100:103] = 0
+    embed, seen = embedding(plain)
+    embed_red, seen_red = embedding(red)
+    cells = (embed != embed_red)[: looking.config.map_size].unflatten(0, (16, -1)).any(-1)
+    assert cells.all() and (seen != seen_red).all()
+    assert torch.equal(embedding(below)[0], embed)
+    blind = [replace(one, camera_valid=torch.zeros(1, 6, dtype=torch.bool)) for one in (plain, red)]
+    assert torch.equal(embedding(blind[0])[0], embedding(blind[1])[0])
+    with pytest.raises(ValueError, match="front image"):
+        looking.neck(torch.zeros(1, 384, 64), plain.route, plain.vector, action)
+
+
+def test_the_closer_look_must_fit_the_images() -> None:
+    with pytest.raises(ValueError, match="multiples of 8"):
+        FrontViewConfig(bottom_px=90)
+    with pytest.raises(ValueError, match="448 columns"):
+        RawModelConfig(neck=RawNeckConfig(front=FrontViewConfig(width_px=448)), rssm=RssmConfig(action_input=True))
 
 
 def test_the_canvas_shows_the_ground_of_the_masks() -> None:

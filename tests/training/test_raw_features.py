@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from agent.model.front_view import FRONT, FrontViewConfig
 from agent.model.image_encoder import ImageEncoder
 from tests.training.raw import ENCODER, batch_for, config_for, teacher
 from tests.training.test_raw_run import SIZE, record, save_teacher
@@ -128,10 +129,11 @@ def test_maps_survive_being_stored_up_to_half_precision() -> None:
     assert torch.equal(pack(unpack(stored, ENCODER)), stored)
 
 
+@pytest.mark.parametrize("front", [None, FrontViewConfig(bottom_px=24, width_px=64)])
 @pytest.mark.parametrize("bfloat16", [False, True])
-def test_an_update_from_features_is_that_from_images(bfloat16: bool) -> None:
+def test_an_update_from_features_is_that_from_images(bfloat16: bool, front: FrontViewConfig | None) -> None:
     guide = teacher()
-    config = config_for(guide, backbone="frozen", bfloat16=bfloat16)
+    config = config_for(guide, backbone="frozen", bfloat16=bfloat16, front=front)
     losses, weights = [], []
     for stored in (False, True):
         learner = RawLearner(config, teacher(), seed=3)
@@ -141,7 +143,12 @@ def test_an_update_from_features_is_that_from_images(bfloat16: bool) -> None:
             extract = feature_source(learner.model.encoder).extract
             features = torch.from_numpy(extract(batch.sensors.images.flatten(0, 1).numpy())).unflatten(0, (2, 6))
             blank = batch.sensors.images[..., :0, :0]
-            batch = replace(batch, image_features=features, sensors=replace(batch.sensors, images=blank))
+            batch = replace(
+                batch,
+                image_features=features,
+                sensors=replace(batch.sensors, images=blank),
+                front_images=None if front is None else batch.sensors.images[:, :, FRONT],
+            )
         before = {name: value.clone() for name, value in learner.model.state_dict().items()}
         metrics, _ = learner.update(batch)
         after = learner.model.state_dict()
@@ -149,6 +156,9 @@ def test_an_update_from_features_is_that_from_images(bfloat16: bool) -> None:
         assert not torch.equal(
             after["encoder.neck.fpn_convs.0.conv.weight"], before["encoder.neck.fpn_convs.0.conv.weight"]
         )
+        looked = [name for name in before if "neck.front.convolutions.0.conv" in name]
+        assert bool(looked) == (front is not None)
+        assert not any(torch.equal(after[name], before[name]) for name in looked)
         losses.append({name: float(metrics[name]) for name in ("world_model", "align_embed", "align_deter", "seen")})
         weights.append(after)
     tolerance = 2e-2 if bfloat16 else 1e-3
@@ -192,6 +202,21 @@ def test_batches_bring_features_instead_of_pixels(tmp_path: Path) -> None:
     expected = (10 * batch.reward.long()[..., None] + torch.arange(6)) % 256
     assert float((batch.image_features.float() - expected).abs().max()) < 2.0
     assert torch.equal(batch.sensors.ego_motion[..., 0], batch.reward)
+    assert batch.front_images is None
+
+
+def test_the_front_images_come_beside_features_where_they_are_wanted(tmp_path: Path) -> None:
+    record(tmp_path / "replay")
+    guide = load_teacher(save_teacher(tmp_path / "privileged"))
+    config = replace(guide.config, batch=2, steps=5, replay=replace(guide.config.replay, refresh_s=0.0))
+    store = FeatureStore(tmp_path / "features", source(), 1.0, front=True)
+    found = []
+    for images in (store, SIZE):
+        with Batches(tmp_path / "replay", config, ahead=0, threads=1, images=images) as batches:
+            found.append(batches.next().replayed)
+    assert found[0].image_features is not None and found[1].sensors is not None
+    assert found[0].front_images is not None and found[1].front_images is None
+    assert torch.equal(found[0].front_images, found[1].sensors.images[:, :, FRONT])
 
 
 def test_a_frozen_backbone_needs_a_source_and_no_share_of_images() -> None:

@@ -16,6 +16,7 @@ from agent.driver import load_driving_model, load_model
 from agent.ego_vector import MANOEUVRE_SIZE
 from agent.ego_vector import VECTOR_SIZE as EGO_SIZE
 from agent.model.driving_model import ModelInput
+from agent.model.front_view import FrontViewConfig
 from agent.model.mask_decoder import SHOWN_MASKS
 from agent.model.raw_model import RawModel
 from agent.route import ROUTE_POINTS, VECTOR_SIZE
@@ -160,9 +161,10 @@ def test_masks_that_are_shown_are_those_of_the_data() -> None:
     assert expected | {"green_light": (bev.GREEN,), "stop_sign": (bev.STOP_SIGN,)} == SHOWN_MASKS
 
 
-def test_training_and_driving_see_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("front", [None, FrontViewConfig()])
+def test_training_and_driving_see_the_same(front: FrontViewConfig | None) -> None:
     guide = teacher()
-    config = raw_config(guide.config)
+    config = raw_config(guide.config, front=front)
     learner = RawLearner(config, guide, seed=2)
     world: RawWorldModel = learner.model.eval()
     agent = RawModel(config.model).eval()

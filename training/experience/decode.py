@@ -13,6 +13,7 @@ import torch
 
 from agent.ego_vector import MANOEUVRE_SIZE
 from agent.model.driving_model import ModelInput
+from agent.model.front_view import FRONT
 from agent.observation import CAMERA_NAMES
 from agent.route import ROUTE_POINTS, VECTOR_SIZE
 from training.bev import SIZE_PX
@@ -44,6 +45,8 @@ class WindowArrays:
     """Fields of ModelInput but `first`, (b, t, ...)."""
     features: np.ndarray | None = None
     """(b, t, values) float16 of a frozen backbone; the sensors' images then have no pixels."""
+    front: np.ndarray | None = None
+    """(b, t, 3, h, w) uint8 of the front camera, where there are features and it is wanted besides."""
 
     @classmethod
     def empty(
@@ -57,8 +60,10 @@ class WindowArrays:
         if not 0 < size_px <= SIZE_PX or SIZE_PX % size_px:
             raise ValueError(f"words of {SIZE_PX} px cannot be pooled to {size_px} px")
         shape = (windows, steps)
-        values = images.source.values if isinstance(images, FeatureStore) else 0
-        image_hw = (0, 0) if isinstance(images, FeatureStore) else images
+        values, front_hw, image_hw = 0, None, images
+        if isinstance(images, FeatureStore):
+            values, image_hw = images.source.values, (0, 0)
+            front_hw = images.source.image_hw if images.front else None
         return cls(
             words=np.empty((*shape, size_px, size_px), np.uint64),
             vector=np.empty((*shape, vector), np.float32),
@@ -68,6 +73,7 @@ class WindowArrays:
             flags=np.empty((*shape, 3), bool),
             sensors=None if image_hw is None else _sensor_arrays(shape, image_hw),
             features=np.empty((*shape, values), np.float16) if values else None,
+            front=None if front_hw is None else np.empty((*shape, 3, *front_hw), np.uint8),
         )
 
     def replayed(self) -> Replayed:
@@ -85,6 +91,7 @@ class WindowArrays:
             terminal=terminal,
             sensors=self._model_input(first),
             image_features=None if self.features is None else torch.from_numpy(self.features),
+            front_images=None if self.front is None else torch.from_numpy(self.front),
         )
 
     def _model_input(self, first: torch.Tensor) -> ModelInput | None:
@@ -174,6 +181,8 @@ class Decoder:
                 arrays.vector[number, offset] = vector
             if arrays.sensors is not None:
                 _take_sensors(step, arrays.sensors, (number, offset), path)
+            if arrays.front is not None:
+                arrays.front[number, offset] = decoded(step.jpegs[FRONT : FRONT + 1], arrays.front.shape[-2:], path)[0]
             values = transition_of(step)
             arrays.action[number, offset] = values["action"]
             arrays.expert_action[number, offset] = values["expert_action"]

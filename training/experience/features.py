@@ -83,11 +83,12 @@ class _Header:
 class FeatureStore:
     """Features of the segments of one replay folder. Safe to share by threads, and folders by processes."""
 
-    def __init__(self, folder: Path, source: FeatureSource, limit_gib: float) -> None:
-        """folder: of the features of all backbones. limit_gib: beyond it features are computed and not kept."""
+    def __init__(self, folder: Path, source: FeatureSource, limit_gib: float, *, front: bool = False) -> None:
+        """folder: of the features of all backbones. limit_gib: beyond it features are computed and not kept. front:
+        whether the front images themselves are wanted besides."""
         if limit_gib < 0.0:
             raise ValueError(f"the limit of the features must not be negative, got {limit_gib} GiB")
-        self.source = source
+        self.source, self.front = source, front
         self.folder = folder / source.key
         self._limit = limit_gib * GIB
         self._headers: dict[str, tuple[_Header, int]] = {}
@@ -210,8 +211,8 @@ class FeatureStore:
         return features
 
 
-def decoded(jpegs: tuple[bytes, ...], image_hw: tuple[int, int], path: Path) -> UInt8[np.ndarray, "6 3 h w"]:
-    """A step's images. Raises: SegmentError, ValueError where there are none or of another size."""
+def decoded(jpegs: tuple[bytes, ...], image_hw: tuple[int, int], path: Path) -> UInt8[np.ndarray, "cameras 3 h w"]:
+    """A step's images, or some of them. Raises: SegmentError, ValueError where there are none or of another size."""
     if not jpegs:
         raise ValueError(f"{path}: holds no camera images; give a replay recorded by `python -m training record-raw`")
     try:

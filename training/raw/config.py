@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.model.driving_model import small_encoder
+from agent.model.front_view import FrontViewConfig
 from agent.model.image_encoder import EncoderConfig
 from agent.model.raw_model import RawActorConfig, RawModelConfig, RawNeckConfig
 from training import bev
@@ -126,7 +127,8 @@ class RawConfig(PrivilegedConfig):
 
 
 def _with_widths_of(neck: RawNeckConfig, other: RawNeckConfig) -> RawNeckConfig:
-    return replace(neck, width=other.width, route_width_m=other.route_width_m, seen_hidden=other.seen_hidden)
+    own = ("width", "route_width_m", "seen_hidden", "front", "front_channels")
+    return replace(neck, **{name: getattr(other, name) for name in own})
 
 
 def fitting_model(world: WorldModelConfig, policy: ActorCriticConfig, encoder: EncoderConfig) -> RawModelConfig:
@@ -160,14 +162,16 @@ def raw_config(
     teacher: PrivilegedConfig,
     *,
     encoder: EncoderConfig | None = None,
+    front: FrontViewConfig | None = None,
     model_optimizer: OptimizerConfig | None = None,
     policy_optimizer: OptimizerConfig | None = None,
     **options: Any,
 ) -> RawConfig:
     """The raw stage under a privileged model; options are further fields of RawConfig."""
+    model = fitting_model(teacher.world_model, teacher.policy, encoder or small_encoder())
     own: dict[str, Any] = {item.name: getattr(teacher, item.name) for item in fields(PrivilegedConfig)}
     own |= {
-        "model": fitting_model(teacher.world_model, teacher.policy, encoder or small_encoder()),
+        "model": replace(model, neck=replace(model.neck, front=front)),
         "model_optimizer": model_optimizer or teacher.model_optimizer,
         "policy_optimizer": policy_optimizer or teacher.policy_optimizer,
         "policy": replace(teacher.policy, replay_critic=0.0),
@@ -208,6 +212,8 @@ class RawRunConfig(RunConfig):
     """Folder for what a frozen backbone has computed; None: `features` beside the replay."""
     features_gib: float = 16.0
     """How much of it may be kept; the rest is computed whenever it is drawn. 1000 decisions take 0.12 GiB."""
+    front_view: bool = True
+    """Whether the agent looks closer at the front image, at full resolution (`agent/model/front_view.py`)."""
     random_looks: bool = True
     """Whether weather and time of day are drawn anew for every collected episode."""
     privileged_share: float = 1.0

@@ -14,6 +14,7 @@ from jaxtyping import Float, Float16, UInt8
 from torch import Tensor, nn
 
 from agent.model.driving_model import ModelInput
+from agent.model.front_view import FRONT
 from agent.model.image_encoder import EncoderConfig, ImageEncoder
 from agent.model.raw_model import RawNeck, Sight, autocast_convolutions, seen_columns
 from agent.model.rssm import Rssm, full_precision, kl_loss
@@ -100,11 +101,13 @@ class RawWorldModel(nn.Module):
         actions: Float[Tensor, "b t a"],
         generator: torch.Generator | None = None,
         features: Float16[Tensor, "b t values"] | None = None,
+        front: UInt8[Tensor, "b t 3 h w"] | None = None,
     ) -> Sight:
         """e_t and what had to be seen for it, leading axes (b, t); actions[:, t] was taken before observation t.
 
         The BEV memory runs through the windows; each begins without one. generator: draws the images to learn from.
-        features: what the frozen backbone made of the images, which are not looked at then.
+        features: what the frozen backbone made of the images, which are not looked at then. front: the front images,
+        for a neck that looks at them; None: those of the sensors.
         """
         b, t = sensors.first.shape
         if features is None:
@@ -113,7 +116,16 @@ class RawWorldModel(nn.Module):
             pyramid = self._pyramid(unpack(features.flatten(0, 1), self.config.model.encoder), b * t)
         bev = self._lift([level.unflatten(0, (b, t)) for level in pyramid], sensors).flatten(0, 1)
         known = (actions * ~sensors.first[..., None]).flatten(0, 1)
-        sight = self.neck(bev, sensors.route.flatten(0, 1), sensors.vector.flatten(0, 1), known)
+        image = sensors.images[:, :, FRONT] if front is None else front
+        valid = sensors.camera_valid[:, :, FRONT]
+        sight = self.neck(
+            bev,
+            sensors.route.flatten(0, 1),
+            sensors.vector.flatten(0, 1),
+            known,
+            image.flatten(0, 1),
+            valid.flatten(0, 1),
+        )
         return Sight(sight.embed.float().unflatten(0, (b, t)), sight.seen.unflatten(0, (b, t)))
 
     def _lift(self, levels: list[Float[Tensor, "b t 6 d h w"]], sensors: ModelInput) -> Float[Tensor, "b t cells d"]:
@@ -175,7 +187,7 @@ class RawWorldModel(nn.Module):
         with torch.no_grad():
             vector = None if batch.vector is None else batch.vector.flatten(0, 1)
             target = teacher.encoder(batch.words.flatten(0, 1), vector).unflatten(0, batch.first.shape)
-        sight = self.see(batch.sensors, actions, generator, batch.image_features)
+        sight = self.see(batch.sensors, actions, generator, batch.image_features, batch.front_images)
         return self.loss_of(teacher, batch, sight, target, generator=generator)
 
     def loss_of(

@@ -16,6 +16,7 @@ import torch
 
 from agent.checkpoint import CheckpointError, check_state, load_checkpoint
 from agent.config import ConfigError
+from agent.model.front_view import FrontViewConfig
 from training.distributed import joined
 from training.experience.batches import Batches
 from training.experience.features import FeatureStore
@@ -43,6 +44,7 @@ def configured(run: RawRunConfig, teacher: Path) -> RawConfig:
     """The raw stage under a privileged model with the run's own choices. Raises: CheckpointError, ConfigError."""
     config = raw_config(
         load_model(teacher).config,
+        front=FrontViewConfig() if run.front_view else None,
         guidance=run.guidance,
         heads=run.heads,
         distillation=run.distillation,
@@ -136,7 +138,9 @@ class RawTrainer(Trainer):
         if self.config.backbone == "frozen":
             assert isinstance(self.learner, RawLearner)
             folder = self.run.features or self.replay.parent / FEATURES
-            images = FeatureStore(folder, feature_source(self.learner.model.encoder), self.run.features_gib)
+            front = self.config.model.neck.front is not None
+            source = feature_source(self.learner.model.encoder)
+            images = FeatureStore(folder, source, self.run.features_gib, front=front)
         return Batches(self.replay, self.config, seed, state=state, images=images)
 
     def publish(self, folder: Path) -> Path:

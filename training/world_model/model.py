@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float16, Int64
+from jaxtyping import Bool, Float, Float16, Int64, UInt8
 from torch import Tensor, nn
 
 from agent.model.driving_model import ModelInput
@@ -49,6 +49,8 @@ class Replayed:
     """What the raw stream saw of the same decisions, where it was recorded and is wanted."""
     image_features: Float16[Tensor, "b t values"] | None = None
     """What a frozen backbone made of the images, in their place."""
+    front_images: UInt8[Tensor, "b t 3 h w"] | None = None
+    """Those of the front camera, where features take the place of the images and they are wanted all the same."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Replayed:
         """The same windows with every tensor changed."""
