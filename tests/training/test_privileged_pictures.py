@@ -87,6 +87,10 @@ def test_words_of_masks_and_back():
     same = dream.Dream(title="", real=words, imagined=masks)
     assert same.overlap([0, 2]) == pytest.approx([1.0])
     assert np.isnan(same.overlap([20])).all()
+    nothing = dream.Dream(title="", real=words, imagined=torch.zeros_like(masks))
+    table = dream.overlaps([same, nothing]).splitlines()
+    assert table[0] == "| IoU, 2 dreams | step 0 |" and "| road | 0.50 |" in table
+    assert "| obstacles | none there |" in table
 
 
 def test_a_drive_is_drawn(model: Path, tmp_path: Path):
@@ -95,7 +99,9 @@ def test_a_drive_is_drawn(model: Path, tmp_path: Path):
     config = dream.DreamConfig(
         model=model, routes=tmp_path / "routes.xml", out=tmp_path / "dream.png", seen=4, imagined=3, traffic=0
     )
-    with Image.open(dream.draw(config)) as image:
+    shown = dream.draw(config).splitlines()
+    assert shown[-1] == str(config.out) and shown[0].startswith("| IoU, 1 dreams")
+    with Image.open(config.out) as image:
         assert image.width > 4 * dream.TILE_PX and len(image.getcolors(1 << 20) or []) > 5
 
 

@@ -169,8 +169,7 @@ class PrivilegedPilots:
         self._driver = PolicyDriver(job.config, job.seed)
         self._generator = np.random.default_rng(job.seed)
         self._expert_turns = Turns(job.expert_share, EXPERT_TURN, self._generator)
-        self._noise_turns = Turns(job.noise_share, NOISE_TURN, self._generator)
-        self._held = 0
+        self._noise = HeldNoise(job.noise_share, self._generator)
 
     def refresh(self) -> None:
         """Take over the newest weights."""
@@ -207,14 +206,9 @@ class PrivilegedPilots:
         return action
 
     def _without_policy(self, expert: int | None) -> int:
-        was_held = self._noise_turns.on
         if expert is None or not self._job.prefill_expert:
             return int(self._generator.integers(len(ACTIONS)))
-        if not self._noise_turns.next():
-            return expert
-        if not was_held:
-            self._held = int(self._generator.integers(len(ACTIONS)))
-        return self._held
+        return self._noise.instead_of(expert)
 
 
 class Turns:
@@ -232,6 +226,24 @@ class Turns:
         draw = self._generator.random()
         self.on = draw >= self._leave if self.on else draw < self._enter
         return self.on
+
+
+class HeldNoise:
+    """A random action that is held for some decisions now and then: a good driver alone never shows how to recover."""
+
+    def __init__(self, share: float, generator: np.random.Generator) -> None:
+        """share: of all decisions."""
+        self._turns, self._generator = Turns(share, NOISE_TURN, generator), generator
+        self._held = 0
+
+    def instead_of(self, action: int) -> int:
+        """The action of this decision."""
+        was_held = self._turns.on
+        if not self._turns.next():
+            return action
+        if not was_held:
+            self._held = int(self._generator.integers(len(ACTIONS)))
+        return self._held
 
 
 def pause(run: Path, *, wanted: bool) -> None:

@@ -26,6 +26,19 @@ FONT_PX = 14
 SHOWN_STEPS = (0, 1, 3, 5, 8, 11, 15)
 """Imagined steps that are drawn; 0 is the last one seen."""
 
+TABLE_STEPS = (0, 5, 15)
+TABLE_CHANNELS = {
+    "road": [bev.ROAD],
+    "route": [bev.ROUTE],
+    "ego": [bev.EGO],
+    "lane lines": [bev.YELLOW_LINE, bev.WHITE_LINE],
+    "vehicles": [bev.VEHICLE],
+    "walkers and bicycles": [bev.WALKER, bev.BICYCLE],
+    "obstacles": [bev.OBSTACLE],
+    "stop lines": [bev.GREEN, bev.YELLOW, bev.RED, bev.STOP_SIGN],
+}
+"""Rows of the table; of what moves, where it is now."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DreamConfig:
@@ -66,8 +79,11 @@ class Dream:
         return np.where(either > 0, both / np.maximum(either, 1), np.nan)
 
 
-def draw(config: DreamConfig) -> Path:
-    """Drive, imagine and write the picture. Raises: CheckpointError, RouteFileError, ServerError, ValueError."""
+def draw(config: DreamConfig) -> str:
+    """Drive, imagine and write the picture; gives its path and the overlaps as a table.
+
+    Raises: CheckpointError, RouteFileError, ServerError, ValueError.
+    """
     model = load_model(config.model)
     routes = read_routes(config.routes)[: config.rows]
     gaps = model.config.world_model.observation.gaps > 0
@@ -78,7 +94,22 @@ def draw(config: DreamConfig) -> Path:
         env.close()
     config.out.parent.mkdir(parents=True, exist_ok=True)
     sheet(dreams).save(config.out)
-    return config.out
+    return f"{overlaps(dreams)}\n{config.out}"
+
+
+def overlaps(dreams: list[Dream]) -> str:
+    """Markdown table: intersection over union of what came and was imagined, mean over the dreams that have any."""
+    steps = [step for step in TABLE_STEPS if any(step < len(dream.real) for dream in dreams)]
+    lines = [f"| IoU, {len(dreams)} dreams | " + " | ".join(f"step {step}" for step in steps) + " |"]
+    lines.append("|---" * (len(steps) + 1) + "|")
+    for name, channels in TABLE_CHANNELS.items():
+        shared = [dream.overlap(channels) for dream in dreams]
+        cells = []
+        for step in steps:
+            values = [float(one[step]) for one in shared if step < len(one) and not np.isnan(one[step])]
+            cells.append(f"{np.mean(values):.2f}" if values else "none there")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _dream(env: DrivingEnv, route: Route, model: PrivilegedModel, config: DreamConfig) -> Dream:

@@ -11,7 +11,7 @@ import numpy as np
 
 from training.env.environment import DrivingEnv
 from training.privileged.checkpoint import load_model
-from training.privileged.collector import EXPERT_TURN, CollectorJob, Evaluated, Pilots, Turns
+from training.privileged.collector import EXPERT_TURN, CollectorJob, Evaluated, HeldNoise, Pilots, Turns
 from training.privileged.driver import newest, take_over, version_of
 from training.raw.config import RawConfig, RawRunConfig
 from training.raw.driver import RawDriver
@@ -50,7 +50,7 @@ class RawCollectorJob(CollectorJob):
 
 
 class RawPilots:
-    """The privileged driver until there are weights, then in turns with the raw one; now and then the expert."""
+    """The privileged driver until there are weights, then in turns with the raw one; now and then expert or noise."""
 
     def __init__(self, job: RawCollectorJob, env: DrivingEnv) -> None:
         self.version: int | None = None
@@ -61,6 +61,7 @@ class RawPilots:
         self._generator = np.random.default_rng(job.seed)
         self._expert_turns = Turns(job.expert_share, EXPERT_TURN, self._generator)
         self._privileged_turns = ShareTurns(self._generator)
+        self._noise = HeldNoise(job.noise_share, self._generator)
 
     def refresh(self) -> None:
         """Take over the newest weights."""
@@ -89,6 +90,7 @@ class RawPilots:
         expert = info.get("expert_action")
         if expert is not None and self._expert_turns.next():
             action = int(expert)
+        action = self._noise.instead_of(action)
         self._privileged.follow(action)
         self._raw.follow(action)
         return action

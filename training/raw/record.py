@@ -40,6 +40,8 @@ class RecordConfig:
     seed: int = 0
     expert_share: float = 0.0
     """Share of the time that the rule-based expert drives, in turns of some seconds."""
+    noise_share: float = 0.0
+    """Share of the time that a random action is held, so that there are mistakes to see, and how they are mended."""
     random_looks: bool = True
     """Whether weather and time of day are drawn anew for every episode."""
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -72,6 +74,7 @@ def record(config: RecordConfig, folder: Path, minutes: float = math.inf) -> str
             collectors=config.collectors,
             seed=config.seed,
             expert_share=config.expert_share,
+            noise_share=config.noise_share,
             random_looks=config.random_looks,
             env=config.env,
             routes=config.routes,
