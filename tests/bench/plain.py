@@ -214,9 +214,15 @@ class PlainLearner:
 
     def behave(self, state: State) -> dict[str, float]:
         """Imagination with its graph, actor and critic losses and their steps."""
-        policy, config = self.learner.policy, self.learner.config.policy
-        model, plain = self.learner.model, self.plain
-        model.requires_grad_(False)
+        self.learner.model.requires_grad_(False)
+        actor, critic = self.losses(**self.imagine(state))
+        metrics = self.step(actor, critic)
+        self.learner.model.requires_grad_(True)
+        return metrics
+
+    def imagine(self, state: State) -> State:
+        """Features (h+1, n, f) and one-hot actions (h+1, n, a); the graph runs through all steps."""
+        policy, config, plain = self.learner.policy, self.learner.config.policy, self.plain
 
         def step(_: Tensor) -> tuple[State]:
             nonlocal state
@@ -227,14 +233,23 @@ class PlainLearner:
             return (current,)
 
         (rollout,) = scan(step, (torch.arange(config.horizon + 1),), config.horizon + 1)
-        features, action = rollout["features"], rollout["action"]
+        return rollout
+
+    def losses(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Actor's and critic's loss on an imagination.
+
+        Continue flags are probabilities and every start weighs 1. Where `features` have a graph, the actor's gradient
+        also runs through the dynamics, as in the ports.
+        """
+        policy, config = self.learner.policy, self.learner.config.policy
+        model, plain = self.learner.model, self.plain
         bins = model.two_hot.bins
         expect = lambda logits: torch.sign(x := (logits.softmax(-1) * bins).sum(-1)) * torch.expm1(torch.abs(x))  # noqa: E731
         reward = expect(model.reward_head(features))
         discount = self.learner.config.world_model.discount.gamma * torch.sigmoid(model.continue_head(features)[..., 0])
         value = expect(policy.critic(features))
         following, returns = value[-1], []
-        for t in reversed(range(config.horizon)):
+        for t in reversed(range(len(reward) - 1)):
             ahead = (1.0 - config.lam) * value[t + 1] + config.lam * following
             following = reward[t + 1] + discount[t + 1] * ahead
             returns.append(following)
@@ -247,13 +262,16 @@ class PlainLearner:
         advantage = ((target - value[:-1]) / scale).detach()
         objective = advantage * distribution.log_prob(action[:-1].detach()) + config.entropy * distribution.entropy()
         actor = -(weight * objective).mean()
-        self.apply("actor", actor, 100.0)
         logits = policy.critic(features[:-1].detach())
         slow = expect(policy.slow_critic(features[:-1].detach())).detach()
         critic = plain.two_hot_loss(logits, target.detach()) + plain.two_hot_loss(logits, slow)
-        critic = (weight * critic).mean()
+        return actor, (weight * critic).mean()
+
+    def step(self, actor: Tensor, critic: Tensor) -> dict[str, float]:
+        """Both optimisers' steps and the slow critic's."""
+        policy = self.learner.policy
+        self.apply("actor", actor, 100.0)
         self.apply("critic", critic, 100.0)
-        model.requires_grad_(True)
         with torch.no_grad():
             for average, new in zip(policy.slow_critic.parameters(), policy.critic.parameters(), strict=True):
                 average.copy_(0.98 * average + 0.02 * new)

@@ -219,6 +219,45 @@ def test_replay_critic_trains_the_features_and_spares_last_steps() -> None:
     assert used[:, :3].all() and used[:, 4].all()
 
 
+def two_hot(bins: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Probabilities (*shape, bins) of the two bins around each number, the nearer one the more."""
+    above = np.clip(np.searchsorted(bins, y, side="right"), 1, len(bins) - 1)
+    share = (y - bins[above - 1]) / (bins[above] - bins[above - 1])
+    return (1.0 - share)[..., None] * np.eye(len(bins))[above - 1] + share[..., None] * np.eye(len(bins))[above]
+
+
+def test_replay_critic_loss_matches_float64_reference(both: tuple[WorldModel, ActorCritic]) -> None:
+    """Mean over windows and steps of (1 - last) (NLL of the return + NLL of the slow critic), numpy throughout.
+
+    Lambda-returns of real rewards; at the end of the window and where an episode is cut off the imagined return of
+    the state stands for the rest.
+    """
+    _, policy = both
+    policy.double()
+    generator = torch.Generator().manual_seed(5)
+    torch.nn.init.normal_(policy.slow_critic[-1].weight, std=0.2, generator=generator)  # unlike the critic
+    batch = random_batch(debug_config("paper"), 2, 6)
+    batch = replace(batch, reward=3.0 * batch.reward.double())
+    features = torch.randn(2, 6, policy.world.features, dtype=torch.float64, generator=generator)
+    boot = 20.0 * torch.randn(2, 6, dtype=torch.float64, generator=generator)
+    loss = policy.replay_loss(features, batch, boot)
+
+    reward, terminal, last, bootstrap = (x.numpy() for x in (batch.reward, batch.terminal, batch.last, boot))
+    assert terminal.any() and (last & ~terminal)[:, :-1].any(), "one end and one cut"
+    returns = bootstrap.copy()
+    for t in reversed(range(5)):
+        rest = np.where(last[:, t + 1], bootstrap[:, t + 1], 0.05 * bootstrap[:, t + 1] + 0.95 * returns[:, t + 1])
+        returns[:, t] = reward[:, t + 1] + np.where(terminal[:, t + 1], 0.0, (1.0 - 1.0 / 333.0) * rest)
+    bins = policy.two_hot.bins.numpy()
+    nets = (policy.critic, policy.slow_critic)
+    probabilities, slow = (softmax(net(features[:, :-1]).detach().numpy()) for net in nets)
+    slow_value = (slow * bins).sum(-1)
+    space = lambda y: np.sign(y) * np.log1p(np.abs(y)) if policy.two_hot.space == "symlog" else y  # noqa: E731
+    targets = (two_hot(bins, space(returns[:, :-1])), two_hot(bins, slow_value))
+    nll = sum(-(target * np.log(probabilities)).sum(-1) for target in targets)
+    assert loss.item() == pytest.approx(((1.0 - last[:, :-1]) * nll).mean(), rel=1e-6)
+
+
 def test_first_predictions_are_zero_and_the_slow_critic_follows() -> None:
     config = debug_config("paper")
     policy = ActorCritic(config.policy, config.world_model, torch.Generator().manual_seed(0))

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +13,9 @@ from agent import config as configs
 from agent.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from tests.bench.plain import PlainWorldModel, mask_arrays
 from tests.training.privileged import debug_config, random_batch
+from training import optim
 from training.learner import Learner
+from training.optim import LaProp, Stepper
 from training.policy.actor_critic import ActorCritic
 from training.presets import RECIPES, SIZES, PrivilegedConfig, Recipe, Size, TricksConfig, preset
 from training.world_model.config import VisionKind
@@ -53,8 +56,80 @@ def test_paper_preset_has_the_printed_constants() -> None:
     assert (config.model_optimizer.learning_rate, config.policy_optimizer.learning_rate) == (1e-5, 3e-5)
     assert config.model_optimizer.kind == "adamw" and config.model_optimizer.weight_decay == 0.0
     assert config.world_model.rssm.free_nats == 1.0
-    assert config.tricks.planner_resets and config.tricks.warmup_updates
+    assert (config.model_optimizer.clip_norm, config.policy_optimizer.clip_norm) == (1000.0, 100.0)
+    assert (config.model_optimizer.epsilon, config.policy_optimizer.epsilon) == (1e-8, 1e-5)
+    assert (config.world_model.loss.dynamics, config.world_model.loss.representation) == (0.5, 0.1)
+    assert not config.joint and not config.policy.replay_critic
+    assert config.policy.continue_value == "mode" and config.policy.true_first_continue
+    assert config.tricks.planner_resets == (50_000,) and config.tricks.warmup_updates == 10_000
     assert preset("paper", "100m").world_model.observation.size_px == 128
+
+
+def test_strong_preset_has_the_printed_constants() -> None:
+    """Those of DreamerV3's configuration and optimiser as of 2025."""
+    config = preset("strong", "10m")
+    world, policy = config.world_model, config.policy
+    assert config.joint and config.model_optimizer == config.policy_optimizer
+    stepper = Stepper(config.model_optimizer, [nn.Parameter(torch.ones(1))])
+    assert isinstance(stepper.optimizer, LaProp)
+    assert stepper.optimizer.defaults == {
+        "lr": 4e-5 / 1000,
+        "betas": (0.9, 0.999),
+        "eps": 1e-20,
+        "weight_decay": 0.0,
+    }
+    rates = [config.model_optimizer.rate(update) for update in (499, 999, 10**6)]
+    assert rates == pytest.approx([2e-5, 4e-5, 4e-5], rel=1e-12)
+    assert (config.model_optimizer.adaptive_clip, optim.AGC_MIN_NORM) == (0.3, 1e-3)
+    assert config.model_optimizer.clip_norm is None
+    assert (world.rssm.recurrence, world.rssm.blocks, world.rssm.prior_layers, world.rssm.start) == (
+        "block_gru",
+        8,
+        2,
+        "zeros",
+    )
+    assert (world.rssm.norm, world.rssm.unimix, world.rssm.free_nats) == ("rms", 0.01, 1.0)
+    assert (world.vision.kind, world.vision.multipliers, world.vision.space_blocks) == ("pooled", (2, 3, 4, 4), 8)
+    assert world.vision.sigmoid_output and world.vision.likelihood == "squared" and world.heads.two_hot == "raw"
+    assert (world.loss.dynamics, world.loss.representation, world.loss.reconstruction) == (1.0, 0.1, 1.0)
+    assert (world.loss.reward, world.loss.continuation) == (1.0, 1.0)
+    assert world.discount.in_continue and world.discount.gamma == 1.0 - 1.0 / 333.0
+    assert (policy.horizon, policy.starts, policy.lam, policy.entropy) == (15, 0, 0.95, 3e-4)
+    assert (policy.actor_unimix, policy.continue_value, policy.true_first_continue) == (0.0, "probability", False)
+    assert (policy.return_decay, policy.return_percentiles, policy.return_debias) == (0.99, (0.05, 0.95), False)
+    assert (policy.slow_rate, policy.slow_weight, policy.replay_critic) == (0.02, 1.0, 0.3)
+    assert (config.batch, config.steps, config.replay.online, config.replay.carry_over) == (16, 64, True, True)
+
+
+@pytest.mark.parametrize(("recipe", "scale"), [("paper", 1.0), ("strong", 0.01)])
+def test_last_layers_start_as_printed(recipe: Recipe, scale: float) -> None:
+    """Reward and critic at 0; the actor at a hundredth of the usual deviation in 2025."""
+    config = preset(recipe, "debug")
+    generator = torch.Generator().manual_seed(0)
+    policy = ActorCritic(config.policy, config.world_model, generator)
+    model = WorldModel(config.world_model, generator)
+    actor = policy.actor[-1].weight
+    fan = actor.shape[1] if recipe == "strong" else sum(actor.shape) / 2.0
+    assert actor.std().item() == pytest.approx(scale / math.sqrt(fan), rel=0.1)
+    last = (policy.critic[-1].weight, policy.slow_critic[-1].weight, model.reward_head[-1].weight)
+    assert not any(bool(weight.any()) for weight in last)
+    assert model.continue_head[-1].weight.std().item() > 0.1
+
+
+@pytest.mark.parametrize(("recipe", "alive"), [("paper", 1.0), ("strong", 1.0 - 1.0 / 333.0)])
+def test_continue_head_learns_the_end_and_in_2025_the_discount(recipe: Recipe, alive: float) -> None:
+    """Target (1 - terminal), times gamma in 2025; the loss is the binary cross-entropy to it in float64."""
+    config = debug_config(recipe)
+    model = WorldModel(config.world_model, torch.Generator().manual_seed(0))
+    batch = random_batch(config, 2, 6)
+    assert batch.terminal.any() and (batch.last & ~batch.terminal).any(), "one end and one cut"
+    target = np.where(batch.terminal.numpy(), 0.0, alive)
+    np.testing.assert_allclose(model.continue_target(batch).numpy(), target, rtol=1e-6, atol=0.0)
+    loss = model.loss(batch, mode=True)
+    logits = model.continue_logits(loss.belief.state.features()).detach().double().numpy()
+    probability = 1.0 / (1.0 + np.exp(-logits))
+    expected = -(target * np.log(probability) + (1.0 - target) * np.log1p(-probability)).mean()
+    assert loss.terms["continuation"].item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
