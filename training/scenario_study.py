@@ -177,7 +177,8 @@ def _drive_all(config: StudyConfig, routes: Mapping[str, list[Route]], total: in
     for event in work_through(target, list(routes.values()), config.workers, label=lambda route: f"route {route.id}"):
         if isinstance(event, Told):
             continue
-        drives += [_not_driven(event.item, driver) for driver in DRIVERS] if event.lost else event.outcome
+        lost = [_not_driven(event.item, driver) for driver in DRIVERS]
+        drives += lost if event.lost else [Drive(**drive) for drive in event.outcome]
         left_s = (time.monotonic() - started_s) / len(drives) * (total - len(drives))
         passed = [sum(drive.passed for drive in drives if drive.driver == name) for name in DRIVERS]
         shares = f"{passed[0]} and {passed[1]} of {len(drives) // 2} passed by the expert and the blind driver"
@@ -201,7 +202,8 @@ def _drive_routes(config: StudyConfig, reporter: Reporter, routes: Sequence[Rout
         client = connect(server.host, server.port, 60.0)
         town = Town.of(routes[0].town, client.get_world().get_map())
         for route in routes:
-            reporter.done(_both(client, (server.host, server.port), town, route, config, worker, reporter))
+            drives = _both(client, (server.host, server.port), town, route, config, worker, reporter)
+            reporter.done([asdict(drive) for drive in drives])
 
 
 def _both(

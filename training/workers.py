@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from eval.planner import PlannerError
 from eval.processes import end_with_parent
 from eval.server import ServerDiedError, ServerError
+from training.messages import MAX_MESSAGE_BYTES, MessageError, pack, read
 
 SILENCE_S = 240.0
 """A process that has told nothing for so long hangs."""
@@ -30,6 +31,8 @@ ATTEMPTS = 3
 STATUS_PERIOD_S = 2.0
 """News are told no more often."""
 FAILED = 1
+MESSAGE_TYPES = {"told": object, "done": object, "refused": str}
+"""What a process may tell: one of these at a time."""
 Item = TypeVar("Item", bound=Hashable)
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class Done(Generic[Item]):
 
 
 class Reporter:
-    """What the process tells its owner."""
+    """What the process tells its owner: plain data, of which a tuple arrives as a list."""
 
     def __init__(self, sender: Connection) -> None:
         self._sender = sender
@@ -66,11 +69,11 @@ class Reporter:
         """News of the first item that is not done, and a sign of life; left out soon after other news."""
         if time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + STATUS_PERIOD_S
-            self._sender.send(("told", status()))
+            self._sender.send_bytes(pack({"told": status()}))
 
     def done(self, outcome: Any) -> None:
         """The first item that is not done is, now."""
-        self._sender.send(("done", outcome))
+        self._sender.send_bytes(pack({"done": outcome}))
 
 
 Target = Callable[[Reporter, Sequence[Any], int], None]
@@ -148,17 +151,21 @@ class _Worker(Generic[Item]):
         """What it has told since."""
         try:
             while self._receiver.poll():
-                kind, content = self._receiver.recv()
+                message = read(self._receiver.recv_bytes(MAX_MESSAGE_BYTES), MESSAGE_TYPES)
+                if len(message) != 1 or not self.items:
+                    raise MessageError(f"{len(message)} news in one, with {len(self.items)} items left")
                 self._heard_s, self._patience_s = time.monotonic(), self._silence_s
-                if kind == "refused":
-                    self.refusal = content
-                elif kind == "told":
-                    yield Told(self.items[0], content)
+                if "refused" in message:
+                    self.refusal = message["refused"]
+                elif "told" in message:
+                    yield Told(self.items[0], message["told"])
                 else:
-                    yield Done(self.items.pop(0), content)
-        except (EOFError, OSError):
+                    yield Done(self.items.pop(0), message["done"])
+        except (EOFError, OSError, MessageError) as error:  # also what is too long, after which the pipe is closed
             self._process.join(1.0)
-            self.over = self.refusal or f"the process ended (exit code {self._process.exitcode})"
+            ended = f"the process ended (exit code {self._process.exitcode})"
+            senseless = f"a message that makes no sense ({error})"
+            self.over = self.refusal or (senseless if self._process.exitcode is None else ended)
         if not self.over and time.monotonic() - self._heard_s > self._patience_s:
             self.over = f"the process was silent for {self._patience_s:.0f} s"
 
@@ -179,7 +186,7 @@ def _work(sender: Connection, target: Target, items: Sequence[Any], index: int, 
         target(Reporter(sender), items, index)
         code = 0
     except (ServerError, PlannerError) as error:
-        sender.send(("refused", str(error)))
+        sender.send_bytes(pack({"refused": str(error)}))
     except (ServerDiedError, BrokenPipeError) as error:
         logger.error("%s", error)  # the owner starts another process
     sender.close()

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,18 +28,29 @@ from agent.checkpoint import CheckpointError, latest_valid, load_checkpoint, rea
 from agent.config import ConfigError
 from agent.driver import AgentConfig, load_model
 from eval.processes import is_dead
+from eval.routes import Route
 from tests.conftest import REPOSITORY
-from tests.training.experience import fill, settings, transition
+from tests.training.experience import STILL, fill, settings, transition
+from tests.training.flaky_work import work
 from tests.training.frozen import arguments, events, fill_with_vector, learn, trainer_of
 from tests.training.privileged import debug_config, random_batch
+from training import workers
 from training.__main__ import main
+from training.env import isolated
+from training.env.config import EnvConfig
+from training.env.isolated import IsolatedEnv, WorkerLostError
 from training.env.observation import VECTOR_SIZE
+from training.evaluation.drivers import load_policy
+from training.experience import sampler as sampler_module
 from training.experience.batches import Batches
+from training.experience.sampler import STALE_PARTIAL_S, Sampler
 from training.experience.writer import ExperienceWriter
 from training.learner import Learner, NonFiniteUpdateError
+from training.messages import MAX_MESSAGE_BYTES, MessageError, pack, read
 from training.presets import RECIPES, Recipe, preset
 from training.privileged import crew as crews
 from training.privileged import guard
+from training.privileged.checkpoint import load_model as load_privileged
 from training.privileged.config import AlarmConfig, RunConfig
 from training.privileged.crew import Crew, read_message
 from training.privileged.guard import LossBudget, RunStoppedError, SkippedUpdates
@@ -489,22 +501,86 @@ def test_T12_a_log_that_cannot_be_written_is_told_once_and_training_goes_on(
     assert sum("events are not written" in record.getMessage() for record in caplog.records) == 2
 
 
+@pytest.mark.parametrize("jump_s", [-1e8, 1e8])
+def test_T12_a_jump_of_the_clock_costs_no_writer_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    """Half-written files go when they have not grown for an hour of running, whatever their dates say."""
+
+    class Clock:
+        wall_s, running_s = time.time(), 0.0
+
+        def time(self) -> float:
+            return self.wall_s
+
+        def monotonic(self) -> float:
+            return self.running_s
+
+    clock = Clock()
+    monkeypatch.setattr(sampler_module, "time", clock)
+    fill(tmp_path, 8, 0)
+    sampler = Sampler(tmp_path, STILL, 6, 0)
+    slow, abandoned = tmp_path / "slow.partial", tmp_path / "abandoned.partial"
+    for path in (slow, abandoned):
+        path.write_bytes(b"half")
+    sampler.sweep()
+    clock.wall_s += jump_s
+    os.utime(slow, (clock.wall_s, clock.wall_s - 1e8))  # the disk's server has a clock, too
+    sampler.sweep()
+    assert slow.exists() and abandoned.exists()
+    clock.running_s = STALE_PARTIAL_S - 1.0
+    with slow.open("ab") as file:
+        file.write(b" of it")
+    sampler.sweep()
+    assert slow.exists() and abandoned.exists()
+    clock.running_s = STALE_PARTIAL_S + 1.0
+    sampler.sweep()
+    assert slow.exists() and not abandoned.exists()
+    clock.running_s = 2.0 * STALE_PARTIAL_S
+    sampler.sweep()
+    assert not slow.exists()
+
+
 # ----------------------------------------------------------------------------- C: files and processes
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "manifest.json", "agent.yaml"])
-def test_C08_a_tampered_file_of_shipped_weights_is_refused(tmp_path: Path, name: str) -> None:
-    """One flipped bit in what lies in weights/: the agent does not start and says which file it is."""
+def load_agent(folder: Path) -> object:
+    """As the leaderboard's agent does."""
+    return load_model(folder / AgentConfig.read(folder / "agent.yaml").checkpoint, "cpu")
+
+
+SHIPPED = {"raw_clone": (load_agent,), "privileged_tiny": (load_policy, load_privileged)}
+"""Every folder of weights/ with what loads it: the agent, an evaluation, an analysis or another run."""
+SHIPPED_FILES = [
+    (weights, loader, path.name)
+    for weights, loaders in SHIPPED.items()
+    for loader in loaders
+    for path in sorted((REPOSITORY / "weights" / weights).iterdir())
+]
+
+
+def test_C08_all_shipped_weights_load() -> None:
+    assert SHIPPED.keys() == {path.name for path in (REPOSITORY / "weights").iterdir()}
+    for weights, loaders in SHIPPED.items():
+        for loader in loaders:
+            assert loader(REPOSITORY / "weights" / weights) is not None
+
+
+@pytest.mark.parametrize(("weights", "loader", "name"), SHIPPED_FILES)
+def test_C08_a_tampered_file_of_shipped_weights_is_refused(
+    tmp_path: Path, weights: str, loader: Callable[[Path], object], name: str
+) -> None:
+    """One flipped bit in what lies in weights/: nothing drives with it, and the message says which file it is."""
     folder = tmp_path / "weights"
-    shutil.copytree(REPOSITORY / "weights" / "raw_clone", folder)
+    shutil.copytree(REPOSITORY / "weights" / weights, folder)
     path = folder / name
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 0x01
     path.write_bytes(data)
     with pytest.raises((CheckpointError, ConfigError)) as error:
-        load_model(folder / AgentConfig.read(folder / "agent.yaml").checkpoint, "cpu")
-    named = ("config.yaml", "model.safetensors", "agent.yaml") if name == "manifest.json" else (name,)
-    assert any(part in str(error.value) for part in (*named, name))
+        loader(folder)
+    named = [other.name for other in folder.iterdir()] if name == "manifest.json" else [name]
+    assert any(part in str(error.value) for part in named)
 
 
 def test_C08_altered_weights_reach_no_driver(tmp_path: Path) -> None:
@@ -528,24 +604,69 @@ def test_C08_altered_weights_reach_no_driver(tmp_path: Path) -> None:
     assert_equal(before, driver.state_dict())
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        b"",
-        b"\xc1",
-        b"\x80\x04\x95",  # as a pickle begins
-        msgpack.packb([1]),
-        msgpack.packb({"steps": "1"}),
-        msgpack.packb({"steps": 1, "code": "print()"}),
-        msgpack.packb({1: 2}),
-        b"\xdf\xff\xff\xff\xff",  # a mapping of 4 billion entries
-        b"\x81" * 5000,
-    ],
+FOREIGN = (
+    b"",
+    b"\xc1",
+    b"\x80\x04\x95",  # as a pickle begins
+    msgpack.packb([1]),
+    msgpack.packb({"steps": "1"}),
+    msgpack.packb({"steps": 1, "code": "print()"}),
+    msgpack.packb({1: 2}),
+    b"\xdf\xff\xff\xff\xff",  # a mapping of 4 billion entries
+    b"\x81" * 5000,
 )
+"""What no process of ours tells another."""
+
+
+@pytest.mark.parametrize("message", FOREIGN)
 def test_C10_messages_of_another_form_are_refused(message: bytes) -> None:
     with pytest.raises(ValueError):
         read_message(message)
     assert read_message(msgpack.packb({"steps": 3})) == {"steps": 3}
+    for types in (workers.MESSAGE_TYPES, isolated.CALL_TYPES, isolated.ANSWER_TYPES):
+        with pytest.raises(MessageError):
+            read(message, types)
+    with pytest.raises(MessageError, match="'reward' is a int"):
+        read(msgpack.packb({"reward": 1}), isolated.ANSWER_TYPES)
+
+
+def test_C10_work_that_tells_anything_else_is_lost_and_nothing_of_it_executed(tmp_path: Path) -> None:
+    """A pickle and a message beyond the limit cost their items; others of the group are done."""
+    done = {
+        event.item: event
+        for event in workers.work_through(partial(work, tmp_path), [["pickle", "long", "a"]], 1, most_attempts=1)
+        if isinstance(event, workers.Done)
+    }
+    assert list(done) == ["pickle", "long", "a"]
+    assert "makes no sense (not msgpack" in done["pickle"].lost
+    assert done["long"].outcome is None and done["long"].lost
+    assert done["a"].outcome == ["a", 0]
+
+
+def test_C10_an_environment_that_answers_anything_else_is_lost(tmp_path: Path) -> None:
+    env = IsolatedEnv(EnvConfig(size_px=64), [Route("r", "Gen01", ((0.0, 0.0, 0.0), (10.0, 0.0, 0.0)))])
+    sound = {"words": bytes(8 * 64**2), "vector": bytes(4 * VECTOR_SIZE), "info": {}}
+    answers = {
+        "makes no sense": [*FOREIGN, pack(sound | {"words": bytes(8)}), pack(sound | {"vector": b""}), pack({})],
+        "has died": [bytes(MAX_MESSAGE_BYTES + 1)],
+        "no such town": [pack({"lost": "no such town"})],
+    }
+    for told, data in ((told, data) for told, some in answers.items() for data in some):
+        env._pipe, other = get_context("spawn").Pipe()
+        with socket.socket(fileno=os.dup(other.fileno())) as connection:
+            assert connection.family == socket.AF_UNIX
+        sender = threading.Thread(target=_send, args=(other, data))
+        sender.start()
+        with pytest.raises(WorkerLostError, match=told):
+            env._ask({"call": "step", "action": 0}, PATIENCE_S)
+        env.close()
+        sender.join(PATIENCE_S)
+    env._pipe, other = get_context("spawn").Pipe()
+    other.send_bytes(pack(sound))
+    answer = env._ask({"call": "step", "action": 0}, PATIENCE_S)
+    assert env.observation_space.contains({name: answer[name] for name in ("words", "vector")})
+    assert read(other.recv_bytes(), isolated.CALL_TYPES) == {"call": "step", "action": 0}
+    env.close()
 
 
 def test_C10_processes_talk_by_local_sockets_and_within_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,6 @@ OPTIONS = {
     "config.publish-updates": "2",
 }
 
-pytestmark = pytest.mark.soak  # half a minute of two processes with servers, minutes on a busy machine
-
 
 def start(folder: Path, **options: str) -> subprocess.Popen[bytes]:
     """The command on the town's routes, in a session of its own."""
@@ -111,6 +109,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.soak  # half a minute of two processes with servers, minutes on a busy machine
 @pytest.mark.timeout(600)
 def test_killed_resumed_and_stopped(folder: Path) -> None:
     """SIGKILL leaves nothing running and the run goes on from its checkpoint, without a collector that dies, until

@@ -193,14 +193,16 @@ def test_reader_is_not_disturbed_by_eviction(tmp_path: Path) -> None:
     assert reader.sampler.damaged == 0
 
 
-def test_half_written_files_of_dead_writers_go(tmp_path: Path) -> None:
+def test_half_written_files_of_dead_writers_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, 8, 0)
     old, fresh = tmp_path / "a.partial", tmp_path / "b.partial"
-    for path in (old, fresh):
-        path.write_bytes(b"half")
-    past = time.time() - 2 * sampling.STALE_PARTIAL_S
-    os.utime(old, (past, past))
-    Sampler(tmp_path, STILL, 6, 0).sweep()
+    sampler = Sampler(tmp_path, STILL, 6, 0)
+    old.write_bytes(b"half")
+    sampler.sweep()
+    monkeypatch.setattr(sampling, "STALE_PARTIAL_S", 0.01)
+    time.sleep(0.05)
+    fresh.write_bytes(b"half")
+    sampler.sweep()
     assert not old.exists() and fresh.exists()
 
 

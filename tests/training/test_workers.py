@@ -16,7 +16,7 @@ def test_all_but_the_deadly_is_done(tmp_path: Path) -> None:
     events = list(work_through(partial(work, tmp_path), [["a", "die", "hang", "b"]], 1, silence_s=8.0, most_attempts=2))
     done = {event.item: event for event in events if isinstance(event, Done)}
     assert list(done) == ["a", "die", "hang", "b"]
-    assert [done[item].outcome for item in ("a", "hang", "b")] == [("a", 0), ("hang", 0), ("b", 0)]
+    assert [done[item].outcome for item in ("a", "hang", "b")] == [["a", 0], ["hang", 0], ["b", 0]]
     assert done["die"].outcome is None and "exit code 9" in done["die"].lost
     assert any(isinstance(event, Told) and event.status == "begun" for event in events)
 

@@ -6,12 +6,11 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 import gymnasium
-import msgpack
 import numpy as np
 from gymnasium import spaces
 
@@ -22,14 +21,28 @@ from eval.server import ServerDiedError, ServerError
 from training import bev
 from training.env.config import EnvConfig
 from training.env.environment import START_ATTEMPTS, DrivingEnv, Observation
-from training.env.observation import observation_space
+from training.env.observation import observation_space, vector_size
 from training.env.reward import End
 from training.env.scheduler import RouteScheduler, kind_of
+from training.messages import MAX_MESSAGE_BYTES, MessageError, pack, read
 
 STEP_TIMEOUT_S = 90.0
 RESET_TIMEOUT_S = 400.0
 """An answer that takes longer never comes; the first start on a machine compiles and takes minutes."""
 CLOSE_S = 15.0
+CALL_TYPES = {"call": str, "route": str, "seed": int, "action": int}
+"""What the process is told."""
+ANSWER_TYPES = {
+    "words": bytes,
+    "vector": bytes,
+    "info": dict,
+    "reward": float,
+    "terminated": bool,
+    "truncated": bool,
+    "refused": str,
+    "lost": str,
+}
+"""What it answers."""
 logger = logging.getLogger(__name__)
 
 
@@ -89,7 +102,7 @@ class IsolatedEnv(gymnasium.Env[Any, Any]):
                 self._end_worker()
                 if attempt == START_ATTEMPTS - 1:
                     raise
-        self._last = self._observation(answer)
+        self._last = {name: answer[name] for name in ("words", "vector")}
         return self._last, answer["info"]
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -107,7 +120,7 @@ class IsolatedEnv(gymnasium.Env[Any, Any]):
             self._route = None
             info = {"route": route.id, "kind": kind_of(route), "reward_terms": {}, "end": End.LOST.value}
             return self._last, 0.0, False, True, info | {"success": False, "failure": str(error)}
-        self._last = self._observation(answer)
+        self._last = {name: answer[name] for name in ("words", "vector")}
         info = answer["info"]
         if answer["terminated"] or answer["truncated"]:
             self._route = None
@@ -128,29 +141,38 @@ class IsolatedEnv(gymnasium.Env[Any, Any]):
         self._end_worker()
 
     def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """The worker's answer; it is started if there is none. Raises: WorkerLostError, ServerError."""
+        """The worker's answer, its arrays in shape; it is started if there is none.
+
+        Raises: WorkerLostError, ServerError.
+        """
         if self._pipe is None:
             self._start_worker()
         pipe = self._pipe
         assert pipe is not None
         try:
-            pipe.send_bytes(_pack(message))
+            pipe.send_bytes(pack(message))
             if not pipe.poll(timeout_s):
                 raise WorkerLostError(f"the environment's process did not answer for {timeout_s:.0f} s")
-            answer = msgpack.unpackb(pipe.recv_bytes())
-        except (EOFError, OSError) as error:
-            raise WorkerLostError("the environment's process has died") from error
+            answer = read(pipe.recv_bytes(MAX_MESSAGE_BYTES), ANSWER_TYPES)
+        except MessageError as error:
+            raise WorkerLostError(f"the environment's process answered what makes no sense: {error}") from error
+        except (EOFError, OSError) as error:  # also what is too long, after which the pipe is closed
+            raise WorkerLostError(f"the environment's process has died ({error})") from error
         if "refused" in answer:
             raise ServerError(answer["refused"])
         if "lost" in answer:
             raise WorkerLostError(answer["lost"])
-        return answer
+        try:
+            return answer | self._observation(answer)
+        except (KeyError, ValueError) as error:
+            raise WorkerLostError(f"the environment's process answered what makes no sense: {error!r}") from error
 
-    def _observation(self, answer: dict[str, Any]) -> Observation:
-        size = self.config.size_px
+    def _observation(self, answer: Mapping[str, Any]) -> Observation:
+        """Raises: KeyError, ValueError for numbers that are missing, too few or too many."""
+        size, gaps = self.config.size_px, self.config.gaps
         return {
             "words": np.frombuffer(answer["words"], np.uint64).reshape(size, size),
-            "vector": np.frombuffer(answer["vector"], np.float32),
+            "vector": np.frombuffer(answer["vector"], np.float32).reshape(vector_size(gaps=gaps)),
         }
 
     def _start_worker(self) -> None:
@@ -180,9 +202,9 @@ def _work(pipe: Connection, config: EnvConfig, routes: Sequence[Route]) -> None:
     env = DrivingEnv(config, routes)
     try:
         while True:
-            message = msgpack.unpackb(pipe.recv_bytes())
-            pipe.send_bytes(_pack(_answer(env, message)))
-    except (EOFError, OSError):
+            message = read(pipe.recv_bytes(MAX_MESSAGE_BYTES), CALL_TYPES)
+            pipe.send_bytes(pack(_answer(env, message)))
+    except (EOFError, OSError, MessageError):
         env.close()
     os._exit(0)  # the client's own threads may not survive an orderly end
 
@@ -203,9 +225,3 @@ def _answer(env: DrivingEnv, message: dict[str, Any]) -> dict[str, Any]:
 
 def _packed(observation: Observation) -> dict[str, Any]:
     return {name: array.tobytes() for name, array in observation.items()}
-
-
-def _pack(message: dict[str, Any]) -> bytes:
-    packed = msgpack.packb(message)
-    assert packed is not None  # msgpack's stubs allow None for a caller-owned buffer only
-    return packed

@@ -189,7 +189,7 @@ def _drive_all(
             if isinstance(event, Told):
                 running[task.label] = event.status
             else:
-                record = _lost(config, task, event.lost) if event.lost else event.outcome
+                record = _lost(config, task, event.lost) if event.lost else RouteRecord.from_json(event.outcome)
                 folders[task.candidate.name].append(record)
                 running.pop(task.label, None)
                 progress.finished(replace(record, route_id=f"{task.candidate.name} {task.route.id}"))
@@ -235,7 +235,8 @@ def _work(config: EvaluationConfig, reporter: Reporter, tasks: Sequence[Task], w
             if not record.decided:
                 raise ServerDiedError(f"{task.label}: {record.verdict}")
             own = {"server": SERVER, "driver": task.candidate.name, "weights_sha256": task.candidate.sha256 or None}
-            reporter.done(replace(record, repetition=task.repetition, provenance={**record.provenance, **own}))
+            record = replace(record, repetition=task.repetition, provenance={**record.provenance, **own})
+            reporter.done(record.to_json())
         watchdog.close()
 
 

@@ -33,7 +33,7 @@ STATE_FORMAT = 1
 PINS = "pins"
 """Folder of the pins, one JSON file each."""
 STALE_PARTIAL_S = 3600.0
-"""Age at which a half-written file surely has no writer any more."""
+"""A half-written file that has not grown for so long surely has no writer any more."""
 
 
 class ReplayError(ValueError):
@@ -67,6 +67,8 @@ class Sampler:
         self._refused: set[str] = set()
         self._last_entry = 0
         self._refreshed_s = self._scanned_s = -np.inf
+        self._partials: dict[Path, tuple[tuple[int, int, int], float]] = {}
+        """What half-written files looked like, and since when they have."""
         self._next_online: dict[str, int] = {}
         self._online: deque[Window] = deque()
         self.catalogue = Catalogue((), length)
@@ -144,12 +146,7 @@ class Sampler:
         Readers of other processes are not disturbed: an open file stays readable, and a missing one is drawn anew.
         Half-written files of dead writers go as well. Gives the names of the deleted segments.
         """
-        for path in self.folder.glob("*.partial"):
-            try:
-                if time.time() - path.stat().st_mtime > STALE_PARTIAL_S:
-                    path.unlink(missing_ok=True)
-            except FileNotFoundError:
-                continue  # published just now
+        self._sweep_partials()
         excess = sum(row.steps for row in self._known.values()) - self.config.capacity_steps
         if excess <= 0:
             return []
@@ -170,6 +167,27 @@ class Sampler:
         except (sqlite3.Error, OSError) as error:
             logger.warning("%s: rows of deleted segments stay in the index (%s)", self.folder, error)
         return removed
+
+    def _sweep_partials(self) -> None:
+        """Delete half-written files that look the same as STALE_PARTIAL_S ago.
+
+        Measured between two looks of our own: dates say little once a clock was set, here or on the disk's server.
+        """
+        now_s = time.monotonic()
+        seen: dict[Path, tuple[tuple[int, int, int], float]] = {}
+        for path in self.folder.glob("*.partial"):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                continue  # published just now
+            look = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            before, since_s = self._partials.get(path, (look, now_s))
+            since_s = since_s if look == before else now_s
+            if now_s - since_s > STALE_PARTIAL_S:
+                path.unlink(missing_ok=True)
+            else:
+                seen[path] = look, since_s
+        self._partials = seen
 
     # ------------------------------------------------------------------------- drawing
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgpack
 import numpy as np
 
 from eval.routes import Route
 from eval.server import ServerError
+from training.messages import MAX_MESSAGE_BYTES, read
 from training.presets import PrivilegedConfig
 from training.privileged.collector import CollectorJob, work
 from training.privileged.config import RunConfig
@@ -27,8 +27,6 @@ CLOSE_S = 30.0
 FRUITLESS_STARTS = 3
 """So many processes in a row that died before they drove anything will not drive later either."""
 _MAX_MESSAGES = 1000
-MAX_MESSAGE_BYTES = 4 * 1024**2
-"""An evaluation of a thousand routes takes a tenth of that."""
 MESSAGE_TYPES = {"steps": int, "episode": dict, "scheduler": dict, "evaluation": list, "version": int}
 """What a process may tell."""
 logger = logging.getLogger(__name__)
@@ -62,16 +60,7 @@ class Hired(Protocol):
 
 def read_message(data: bytes) -> dict[str, Any]:
     """A process's message. Raises: ValueError for anything else."""
-    try:
-        message = msgpack.unpackb(data)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise ValueError(f"not msgpack: {error!r}") from error
-    if not isinstance(message, dict):
-        raise ValueError(f"expected a mapping, got {type(message).__name__}")
-    for name, value in message.items():
-        if type(value) is not MESSAGE_TYPES.get(name):
-            raise ValueError(f"{name!r} is a {type(value).__name__}; known are {', '.join(MESSAGE_TYPES)}")
-    return message
+    return read(data, MESSAGE_TYPES)
 
 
 class Worker:
