@@ -68,7 +68,9 @@ def test_compiled_updates_on_a_gpu(recipe: Recipe) -> None:
     for _ in range(4):
         metrics, state = learner.update(batch)
         assert all(bool(value.isfinite().all()) for value in (*metrics.values(), state.deter))
-    timing = time_learner(preset(recipe, "debug"), BenchConfig(batch=2, steps=4, rounds=1), "cuda", compiled=True)
+    timing = time_learner(
+        preset(recipe, "debug"), BenchConfig(batch=2, steps=4, rounds=1, threads=1), "cuda", compiled=True
+    )
     assert timing.peak_mib is not None and timing.peak_mib > 0.0
 
 
@@ -79,12 +81,14 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_update_is_timed() -> None:
-    timing = time_learner(preset("paper", "debug"), BenchConfig(batch=2, steps=4, rounds=2), "cpu", compiled=False)
+    timing = time_learner(
+        preset("paper", "debug"), BenchConfig(batch=2, steps=4, rounds=2, threads=1), "cpu", compiled=False
+    )
     assert len(timing.wall_s) == 2 and timing.frames_per_s > 0.0 and timing.peak_mib is None
     assert "frames per second" in table(timing)
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no GPU"):
-            time_learner(preset("paper", "debug"), BenchConfig(), "cuda", compiled=False)
+            time_learner(preset("paper", "debug"), BenchConfig(threads=1), "cuda", compiled=False)
 
 
 def test_the_raw_stage_refuses_it() -> None:
