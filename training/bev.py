@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import carla
@@ -51,11 +52,17 @@ ROUTE_HALF_WIDTH_M = 1.5
 ROUTE_AHEAD_M = 100.0
 LINE_HALF_WIDTH_M = 0.3
 STOP_LINE_HALF_DEPTH_M = 0.75
+PIECE_HALF_M = 0.7
+"""Half length of the box painted at a point of a lane or route; the points lie about 1 m apart."""
+PIECE_OVERLAP_M = 0.1
+"""By how much the longer boxes of points that lie farther apart overlap."""
+MAX_PIECE_HALF_M = 1.5
+"""No box is longer than this: a plan that leaps does not paint what lies between."""
 
 MAP_PIXELS_PER_M = 4.0
 MAP_MARGIN_M = 5.0
 MAP_STEP_M = 1.0
-MAP_FORMAT = 3
+MAP_FORMAT = 4
 """Version of the cached static map; part of the cache key."""
 _MAP_ROAD, _MAP_YELLOW, _MAP_WHITE, _MAP_SHOULDER = 1, 2, 4, 8
 
@@ -77,6 +84,11 @@ class Corridor:
     """x_m, y_m, yaw_rad about every metre."""
     left_m: Float64[np.ndarray, " n"]
     right_m: Float64[np.ndarray, " n"]
+    boxes: Float64[np.ndarray, "2 n 5"] = field(init=False, repr=False)
+    """Of each point in the ego-direction lanes and in the route; reckoned once, not at every decision."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes", _corridor_boxes(self.points, self.left_m, self.right_m))
 
 
 # ----------------------------------------------------------------------------- painting
@@ -202,22 +214,41 @@ def corridor_boxes(corridor: Corridor, route_index: int) -> tuple[np.ndarray, np
     """Boxes of the route channel (ahead of the ego) and of the ego-direction lanes (also behind)."""
     behind = int(SIZE_PX / PIXELS_PER_M)
     start, stop = max(0, route_index - behind), min(len(corridor.points), route_index + int(ROUTE_AHEAD_M))
-    points = corridor.points[start:stop]
-    left, right = corridor.left_m[start:stop], corridor.right_m[start:stop]
-    lanes = np.empty((len(points), 5))
-    middle = 0.5 * (left - right)
-    lanes[:, 0] = points[:, 0] - middle * np.sin(points[:, 2])
-    lanes[:, 1] = points[:, 1] + middle * np.cos(points[:, 2])
-    lanes[:, 2] = points[:, 2]
-    lanes[:, 3] = 0.7  # points lie about 1 m apart: a little overlap closes the gaps in bends
-    lanes[:, 4] = 0.5 * (left + right)
-    ahead = points[max(0, route_index - start) :]
-    route = np.empty((len(ahead), 5))
-    route[:, :3] = ahead
-    route[:, 3] = 0.7
-    route[:, 4] = ROUTE_HALF_WIDTH_M
-    channels = np.concatenate([np.full(len(lanes), EGO_LANES), np.full(len(route), ROUTE)])
+    lanes, route = corridor.boxes[0, start:stop], corridor.boxes[1, max(0, route_index) : stop]
+    channels = np.empty(len(lanes) + len(route), np.int64)
+    channels[: len(lanes)], channels[len(lanes) :] = EGO_LANES, ROUTE
     return np.concatenate([lanes, route]), channels
+
+
+def _corridor_boxes(points: np.ndarray, left_m: np.ndarray, right_m: np.ndarray) -> Float64[np.ndarray, "2 n 5"]:
+    boxes = np.empty((2, len(points), 5))
+    boxes[:, :, :3] = points
+    middle = 0.5 * (left_m - right_m)
+    boxes[0, :, 0] -= middle * np.sin(points[:, 2])
+    boxes[0, :, 1] += middle * np.cos(points[:, 2])
+    boxes[0, :, 3] = piece_half_lengths_m(points, np.maximum(left_m, right_m))
+    boxes[0, :, 4] = 0.5 * (left_m + right_m)
+    boxes[1, :, 3] = piece_half_lengths_m(points, np.full(len(points), ROUTE_HALF_WIDTH_M))
+    boxes[1, :, 4] = ROUTE_HALF_WIDTH_M
+    return boxes
+
+
+def piece_half_lengths_m(
+    points: Float64[np.ndarray, "n 3"], half_width_m: Float64[np.ndarray, " n"]
+) -> Float64[np.ndarray, " n"]:
+    """Half lengths of boxes at consecutive points (x_m, y_m, yaw_rad) that leave no crack between them.
+
+    At the end of a road, where points lie up to 2 m apart, and at the outer edge of a bend PIECE_HALF_M is too short.
+    """
+    dx, dy, turn = np.diff(points, axis=0).T
+    turn = np.remainder(turn + np.pi, 2.0 * np.pi) - np.pi
+    heading = points[:-1, 2] + 0.5 * turn
+    along = np.abs(dx * np.cos(heading) + dy * np.sin(heading))
+    apart = along + np.abs(turn) * np.maximum(half_width_m[:-1], half_width_m[1:])
+    needed = np.zeros(len(points))
+    needed[:-1] = apart
+    needed[1:] = np.maximum(needed[1:], apart)
+    return np.clip(0.5 * (needed + PIECE_OVERLAP_M), PIECE_HALF_M, MAX_PIECE_HALF_M)
 
 
 # ----------------------------------------------------------------------------- static map and corridor
@@ -238,25 +269,48 @@ _NO_MARKING = (carla.LaneMarkingType.NONE, carla.LaneMarkingType.Other)
 _SHOULDER_TYPES = (carla.LaneType.Shoulder, carla.LaneType.Parking, carla.LaneType.Stop)
 
 
-def _lane_boxes(waypoint: carla.Waypoint) -> list[tuple[tuple[float, ...], int]]:
-    half_step, half_width = 0.7 * MAP_STEP_M, 0.5 * waypoint.lane_width
-    boxes = [((*_pose(waypoint), half_step, half_width + 0.05), _MAP_ROAD)]
+def _lane_boxes(waypoint: carla.Waypoint, half_length: float) -> list[tuple[tuple[float, ...], int]]:
+    half_width = 0.5 * waypoint.lane_width
+    boxes = [((*_pose(waypoint), half_length, half_width + 0.05), _MAP_ROAD)]
     if not waypoint.is_junction:
         for marking, side in ((waypoint.left_lane_marking, 1.0), (waypoint.right_lane_marking, -1.0)):
             if marking.type in _NO_MARKING:
                 continue
             bit = _MAP_YELLOW if marking.color == carla.LaneMarkingColor.Yellow else _MAP_WHITE
-            boxes.append(((*_pose(waypoint, side * half_width), half_step, LINE_HALF_WIDTH_M), bit))
+            boxes.append(((*_pose(waypoint, side * half_width), half_length, LINE_HALF_WIDTH_M), bit))
     neighbour = waypoint.get_right_lane()
     while neighbour is not None and neighbour.lane_type in _SHOULDER_TYPES:
-        boxes.append(((*_pose(neighbour), half_step, 0.5 * neighbour.lane_width + 0.05), _MAP_SHOULDER))
+        boxes.append(((*_pose(neighbour), half_length, 0.5 * neighbour.lane_width + 0.05), _MAP_SHOULDER))
         neighbour = neighbour.get_right_lane()
     return boxes
 
 
+def _lanes(waypoints: Iterable[carla.Waypoint]) -> list[list[carla.Waypoint]]:
+    """The waypoints lane by lane, in order, each lane with one more near its end where the last lies short of it.
+
+    carla.Map.generate_waypoints begins at the start of a road and may leave almost a step at its end.
+    """
+
+    def lane(waypoint: carla.Waypoint) -> tuple[int, int, int]:
+        return waypoint.road_id, waypoint.section_id, waypoint.lane_id
+
+    lanes = []
+    for key, group in groupby(sorted(waypoints, key=lambda waypoint: (*lane(waypoint), waypoint.s)), lane):
+        found = list(group)
+        last = found[-1]
+        ahead = last.next(0.5 * MAP_STEP_M) if last.lane_id < 0 else last.previous(0.5 * MAP_STEP_M)
+        lanes.append(found + [waypoint for waypoint in ahead if lane(waypoint) == key and waypoint.s > last.s])
+    return lanes
+
+
 def build_static_map(carla_map: carla.Map) -> StaticMap:
     """Rasterise the driving lanes, their lines, parking strips and shoulders of a town."""
-    painted = [item for waypoint in carla_map.generate_waypoints(MAP_STEP_M) for item in _lane_boxes(waypoint)]
+    painted: list[tuple[tuple[float, ...], int]] = []
+    for lane in _lanes(carla_map.generate_waypoints(MAP_STEP_M)):
+        half_widths_m = np.array([0.5 * waypoint.lane_width for waypoint in lane])
+        half_lengths_m = piece_half_lengths_m(np.array([_pose(waypoint) for waypoint in lane]), half_widths_m)
+        for waypoint, half_length_m in zip(lane, half_lengths_m, strict=True):
+            painted += _lane_boxes(waypoint, float(half_length_m))
     if not painted:
         raise ValueError(f"town {carla_map.name!r} has no driving lane to draw")
     boxes = np.array([box for box, _ in painted])

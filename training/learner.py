@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from agent.checkpoint import check_state
 from agent.model.rssm import Belief, LatentState
+from training.compiled import compile_steps
 from training.distributed import ALONE, Ranks
 from training.optim import Stepper
 from training.policy.actor_critic import ActorCritic, PolicyLoss
@@ -122,12 +123,18 @@ class Learner(BaseLearner):
         seed: int = 0,
         device: torch.device | str = "cpu",
         ranks: Ranks = ALONE,
+        compiled: bool = False,
     ) -> None:
-        """seed: the same for all of several learners, which start with the same weights and draw noise of their own."""
+        """seed: the same for all of several learners, which start with the same weights and draw noise of their own.
+
+        compiled: whether the recurrent steps are compiled. Raises: ConfigError where they cannot be.
+        """
         self.config = config
         weights = torch.Generator().manual_seed(seed)
         model = WorldModel(config.world_model, weights).to(device)
         policy = ActorCritic(config.policy, config.world_model, weights).to(device)
+        if compiled:
+            compile_steps(model, policy, device)
         actor, critic = list(policy.actor.parameters()), list(policy.critic.parameters())
         if config.joint:
             steppers = {"model": Stepper(config.model_optimizer, [*model.parameters(), *actor, *critic])}

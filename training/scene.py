@@ -38,8 +38,16 @@ WAY_PIECE_M = 10.0
 STOP_LINE_LATERAL_M = 1.5
 """A stop line belongs to the route if the route passes its middle closer than this."""
 SizeOf = Callable[[carla.Actor], tuple[float, float]]
+EMERGENCY_TICKS = 5
+"""Lights are asked for so often: that is a call to the server, and costs as much as all the rest of a tick."""
+EMERGENCY_LIGHT = int(carla.VehicleLightState.Special1)
 EMERGENCY = ("ambulance", "firetruck", "police")
 TWO_WHEELED = ("bicycle", "motorcycle")
+LIGHT_CHANNELS = {
+    carla.TrafficLightState.Red: bev.RED,
+    carla.TrafficLightState.Yellow: bev.YELLOW,
+    carla.TrafficLightState.Green: bev.GREEN,
+}
 KINDS = {
     bev.VEHICLE: Kind.VEHICLE,
     bev.BICYCLE: Kind.BICYCLE,
@@ -140,8 +148,13 @@ class PrivilegedView:
         steps = np.hypot(*np.diff(self.corridor.points[:, :2], axis=0).T)
         self.arc_m = np.concatenate([[0.0], np.cumsum(steps)])
         self.index = 0
+        self._ticks = 0
         self._bodies = self._read_bodies()
+        self._stood_since = np.zeros(len(self._bodies), np.int64)
         self._signals = self._read_signals(carla_map)
+        self._lights = {signal.actor_id: signal.light for signal in self._signals}
+        owners = list(self._lights)
+        self._signal_owner = np.array([owners.index(signal.actor_id) for signal in self._signals], np.int64)
         self._rows = np.empty((0, 6))
         self._log: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=(len(bev.HISTORY_S) - 1) * TICKS_PER_SLICE + 1)
         self._signal_boxes = np.array(
@@ -153,15 +166,15 @@ class PrivilegedView:
         self._ego_half_m = (extent.x, extent.y)
         self.honoured_signs: set[int] = set()
         """Actor ids of the stop signs at which the ego has stopped: no longer drawn, nor in the way."""
-        self._stood_since: dict[int, int] = {}
         self._heights_m = np.empty(0)
         self._near = np.empty(0, bool)
         self._near_channels = np.empty(0, np.int64)
-        self._ticks = 0
 
     def refresh_actors(self) -> None:
         """Look for actors that appeared or vanished since the start."""
+        stood_since = {body.actor.id: since for body, since in zip(self._bodies, self._stood_since, strict=True)}
         self._bodies = self._read_bodies()
+        self._stood_since = np.array([stood_since.get(body.actor.id, self._ticks) for body in self._bodies], np.int64)
         self._read_sizes()
 
     def update(self) -> None:
@@ -169,22 +182,15 @@ class PrivilegedView:
         pose = world_pose(self._ego.get_transform())
         self.index = nearest_index(self.corridor.points, pose[:2], self.index)
         snapshot = self._world.get_snapshot()
-        if any(not snapshot.has_actor(body.actor.id) for body in self._bodies):
+        states = [snapshot.find(number) for number in self._ids]
+        if not all(states):
             self.refresh_actors()  # somebody was taken off the road
-        rows = self._rows = np.empty((len(self._bodies), 6))
-        self._heights_m = np.empty(len(self._bodies))
-        for k, (row, body) in enumerate(zip(rows, self._bodies, strict=True)):
-            now = snapshot.find(body.actor.id)
-            velocity, transform = now.get_velocity(), now.get_transform()
-            row[:3] = world_pose(transform)
-            self._heights_m[k] = transform.location.z
-            row[3] = velocity.x
-            row[4] = -velocity.y
-            row[5] = -math.radians(now.get_angular_velocity().z)
-            standing = math.hypot(row[3], row[4]) < STANDING_MPS
-            self._stood_since[body.actor.id] = (
-                self._stood_since.get(body.actor.id, self._ticks) if standing else self._ticks
-            )
+            states = [snapshot.find(number) for number in self._ids]
+        elif self._ticks % EMERGENCY_TICKS == 0:
+            self._read_kinds()
+        self._rows, self._heights_m = _rows(states)
+        standing = np.hypot(self._rows[:, 3], self._rows[:, 4]) < STANDING_MPS
+        self._stood_since[~standing] = self._ticks
         self._ticks += 1
         self._log.appendleft(self._boxes_now())
 
@@ -220,13 +226,13 @@ class PrivilegedView:
                 yaw_rate_radps=rows[near, 5],
                 half_length_m=np.array([body.half_length_m for body in bodies]),
                 half_width_m=np.array([body.half_width_m for body in bodies]),
-                kind=np.array([_kind_now(body) for body in bodies], np.int64),
+                kind=self._kinds[near],
                 parked=np.array([_is_parked(body) for body in bodies], bool),
                 ways=self._lane_ways(bodies, rows[near], self._heights_m[near])
                 if ways
                 else np.full(len(bodies), None, object),
                 ids=np.array([body.actor.id for body in bodies], np.int64),
-                stood_s=np.array([TICK_S * (self._ticks - self._stood_since[body.actor.id]) for body in bodies]),
+                stood_s=TICK_S * (self._ticks - self._stood_since[near]),
             ),
             red_stop_m=tuple(arc for arc in stops if arc is not None),
             sign_stop_m=tuple(arc for arc in signs if arc is not None),
@@ -265,24 +271,30 @@ class PrivilegedView:
         boxes = np.empty((int(near.sum()), 5))
         boxes[:, :3] = rows[near, :3]
         boxes[:, 3:] = self._half_sizes_m[near]
-        states: dict[int, int] = {}
-        for signal in self._signals:
-            if signal.actor_id not in states:
-                honoured = signal.actor_id in self.honoured_signs
-                states[signal.actor_id] = -1 if honoured else _light_channel(signal.light)
-        self._signal_channels = np.array([states[signal.actor_id] for signal in self._signals], np.int64)
+        states = [
+            -1 if number in self.honoured_signs else _light_channel(light) for number, light in self._lights.items()
+        ]
+        self._signal_channels = np.array(states, np.int64)[self._signal_owner]
         shown = self._signal_channels >= 0
-        channels = self._body_channels[near]
-        for k, index in enumerate(np.flatnonzero(near)):
-            if channels[k] == bev.EMERGENCY and _kind_now(self._bodies[index]) is Kind.VEHICLE:
-                channels[k] = bev.VEHICLE  # nobody need make way for it
+        channels = self._channels[near]
         self._near, self._near_channels = near, channels
         channels = np.concatenate([channels, self._signal_channels[shown]])
         return np.concatenate([boxes, self._signal_boxes[shown]]), channels
 
     def _read_sizes(self) -> None:
         self._half_sizes_m = np.array([(body.half_length_m, body.half_width_m) for body in self._bodies]).reshape(-1, 2)
-        self._body_channels = np.array([body.channel for body in self._bodies], np.int64)
+        self._ids = [body.actor.id for body in self._bodies]
+        self._read_kinds()
+
+    def _read_kinds(self) -> None:
+        """What everybody is and is painted as now: an emergency vehicle without its lights is a vehicle like others."""
+        self._kinds = np.array([body.kind for body in self._bodies], np.int64)
+        self._channels = np.array([body.channel for body in self._bodies], np.int64)
+        emergency = np.flatnonzero(self._kinds == Kind.EMERGENCY)
+        if len(emergency):
+            lights = self._world.get_vehicles_light_states()
+            dark = [k for k in emergency if not int(lights.get(self._ids[k], 0)) & EMERGENCY_LIGHT]
+            self._kinds[dark], self._channels[dark] = Kind.VEHICLE, bev.VEHICLE
 
     def _read_bodies(self) -> list[_Body]:
         bodies = []
@@ -353,15 +365,18 @@ def read_lanes(waypoints: Sequence[carla.Waypoint]) -> LaneTable:
     return LaneTable(left_m, left_same, right_m, inside, beside)
 
 
-def _kind_now(body: _Body) -> Kind:
-    """An emergency vehicle without its lights is a vehicle like others."""
-    if body.kind is not Kind.EMERGENCY or not isinstance(body.actor, carla.Vehicle):
-        return body.kind
-    try:
-        lit = int(body.actor.get_light_state()) & int(carla.VehicleLightState.Special1)
-    except RuntimeError:  # taken off the road since the last tick
-        return Kind.VEHICLE
-    return Kind.EMERGENCY if lit else Kind.VEHICLE
+def _rows(states: Sequence[carla.ActorSnapshot]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (n, 6) of x, y, yaw, velocity x, velocity y and yaw rate, and heights (n,)."""
+    read = []
+    for state in states:
+        transform, velocity = state.get_transform(), state.get_velocity()
+        location = transform.location
+        turn_degps = state.get_angular_velocity().z
+        read.append((location.x, location.y, transform.rotation.yaw, velocity.x, velocity.y, turn_degps, location.z))
+    values = np.array(read).reshape(-1, 7)  # one conversion for all: numpy's cost per element is higher than CARLA's
+    values[:, (1, 2, 4, 5)] *= -1.0
+    values[:, (2, 5)] = np.radians(values[:, (2, 5)])
+    return values[:, :6], values[:, 6]
 
 
 def _is_parked(body: _Body) -> bool:
@@ -387,9 +402,4 @@ def _light_channel(light: carla.TrafficLight | None) -> int:
     """First BEV channel of a light's state; stop signs have their own; -1 for a light that is off."""
     if light is None:
         return bev.STOP_SIGN
-    channels = {
-        carla.TrafficLightState.Red: bev.RED,
-        carla.TrafficLightState.Yellow: bev.YELLOW,
-        carla.TrafficLightState.Green: bev.GREEN,
-    }
-    return channels.get(light.get_state(), -1)
+    return LIGHT_CHANNELS.get(light.get_state(), -1)

@@ -56,6 +56,13 @@ def linear_at(layers: nn.Sequential, index: int) -> nn.Linear:
     return layer
 
 
+def after_first(layers: nn.Sequential, hidden: Tensor) -> Tensor:
+    """What the layers behind the first one make of its output."""
+    for index in range(1, len(layers)):
+        hidden = layers[index](hidden)
+    return hidden
+
+
 class DenseInput(nn.Sequential):
     """SiLU(norm(W [z, a])) in front of the dense GRU; the weights are those of a linear layer and a norm."""
 

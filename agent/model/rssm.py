@@ -16,7 +16,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from agent.model.recurrent import BlockGruCell, BlockInput, DenseInput, GruCell, NormKind, hidden_layers, linear_at
+from agent.model.recurrent import (
+    BlockGruCell,
+    BlockInput,
+    DenseInput,
+    GruCell,
+    NormKind,
+    after_first,
+    hidden_layers,
+    linear_at,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -279,7 +288,7 @@ class Rssm(nn.Module):
         start = self.initial(embed.shape[0])
         # Whatever does not depend on the recurrence is computed for all steps at once.
         action_part = self.action_part(None if actions is None else actions * keep)
-        first_layer, rest = linear_at(self.posterior_head, 0), self.posterior_head[1:]
+        first_layer = linear_at(self.posterior_head, 0)
         embed_part = F.linear(embed, first_layer.weight[:, config.deter :], first_layer.bias)
         uniform = None
         if not mode:
@@ -289,18 +298,39 @@ class Rssm(nn.Module):
         for t in range(embed.shape[1]):
             h = torch.where(keep[:, t], state.deter, start.deter)
             z = torch.where(keep[:, t], state.stoch, start.stoch)
-            x = self.input.combine(self.input.stoch_part(z), None if action_part is None else action_part[:, t])
-            h = self.cell(x, h)
-            logits = embed_part[:, t] + F.linear(h, first_layer.weight[:, : config.deter])
-            log_probs = self._log_probs(rest(logits))
-            probs = log_probs.exp()
-            index = sample_index(probs.detach(), None if uniform is None else uniform[:, t])
-            state = LatentState(h, straight_through_at(probs, index).flatten(-2))
+            h, z, log_probs = self.filter_step(
+                h,
+                z,
+                None if action_part is None else action_part[:, t],
+                embed_part[:, t],
+                None if uniform is None else uniform[:, t],
+            )
+            state = LatentState(h, z)
             deter.append(state.deter)
             stoch.append(state.stoch)
             posterior.append(log_probs)
         states = LatentState(torch.stack(deter, 1), torch.stack(stoch, 1))
         return Belief(state=states, posterior=torch.stack(posterior, 1), prior=self.prior(states.deter))
+
+    def filter_step(
+        self,
+        deter: Float[Tensor, "b h"],
+        stoch: Float[Tensor, "b z"],
+        action_part: Float[Tensor, "b hidden"] | None,
+        embed_part: Float[Tensor, "b hidden"],
+        uniform: Float[Tensor, "b groups 1"] | None,
+    ) -> tuple[Float[Tensor, "b h"], Float[Tensor, "b z"], Float[Tensor, "b groups classes"]]:
+        """One step of `observe`: next h and z and the posterior's log-probabilities. Tensors alone, to be compiled.
+
+        embed_part: of the posterior's first layer. uniform: noise that decides the sample; the mode without it.
+        """
+        x = self.input.combine(self.input.stoch_part(stoch), action_part)
+        deter = self.cell(x, deter)
+        weight = linear_at(self.posterior_head, 0).weight[:, : self.config.deter]
+        log_probs = self._log_probs(after_first(self.posterior_head, embed_part + F.linear(deter, weight)))
+        probs = log_probs.exp()
+        index = sample_index(probs.detach(), uniform)
+        return deter, straight_through_at(probs, index).flatten(-2), log_probs
 
     def imagine_step(
         self,

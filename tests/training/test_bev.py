@@ -167,6 +167,58 @@ def test_corridor_lies_on_the_road_and_painting_is_fast(town: carla.Map) -> None
     assert np.median(durations) < MAX_PAINT_S
 
 
+def route_points(radius_m: float, gaps_m: list[float]) -> np.ndarray:
+    """Points (n, 3) that far apart on a straight (infinite radius) or on an arc to the left."""
+    at_m = np.concatenate([[0.0], np.cumsum(gaps_m)])
+    if math.isinf(radius_m):
+        return np.stack([at_m, 0.0 * at_m, 0.0 * at_m], 1)
+    turned = at_m / radius_m
+    return np.stack([radius_m * np.sin(turned), radius_m * (1.0 - np.cos(turned)), turned], 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    radius_m=st.sampled_from([math.inf, 60.0, 12.0, 6.0]),
+    gaps_m=st.lists(st.floats(0.5, 2.0), min_size=8, max_size=25),
+    yaw=st.floats(-math.pi, math.pi),
+)
+def test_no_crack_between_the_points_of_a_route(radius_m: float, gaps_m: list[float], yaw: float) -> None:
+    """Every pixel whose centre lies in the lane, between first and last point, is set; none farther out is."""
+    points = route_points(radius_m, gaps_m)
+    corridor = bev.Corridor(points, np.full(len(points), 1.75), np.full(len(points), 1.75))
+    words = bev.paint(OPEN_GROUND, (0.0, 0.0, yaw), (2.4, 0.9), corridor, 0, bev.DynamicBoxes(np.empty((0, 5)), []))
+    rows, columns = np.indices((bev.SIZE_PX, bev.SIZE_PX))
+    ahead = (bev.EGO_ROW_PX - rows - 0.5) / bev.PIXELS_PER_M
+    left = (bev.SIZE_PX / 2 - columns - 0.5) / bev.PIXELS_PER_M
+    x = ahead * math.cos(yaw) - left * math.sin(yaw)
+    y = ahead * math.sin(yaw) + left * math.cos(yaw)
+    if math.isinf(radius_m):
+        along, aside = x, y
+    else:
+        along = radius_m * np.mod(np.arctan2(x, radius_m - y), 2.0 * math.pi)
+        aside = radius_m - np.hypot(x, radius_m - y)
+    within = (along >= 0.0) & (along <= min(sum(gaps_m), 5.0 * min(radius_m, 1e6)))
+    for channel, half_width_m in ((bev.ROUTE, bev.ROUTE_HALF_WIDTH_M), (bev.EGO_LANES, 1.75)):
+        painted = mask(words, channel).astype(bool)
+        assert painted[within & (np.abs(aside) < half_width_m - 0.1)].all()
+        assert not painted[np.abs(aside) > half_width_m + 0.25].any()
+
+
+def test_no_crack_where_roads_meet(town: carla.Map) -> None:
+    """Every place well inside a driving lane is road, at the ends of roads and in bends as well."""
+    static = bev.build_static_map(town)
+    missed = checked = 0
+    for waypoint in town.generate_waypoints(0.37):
+        x, y, yaw = bev._pose(waypoint)
+        half_width_m = 0.5 * waypoint.lane_width - 0.2
+        for aside in (-half_width_m, 0.0, half_width_m):
+            column = int((x - aside * math.sin(yaw) - static.origin_m[0]) * bev.MAP_PIXELS_PER_M)
+            row = int((y + aside * math.cos(yaw) - static.origin_m[1]) * bev.MAP_PIXELS_PER_M)
+            missed += not static.bits[row, column] & 1
+            checked += 1
+    assert checked > 10_000 and missed == 0
+
+
 def test_pooling_keeps_every_bit() -> None:
     words = np.random.default_rng(0).integers(0, 2**43, (128, 128), dtype=np.uint64)
     pooled = bev.pool(words, 2)

@@ -22,6 +22,7 @@ from eval.generate import generate_routes
 from eval.routes import Route, write_routes
 from simulator.towns.generate import generate
 from training import bev
+from training.env import bench
 from training.env.config import EndConfig, EnvConfig
 from training.env.environment import DrivingEnv
 from training.env.gaps import GAP_SIZE
@@ -251,22 +252,27 @@ def test_interrupted_it_leaves_no_server(routes: list[Route], tmp_path: Path) ->
 
 
 def test_eighty_decisions_a_second(routes: list[Route], capsys: pytest.CaptureFixture[str]) -> None:
-    """With 20 cars, criteria and masks: processor time of this process, and of the server beside it.
+    """The expert drives among 20 cars, with criteria and masks: processor time of this process, best of three."""
+    timing = bench.time_decisions(bench.EnvBenchConfig(traffic=20), routes)
+    with capsys.disabled():
+        print(f"\n{bench.decision_table(timing)}")
+    assert timing.mean_speed_mps > 0.5, "the ego drives"
+    assert 1e3 / min(timing.client_ms) > 80.0
 
-    The limit leaves room for a slow machine; what was measured is printed.
-    """
+
+def test_an_observation_among_sixty_cars(routes: list[Route], capsys: pytest.CaptureFixture[str]) -> None:
+    """Two ticks taken in, masks painted and pooled: processor time; the aim is 0.3 ms, twice that is a failure."""
+    timing = bench.time_observation(bench.EnvBenchConfig(traffic=60), routes)
+    with capsys.disabled():
+        print(f"\n{bench.observation_table(timing)}")
+    assert timing.others >= 50
+    assert timing.frame_ms < 0.6
+
+
+def test_a_reset_takes_less_than_a_second(routes: list[Route]) -> None:
     env = DrivingEnv(EnvConfig(traffic=20), routes)
     try:
         env.reset(seed=0)
-        own = env.servers._own
-        assert own is not None
-        for _ in range(10):
-            env.step(STRAIGHT_ON)
-        decisions = 60
-        client_s, server_s = time.process_time(), process_s(own.pid)
-        for _ in range(decisions):
-            env.step(FULL_BRAKE)
-        client_s, server_s = time.process_time() - client_s, process_s(own.pid) - server_s
         resets_s = []
         for _ in range(5):
             started_s = time.process_time()
@@ -274,17 +280,4 @@ def test_eighty_decisions_a_second(routes: list[Route], capsys: pytest.CaptureFi
             resets_s.append(time.process_time() - started_s)
     finally:
         env.close()
-    with capsys.disabled():
-        print(
-            f"\n{decisions / client_s:.0f} decisions per second of this process, "
-            f"{decisions / (client_s + server_s):.0f} with the server's time; "
-            f"median reset {np.median(resets_s):.2f} s of this process"
-        )
-    assert decisions / client_s > 40.0
     assert np.median(resets_s) < 1.0
-
-
-def process_s(pid: int) -> float:
-    """Processor time a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -12,8 +12,9 @@ from agent import strict_json
 from agent.adapter import AdapterConfig
 from agent.model.bench import make_settings, one_thread, row
 from eval.results import write_json_atomically
-from training import bench, fit, latency
+from training import bench, fit, latency, throughput
 from training.adapter import bench as adapter_bench
+from training.env import bench as env_bench
 from training.env import picture
 from training.evaluation import run as evaluation
 from training.evaluation.summary import markdown
@@ -23,6 +24,8 @@ from training.privileged import checkpoint, curves, dream, trainer
 from training.privileged.config import RunConfig, with_demonstrations
 
 INCOMPLETE = 1
+OBSERVED_CARS, DRIVEN_CARS = 60, 20
+"""In the figures of docs/privileged.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +62,22 @@ class Privileged:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Time an update of world model, actor and critic against a plain implementation, the replay, or one decision."""
+    """Time updates, the replay, the environment, or one decision."""
 
-    part: Literal["update", "replay", "latency", "adapter"] = "update"
-    """What is timed; the replay uses batch, size-px, threads and seed, and windows of 64 steps. latency: a decision of
-    the privileged stream, part by part (rounds; one thread). adapter: a decision of the adapter (likewise)."""
+    part: Literal["update", "learner", "replay", "observation", "environment", "latency", "adapter"] = "update"
+    """What is timed. update: a full update of world model, actor and critic against a plain implementation, on the
+    CPU. learner: a full update of any preset and size on any device (all but size-px). replay: frames written, and
+    decoded into batches (batch, size-px, threads and seed; windows of 64 steps). observation: that of the privileged
+    stream among 60 cars. environment: a decision among 20 cars (rounds and seed, both). latency: a decision of the
+    privileged stream, part by part (rounds; one thread). adapter: a decision of the adapter (likewise)."""
     preset: Recipe = "paper"
-    """Of the decision that is timed; `paper` at 100m has the five convolutions of Raw2Drive's Table 13."""
+    """Of learner and latency; `paper` at 100m has the five convolutions of Raw2Drive's Table 13."""
     size: Size = "100m"
     """As above."""
     device: str = "cpu"
     """As above: cpu or cuda."""
+    compile: bool = False
+    """Whether the learner's recurrent steps are compiled."""
     config: tyro.conf.OmitArgPrefixes[bench.BenchConfig] = field(default_factory=bench.BenchConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     """As above: how many candidates, how many steps of the sampler, guided or not."""
@@ -82,13 +90,13 @@ class Bench:
             settings = make_settings(self.device, repeats=self.config.rounds)
             with one_thread():
                 parts = latency.time_privileged(preset(self.preset, self.size), settings)
-            print(strict_json.dumps(parts) if self.json else row(f"{self.preset} {self.size}", parts))
+            self._show(parts, row(f"{self.preset} {self.size}", parts))
             return 0
         if self.part == "adapter":
             settings = make_settings(self.device, repeats=self.config.rounds)
             with one_thread():
                 timed = adapter_bench.time_adapter(settings, self.adapter)
-            print(strict_json.dumps(timed) if self.json else adapter_bench.table(timed))
+            self._show(timed, adapter_bench.table(timed))
             return 0
         if self.part == "replay":
             config = replay_bench.ReplayBenchConfig(
@@ -98,11 +106,31 @@ class Bench:
                 seed=self.config.seed,
             )
             timing = replay_bench.run(config)
-            print(strict_json.dumps(replay_bench.report(timing)) if self.json else replay_bench.table(timing))
+            self._show(replay_bench.report(timing), replay_bench.table(timing))
+            return 0
+        if self.part == "learner":
+            timed_learner = throughput.time_learner(
+                preset(self.preset, self.size), self.config, self.device, compiled=self.compile
+            )
+            self._show(throughput.report(timed_learner), throughput.table(timed_learner))
+            return 0
+        if self.part == "observation":
+            observed = env_bench.time_observation(self._env_config(OBSERVED_CARS))
+            self._show(env_bench.report(observed), env_bench.observation_table(observed))
+            return 0
+        if self.part == "environment":
+            driven = env_bench.time_decisions(self._env_config(DRIVEN_CARS))
+            self._show(env_bench.report(driven), env_bench.decision_table(driven))
             return 0
         timings = bench.run(self.config)
-        print(strict_json.dumps(bench.report(self.config, timings)) if self.json else bench.table(timings))
+        self._show(bench.report(self.config, timings), bench.table(timings))
         return 0
+
+    def _env_config(self, cars: int) -> env_bench.EnvBenchConfig:
+        return env_bench.EnvBenchConfig(traffic=cars, rounds=self.config.rounds, seed=self.config.seed)
+
+    def _show(self, report: dict[str, Any], table: str) -> None:
+        print(strict_json.dumps(report) if self.json else table)
 
 
 @dataclass(frozen=True, kw_only=True)

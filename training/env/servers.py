@@ -61,6 +61,11 @@ class Servers:
         if self._client is not None:
             self._client.set_timeout(DEAD_TIMEOUT_S)
 
+    @property
+    def pid(self) -> int | None:
+        """Process of our own server; None without one."""
+        return None if self._own is None else self._own.pid
+
     def stop(self) -> None:
         """End our own server; safe to call twice."""
         self._client = None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from agent.model.rssm import LatentState, full_precision, unimix_log_probs
 from training.optim import move_towards
 from training.policy.config import ActorCriticConfig
-from training.policy.imagination import Imagined, IndexedNet, IndexedState, imagine
+from training.policy.imagination import Imagined, IndexedNet, IndexedState, imagination_step, imagine
 from training.policy.returns import ReturnScale, lambda_returns, replay_returns, trajectory_weights
 from training.world_model.config import WorldModelConfig
 from training.world_model.distributions import TwoHot
@@ -47,6 +47,7 @@ class ActorCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.world = config, world
+        self.imagination_step = imagination_step
         self.two_hot = TwoHot(world.heads.two_hot)
         widths = {"units": config.units, "layers": config.layers}
         self.actor = mlp(world.features, world.rssm.actions, norm=world.norm, **widths)
@@ -118,6 +119,7 @@ class ActorCritic(nn.Module):
             self.config.horizon,
             actor_unimix=self.config.actor_unimix,
             generator=generator,
+            step=self.imagination_step,
         )
         reward, continuation = self.predict(model, rollout)
         return self.loss_on(rollout, reward, continuation, start_alive)

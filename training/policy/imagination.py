@@ -6,15 +6,17 @@ rows instead of a matrix product.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from agent.model.recurrent import linear_at
-from agent.model.rssm import LatentState, Rssm, sample_index, uniform_noise, unimix_probs
+from agent.model.recurrent import after_first, linear_at
+from agent.model.rssm import LatentState, Rssm, full_precision, sample_index, uniform_noise, unimix_probs
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,55 @@ class Imagined:
         return IndexedState(self.deter.flatten(0, 1), self.index.flatten(0, 1))
 
 
+class Rows(NamedTuple):
+    """What one-hot vectors pick from: weights by class, laid out once for all steps of a rollout."""
+
+    actor: Float[Tensor, "stoch units"]
+    """Of the actor's first layer."""
+    recurrence: Float[Tensor, "stoch hidden"]
+    actions: Float[Tensor, "actions hidden"]
+    offsets: Int64[Tensor, " groups"]
+    """First row of each categorical variable."""
+
+    @classmethod
+    def of(cls, rssm: Rssm, actor: nn.Sequential) -> Rows:
+        """The rows of a world model and an actor."""
+        config, weight = rssm.config, linear_at(actor, 0).weight
+        actions = rssm.action_part(torch.eye(config.actions, device=weight.device, dtype=weight.dtype))
+        assert actions is not None
+        return cls(
+            actor=weight[:, config.deter :].t().contiguous(),
+            recurrence=rssm.input.stoch_weight.t().contiguous(),
+            actions=actions,
+            offsets=config.classes * torch.arange(config.groups, device=weight.device),
+        )
+
+
+def imagination_step(
+    rssm: Rssm,
+    actor: nn.Sequential,
+    rows: Rows,
+    state: tuple[Float[Tensor, "n deter"], Int64[Tensor, "n groups"]],
+    noise: tuple[Float[Tensor, "n 1"], Float[Tensor, "n groups 1"]],
+    actor_unimix: float,
+) -> tuple[Int64[Tensor, " n"], Float[Tensor, "n deter"], Int64[Tensor, "n groups"]]:
+    """Action in the state (h, z as indices), and the next state. Tensors alone come out, so that it can be compiled.
+
+    noise: decides the action and the next z.
+    """
+    deter, index = state
+    first, picked = linear_at(actor, 0), index + rows.offsets
+    hidden = F.linear(deter, first.weight[:, : deter.shape[-1]], first.bias)
+    hidden = hidden + F.embedding_bag(picked, rows.actor, mode="sum")
+    action = sample_index(unimix_probs(after_first(actor, hidden), actor_unimix), noise[0])
+    seen = F.embedding_bag(picked, rows.recurrence, mode="sum")
+    deter = rssm.cell(rssm.input.combine(seen, F.embedding(action, rows.actions)), deter)
+    return action, deter, sample_index(rssm.prior_probs(deter), noise[1])
+
+
+ImaginationStep = Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
 @torch.no_grad()
 def imagine(
     rssm: Rssm,
@@ -89,24 +140,21 @@ def imagine(
     *,
     actor_unimix: float,
     generator: torch.Generator | None = None,
+    step: ImaginationStep = imagination_step,
 ) -> Imagined:
-    """Roll the prior forward under the actor; start: deter (n, D), index (n, G). No gradients flow."""
-    config = rssm.config
-    act = IndexedNet(actor, config.deter, config.classes)
-    embed_stoch = RowSum(rssm.input.stoch_weight, config.classes)
-    every_action = torch.eye(config.actions, device=start.deter.device, dtype=start.deter.dtype)
-    action_rows = rssm.action_part(every_action)
-    assert action_rows is not None
-    deters, indices, actions = [start.deter], [start.index], []
-    state = start
+    """Roll the prior forward under the actor; start: deter (n, D), index (n, G). No gradients flow.
+
+    step: `imagination_step`, or the same compiled.
+    """
+    rows = Rows.of(rssm, actor)
+    deter, index = start.deter, start.index
+    like = full_precision(deter)
+    like_index = like.new_empty((*index.shape, 1))
+    deters, indices, actions = [deter], [index], []
     for _ in range(horizon):
-        policy = unimix_probs(act(state), actor_unimix)
-        action = sample_index(policy, uniform_noise(policy, generator))
-        x = rssm.input.combine(embed_stoch(state.index), F.embedding(action, action_rows))
-        deter = rssm.cell(x, state.deter)
-        prior = rssm.prior_probs(deter)
-        state = IndexedState(deter, sample_index(prior, uniform_noise(prior, generator)))
-        deters.append(state.deter)
-        indices.append(state.index)
+        noise = uniform_noise(like, generator), uniform_noise(like_index, generator)
+        action, deter, index = step(rssm, actor, rows, (deter, index), noise, actor_unimix)
+        deters.append(deter)
+        indices.append(index)
         actions.append(action)
     return Imagined(torch.stack(deters), torch.stack(indices), torch.stack(actions))

@@ -76,6 +76,9 @@ class RunConfig:
     """The run ends after so many updates, if the time is not over before."""
     threads: int = 1
     """Of the learner."""
+    compile: bool = False
+    """Whether the learner compiles its recurrent steps (torch.compile, as CUDA graphs on a GPU): a minute at the start,
+    then fewer and larger operations. Rounding differs from that of the steps as they are."""
     seed: int = 0
     train_ratio: float = 64.0
     """Replayed steps per collected step at most; where it is reached, the learner waits. Not in Raw2Drive."""

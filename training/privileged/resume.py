@@ -20,7 +20,7 @@ PREFIX = "config."
 FREE = frozenset(
     PREFIX + name
     for name in (
-        *("threads", "log_updates", "checkpoint_minutes", "evaluate_minutes", "updates"),
+        *("threads", "log_updates", "checkpoint_minutes", "evaluate_minutes", "updates", "compile"),
         *("features", "features_gib"),
     )
 )

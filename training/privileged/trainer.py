@@ -155,7 +155,8 @@ class Trainer:
 
     def make_learner(self) -> BaseLearner:
         """A learner at its beginning."""
-        return Learner(self.config, seed=self.run.seed, device=self.device, ranks=self.ranks)
+        run = self.run
+        return Learner(self.config, seed=run.seed, device=self.device, ranks=self.ranks, compiled=run.compile)
 
     def make_batches(self, seed: int, state: dict[str, Any] | None = None) -> Batches:
         """What is learned from. state: of a checkpoint."""

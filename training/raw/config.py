@@ -233,6 +233,8 @@ class RawRunConfig(RunConfig):
             raise ValueError("init is not for the raw stage: give --config.teacher and --config.encoder")
         if self.backbone == "frozen" and self.encoder is None:
             raise ValueError("a frozen backbone has to come from somewhere: give --config.encoder")
+        if self.compile:
+            raise ValueError("compile is not for the raw stage: its two streams have steps of their own")
         if self.features_gib < 0.0:
             raise ValueError(f"features_gib must not be negative, got {self.features_gib}")
 
