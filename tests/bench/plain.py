@@ -1,9 +1,10 @@
 """A plain DreamerV3 (2023) update with the operations of the usual PyTorch ports, on the parameters of our modules.
 
-The yardstick of `python -m training bench` and of the gradient parity test. Masks are uint8 arrays turned into floats,
-feature maps are channels-first with a permutation around every norm, the recurrence concatenates its inputs and grows
-its outputs step by step and samples the prior nobody reads, distributions are objects, the two-hot loss is a full
-product, and imagination keeps its graph.
+The yardstick of `python -m training bench` and of the gradient parity test: operation by operation the update of
+NM512/dreamerv3-torch for discrete actions. Masks are uint8 images turned into floats, feature maps are channels-first
+with a permutation around every norm, the recurrence concatenates its inputs and grows its outputs step by step and
+samples the prior nobody reads, distributions are objects that check their arguments, the two-hot loss is a full
+product, imagination keeps its graph and all its states, nets run once per use, and every update takes statistics.
 """
 
 from __future__ import annotations
@@ -23,12 +24,20 @@ from training.world_model.encoder import StridedEncoder
 from training.world_model.model import Replayed, WorldModel
 
 State = dict[str, Tensor]
+SHIFT = 0.0
+"""Taken from the image in front of the encoder and added behind the decoder. The ports do so with 0.5; with 0 the
+operations are theirs and the numbers ours."""
 
 
 def mask_arrays(batch: Replayed, channels: int) -> np.ndarray:
-    """(b, t, h, w, channels) uint8: how a usual replay holds masks."""
+    """(b, t, h, w, channels) uint8, 0 or 255: how a usual replay holds images."""
     masks = unpack(batch.words.numpy().astype(np.uint64), range(channels))
-    return np.ascontiguousarray(np.moveaxis(masks, 0, -1))
+    return np.ascontiguousarray(np.moveaxis(masks, 0, -1)) * np.uint8(255)
+
+
+def statistics(x: Tensor) -> list[np.ndarray]:
+    """What a port logs of a tensor."""
+    return [number.detach().numpy() for number in (x.mean(), x.std(), x.min(), x.max())]
 
 
 class OneHot(torchd.OneHotCategorical):
@@ -36,12 +45,12 @@ class OneHot(torchd.OneHotCategorical):
 
     def __init__(self, logits: Tensor, unimix: float) -> None:
         probs = F.softmax(logits, -1) * (1.0 - unimix) + unimix / logits.shape[-1]
-        super().__init__(logits=torch.log(probs), validate_args=False)
+        super().__init__(logits=torch.log(probs))
 
     def straight(self, mode: bool) -> Tensor:
         """Sample or mode with the gradient of the probabilities."""
         one_hot = F.one_hot(self.logits.argmax(-1), self.logits.shape[-1]).to(self.logits) if mode else self.sample()
-        return one_hot.detach() + self.probs - self.probs.detach()
+        return one_hot.detach() + (self.probs - self.probs.detach())
 
 
 def scan(step: Callable[..., tuple[State, ...]], inputs: tuple[Tensor, ...], length: int) -> list[State]:
@@ -50,7 +59,7 @@ def scan(step: Callable[..., tuple[State, ...]], inputs: tuple[Tensor, ...], len
     for t in range(length):
         results = step(*(x[t] for x in inputs))
         if not outputs:
-            outputs = [{name: value[None] for name, value in result.items()} for result in results]
+            outputs = [{name: value.clone()[None] for name, value in result.items()} for result in results]
         else:
             outputs = [
                 {name: torch.cat([grown[name], value[None]]) for name, value in result.items()}
@@ -66,9 +75,9 @@ class PlainWorldModel:
         self.model, self.config = model, model.config
         self.rssm = model.rssm
 
-    def loss(self, masks: np.ndarray, batch: Replayed, *, mode: bool = False) -> tuple[Tensor, State]:
-        """Total loss and posterior states (t, b); mode: the mode of the posterior instead of samples."""
-        image = torch.Tensor(masks)
+    def loss(self, masks: np.ndarray, batch: Replayed, *, mode: bool = False) -> tuple[Tensor, tuple[State, State]]:
+        """Total loss, posterior and prior states (t, b); mode: the mode of the posterior instead of samples."""
+        image = torch.tensor(masks, dtype=torch.get_default_dtype()) / 255.0
         actions = F.one_hot(batch.previous_action, self.config.rssm.actions).float()
         first = batch.first.float().clone()
         first[:, 0] = 1.0
@@ -79,9 +88,8 @@ class PlainWorldModel:
         reward = self.two_hot_loss(self.model.reward_head(features), batch.reward)
         continuation = torchd.Bernoulli(logits=self.model.continue_head(features)[..., 0])
         alive = 1.0 - batch.terminal.float()
-        free, unimix = self.config.rssm.free_nats, self.config.rssm.unimix
+        free, distribution = self.config.rssm.free_nats, self.distribution
         held = {name: {k: v.detach() for k, v in state.items()} for name, state in (("q", posterior), ("p", prior))}
-        distribution = lambda state: torchd.Independent(OneHot(state["logit"], unimix), 1)  # noqa: E731
         dynamics = torchd.kl_divergence(distribution(held["q"]), distribution(prior)).clip(min=free).mean()
         representation = torchd.kl_divergence(distribution(posterior), distribution(held["p"])).clip(min=free).mean()
         weights = self.config.loss
@@ -92,11 +100,13 @@ class PlainWorldModel:
             + weights.dynamics * dynamics
             + weights.representation * representation
         )
-        return total, posterior
+        return total, (posterior, prior)
 
     def encode(self, image: Tensor) -> Tensor:
         """(b, t, h, w, c) to (b, t, e)."""
-        x = image.reshape(-1, *image.shape[2:]).permute(0, 3, 1, 2)
+        x = torch.cat([image], -1)
+        x -= SHIFT
+        x = x.reshape(-1, *image.shape[2:]).permute(0, 3, 1, 2)
         encoder = self.model.encoder.masks
         assert isinstance(encoder, StridedEncoder)
         for layer in encoder.layers:
@@ -113,7 +123,9 @@ class PlainWorldModel:
             x = layer.conv(x)
             x = F.silu(layer.act.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
         x = decoder.out.conv(x)
-        return x.reshape(*features.shape[:2], *x.shape[1:]).permute(0, 1, 3, 4, 2)
+        x = x.reshape(*features.shape[:2], *x.shape[1:]).permute(0, 1, 3, 4, 2)
+        x += SHIFT
+        return x
 
     def observe(self, embed: Tensor, actions: Tensor, first: Tensor, mode: bool) -> tuple[State, State]:
         """Posterior and prior states, time first."""
@@ -155,6 +167,10 @@ class PlainWorldModel:
         """A state with z drawn from the logits."""
         logit = logit.unflatten(-1, (self.config.rssm.groups, self.config.rssm.classes))
         return {"deter": deter, "logit": logit, "stoch": OneHot(logit, self.config.rssm.unimix).straight(mode)}
+
+    def distribution(self, state: State) -> torchd.Independent:
+        """Of z."""
+        return torchd.Independent(OneHot(state["logit"], self.config.rssm.unimix), 1)
 
     @staticmethod
     def features(state: State) -> Tensor:
@@ -199,72 +215,82 @@ class PlainLearner:
 
     def update(self, masks: np.ndarray, batch: Replayed) -> dict[str, float]:
         """One update; metrics are converted to numbers at once."""
-        total, posterior = self.plain.loss(masks, batch)
+        total, (posterior, prior) = self.plain.loss(masks, batch)
         self.apply("model", total, 1000.0)
+        entropies = [self.plain.distribution(each).entropy().mean() for each in (prior, posterior)]
+        self.plain.distribution(posterior).entropy()  # a port hands it on to explorers, read or not
         state = {name: value.detach().flatten(0, 1) for name, value in posterior.items()}
         metrics = self.behave(state)
-        return metrics | {"model": float(total.detach())}
+        entropy = {name: float(x.detach()) for name, x in zip(("prior", "posterior"), entropies, strict=True)}
+        return metrics | entropy | {"model": float(total.detach())}
 
     def apply(self, name: str, loss: Tensor, clip: float) -> None:
         """One optimiser step."""
         self.optimizers[name].zero_grad()
-        loss.backward(retain_graph=name == "actor")
+        loss.backward(retain_graph=True)
         nn.utils.clip_grad_norm_(self.modules[name].parameters(), clip)
         self.optimizers[name].step()
 
     def behave(self, state: State) -> dict[str, float]:
         """Imagination with its graph, actor and critic losses and their steps."""
         self.learner.model.requires_grad_(False)
-        actor, critic = self.losses(**self.imagine(state))
+        states, rollout = self.imagine(state)
+        actor, critic = self.losses(**rollout, told=lambda: self.plain.features(states))
         metrics = self.step(actor, critic)
         self.learner.model.requires_grad_(True)
         return metrics
 
-    def imagine(self, state: State) -> State:
-        """Features (h+1, n, f) and one-hot actions (h+1, n, a); the graph runs through all steps."""
+    def imagine(self, state: State) -> tuple[State, State]:
+        """All states, and features (h+1, n, f) with one-hot actions (h+1, n, a); the graph runs through all steps."""
         policy, config, plain = self.learner.policy, self.learner.config.policy, self.plain
+        start = state
 
-        def step(_: Tensor) -> tuple[State]:
+        def step(_: Tensor) -> tuple[State, State]:
             nonlocal state
             features = plain.features(state)
             action = OneHot(policy.actor(features.detach()), config.actor_unimix).straight(False)
-            current = {"features": features, "action": action}
             state = plain.imagine_step(state, action)
-            return (current,)
+            return state, {"features": features, "action": action}
 
-        (rollout,) = scan(step, (torch.arange(config.horizon + 1),), config.horizon + 1)
-        return rollout
+        following, rollout = scan(step, (torch.arange(config.horizon + 1),), config.horizon + 1)
+        states = {name: torch.cat([start[name][None], value[:-1]]) for name, value in following.items()}
+        plain.distribution(states).entropy()
+        return states, rollout
 
-    def losses(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, features: Tensor, action: Tensor, told: Callable[[], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Actor's and critic's loss on an imagination.
 
         Continue flags are probabilities and every start weighs 1. Where `features` have a graph, the actor's gradient
-        also runs through the dynamics, as in the ports.
+        also runs through the dynamics, as in the ports, which also put the features together anew for either head
+        (told).
         """
         policy, config = self.learner.policy, self.learner.config.policy
         model, plain = self.learner.model, self.plain
+        told = told or (lambda: features)
         bins = model.two_hot.bins
         expect = lambda logits: torch.sign(x := (logits.softmax(-1) * bins).sum(-1)) * torch.expm1(torch.abs(x))  # noqa: E731
-        reward = expect(model.reward_head(features))
-        discount = self.learner.config.world_model.discount.gamma * torch.sigmoid(model.continue_head(features)[..., 0])
+        reward = expect(model.reward_head(told()))
+        entropy = OneHot(policy.actor(features), config.actor_unimix).entropy()
+        discount = self.learner.config.world_model.discount.gamma * torch.sigmoid(model.continue_head(told())[..., 0])
         value = expect(policy.critic(features))
-        following, returns = value[-1], []
-        for t in reversed(range(len(reward) - 1)):
-            ahead = (1.0 - config.lam) * value[t + 1] + config.lam * following
-            following = reward[t + 1] + discount[t + 1] * ahead
-            returns.append(following)
-        target = torch.stack(returns[::-1])
+        target = self.returns(reward, discount, value)
         weight = torch.cumprod(torch.cat([torch.ones_like(discount[:1]), discount[1:-1]]), 0).detach()
+        distribution = OneHot(policy.actor(features.detach()), config.actor_unimix)
         quantiles = torch.quantile(target.detach().flatten(), torch.tensor([0.05, 0.95]))
         self.averages = 0.01 * quantiles + 0.99 * self.averages
         scale = torch.clip(self.averages[1] - self.averages[0], min=1.0)
-        distribution = OneHot(policy.actor(features[:-1]), config.actor_unimix)
-        advantage = ((target - value[:-1]) / scale).detach()
-        objective = advantage * distribution.log_prob(action[:-1].detach()) + config.entropy * distribution.entropy()
+        normed = (target - self.averages[0]) / scale, (value[:-1] - self.averages[0]) / scale
+        logged = statistics(normed[0])
+        advantage = ((target - expect(policy.critic(features[:-1]))) / scale).detach()
+        objective = advantage * distribution.log_prob(action)[:-1] + config.entropy * entropy[:-1]
         actor = -(weight * objective).mean()
         logits = policy.critic(features[:-1].detach())
         slow = expect(policy.slow_critic(features[:-1].detach())).detach()
         critic = plain.two_hot_loss(logits, target.detach()) + plain.two_hot_loss(logits, slow)
+        for tensor in (expect(logits), target, reward, action.argmax(-1).float()):
+            logged += statistics(tensor)
         return actor, (weight * critic).mean()
 
     def step(self, actor: Tensor, critic: Tensor) -> dict[str, float]:
@@ -276,3 +302,12 @@ class PlainLearner:
             for average, new in zip(policy.slow_critic.parameters(), policy.critic.parameters(), strict=True):
                 average.copy_(0.98 * average + 0.02 * new)
         return {"actor": float(actor.detach()), "critic": float(critic.detach())}
+
+    def returns(self, reward: Tensor, discount: Tensor, value: Tensor) -> Tensor:
+        """Lambda returns of all steps but the last."""
+        lam, following, returns = self.learner.config.policy.lam, value[-1], []
+        for t in reversed(range(len(value) - 1)):
+            ahead = (1.0 - lam) * value[t + 1] + lam * following
+            following = reward[t + 1] + discount[t + 1] * ahead
+            returns.append(following)
+        return torch.stack(returns[::-1])
