@@ -60,10 +60,12 @@ class WindowArrays:
         if not 0 < size_px <= SIZE_PX or SIZE_PX % size_px:
             raise ValueError(f"words of {SIZE_PX} px cannot be pooled to {size_px} px")
         shape = (windows, steps)
-        values, front_hw, image_hw = 0, None, images
+        values, front_hw = 0, None
         if isinstance(images, FeatureStore):
             values, image_hw = images.source.values, (0, 0)
             front_hw = images.source.image_hw if images.front else None
+        else:
+            image_hw = images
         return cls(
             words=np.empty((*shape, size_px, size_px), np.uint64),
             vector=np.empty((*shape, vector), np.float32),
