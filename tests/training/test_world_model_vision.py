@@ -30,7 +30,7 @@ def stirred(module: nn.Module) -> nn.Module:
 def images(recipe: Recipe = "strong") -> tuple[Tensor, Tensor]:
     """Ten frames as words (n, h, w) and as float64 masks (n, channels, h, w): more than a chunk of frames."""
     batch = random_batch(debug_config(recipe, "pooled"), 2, 5)
-    masks = torch.from_numpy(mask_arrays(batch, CHANNELS)).flatten(0, 1).permute(0, 3, 1, 2)
+    masks = torch.from_numpy(mask_arrays(batch, CHANNELS) > 0).flatten(0, 1).permute(0, 3, 1, 2)
     return batch.words.flatten(0, 1), masks.double()
 
 
