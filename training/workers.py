@@ -6,7 +6,6 @@ CARLA's client can freeze inside a tick, and takes its process with it when its 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import time
@@ -19,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from eval.planner import PlannerError
 from eval.processes import end_with_parent
 from eval.server import ServerDiedError, ServerError
+from training import spawn
 from training.messages import MAX_MESSAGE_BYTES, MessageError, pack, read
 
 SILENCE_S = 240.0
@@ -139,12 +139,8 @@ class _Worker(Generic[Item]):
         self.refusal = ""
         """What server or planner said to bad input."""
         self._patience_s, self._silence_s = START_S, silence_s
-        context = multiprocessing.get_context("spawn")
-        self._receiver, sender = context.Pipe(duplex=False)
-        arguments = (sender, target, tuple(items), index, os.getpid())
-        self._process = context.Process(target=_work, args=arguments, daemon=True)
-        self._process.start()
-        sender.close()
+        self._receiver, sender = spawn.pipe(duplex=False)
+        self._process = spawn.start(_work, sender, target, tuple(items), index, os.getpid(), daemon=True)
         self._heard_s = time.monotonic()
 
     def messages(self) -> Iterator[Told[Item] | Done[Item]]:

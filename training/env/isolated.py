@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import gymnasium
@@ -18,7 +18,7 @@ from agent.actions import ACTIONS
 from eval.episode import EpisodeError
 from eval.routes import Route
 from eval.server import ServerDiedError, ServerError
-from training import bev
+from training import bev, spawn
 from training.env.config import EnvConfig
 from training.env.environment import START_ATTEMPTS, DrivingEnv, Observation
 from training.env.observation import observation_space, vector_size
@@ -70,7 +70,7 @@ class IsolatedEnv(gymnasium.Env[Any, Any]):
         self.workers = 0
         """How many processes were started."""
         self._routes = tuple(routes)
-        self._process: Any | None = None
+        self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
         self._route: Route | None = None
         self._counted = False
@@ -176,11 +176,8 @@ class IsolatedEnv(gymnasium.Env[Any, Any]):
         }
 
     def _start_worker(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_work, args=(other, self.config, self._routes), name="driving")
-        self._process.start()
-        other.close()
+        self._pipe, other = spawn.pipe()
+        self._process = spawn.start(_work, other, self.config, self._routes, name="driving")
         self.workers += 1
 
     def _end_worker(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ import numpy as np
 
 from eval.routes import Route
 from eval.server import ServerError
+from training import spawn
 from training.messages import MAX_MESSAGE_BYTES, read
 from training.presets import PrivilegedConfig
 from training.privileged.collector import CollectorJob, work
@@ -67,11 +67,8 @@ class Worker:
     """One process with the pipe that ends it."""
 
     def __init__(self, job: CollectorJob, name: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, other = context.Pipe()
-        self.process = context.Process(target=work, args=(other, job, os.getpid()), name=name)
-        self.process.start()
-        other.close()
+        self.pipe, other = spawn.pipe()
+        self.process = spawn.start(work, other, job, os.getpid(), name=name)
         self.heard_s = time.monotonic()
         self._fault = ""
 
