@@ -261,7 +261,7 @@ def test_eighty_decisions_a_second(routes: list[Route], capsys: pytest.CaptureFi
 
 
 def test_an_observation_among_sixty_cars(routes: list[Route], capsys: pytest.CaptureFixture[str]) -> None:
-    """Two ticks taken in, masks painted and pooled: the aim is 0.3 ms; a call to the server per car would cost over 1 ms."""
+    """Two ticks taken in, masks painted: the aim is 0.3 ms; a call to the server per car would cost over 1 ms."""
     timing = bench.time_observation(bench.EnvBenchConfig(traffic=60), routes)
     with capsys.disabled():
         print(f"\n{bench.observation_table(timing)}")

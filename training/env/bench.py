@@ -55,7 +55,7 @@ class EnvTiming:
 
 @dataclass(frozen=True, slots=True)
 class ObservationTiming:
-    """Processor milliseconds of the parts of an observation, median of the best round, and how many others there are."""
+    """Processor milliseconds of the parts of an observation, median of the best round, and how many others."""
 
     others: int
     update_ms: float
