@@ -133,22 +133,37 @@ class SituationEncoder(nn.Module):
         return self.out(torch.cat([self.state(seen.features), told], -1))
 
 
+class TimeConv(nn.Conv1d):
+    """A convolution along the time of (n, t, c) as one matrix product, for a dozen steps much faster than `Conv1d`."""
+
+    def forward(self, x: Float[Tensor, "n t c"]) -> Float[Tensor, "n t2 c2"]:
+        """As Conv1d's, channels last."""
+        (size,), (stride,), (padding,) = self.kernel_size, self.stride, self.padding
+        if size > 1:
+            x = F.pad(x, (0, 0, int(padding), int(padding)))
+            x = x.unfold(1, size, stride).flatten(2)  # of every step: its channels, each with its neighbours in time
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
 class _Block(nn.Module):
     """Two convolutions along the time with a residual connection; the condition scales and shifts between them."""
 
     def __init__(self, inputs: int, outputs: int, condition: int) -> None:
         super().__init__()
-        self.first = nn.Conv1d(inputs, outputs, 3, padding=1)
+        self.first = TimeConv(inputs, outputs, 3, padding=1)
         self.norm = nn.GroupNorm(1, outputs)
         self.film = nn.Linear(condition, 2 * outputs)
-        self.second = nn.Conv1d(outputs, outputs, 3, padding=1)
-        self.skip = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.second = TimeConv(outputs, outputs, 3, padding=1)
+        self.skip = TimeConv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "n c t"], condition: Float[Tensor, "n d"]) -> Float[Tensor, "n c t"]:
+    def forward(self, x: Float[Tensor, "n t c"], condition: Float[Tensor, "n d"]) -> Float[Tensor, "n t c2"]:
         """The block's output."""
-        scale, shift = self.film(condition)[..., None].chunk(2, 1)
-        h = F.silu(self.norm(self.first(x)) * (1.0 + scale) + shift)
+        scale, shift = self.film(condition)[:, None].chunk(2, -1)
+        h = F.silu(self._normed(self.first(x)) * (1.0 + scale) + shift)
         return F.silu(self.skip(x) + self.second(h))
+
+    def _normed(self, x: Float[Tensor, "n t c"]) -> Float[Tensor, "n t c"]:
+        return F.layer_norm(x, x.shape[1:], eps=self.norm.eps) * self.norm.weight + self.norm.bias
 
 
 class Denoiser(nn.Module):
@@ -161,13 +176,13 @@ class Denoiser(nn.Module):
         self.encoder = SituationEncoder(config)
         self.time = nn.Sequential(nn.Linear(2 * TIME_WAVES, condition), nn.SiLU(), nn.Linear(condition, condition))
         self.enter = _Block(2 + 2 + 4, c, condition)
-        self.down = nn.Conv1d(c, 2 * c, 4, stride=2, padding=1)
+        self.down = TimeConv(c, 2 * c, 4, stride=2, padding=1)
         self.middle = _Block(2 * c, 2 * c, condition)
-        self.deep = nn.Conv1d(2 * c, 2 * c, 4, stride=2, padding=1)
+        self.deep = TimeConv(2 * c, 2 * c, 4, stride=2, padding=1)
         self.deepest = _Block(2 * c, 2 * c, condition)
         self.rise = _Block(4 * c, c, condition)
         self.leave = _Block(2 * c, c, condition)
-        self.out = nn.Conv1d(c, 2 * config.modes, 1)
+        self.out = TimeConv(c, 2 * config.modes, 1)
         with torch.no_grad():
             for parameter in self.out.parameters():  # at first nothing is added
                 parameter.zero_()
@@ -180,9 +195,9 @@ class Denoiser(nn.Module):
         self.way_scale: Tensor
 
     def context(self, seen: Situated, code: Float[Tensor, "b code"]) -> tuple[Tensor, Tensor]:
-        """(base plan and motion as channels (b, 6, 12), code): what stays the same over the noise levels."""
+        """(base plan and motion (b, 12, 6), code): what stays the same over the noise levels."""
         base = torch.cat([seen.plan / plan_scale(seen.numbers[:, 0]), seen.motion / self.way_scale], -1)
-        return base.transpose(1, 2), code
+        return base, code
 
     def forward(
         self, x: Float[Tensor, "n 12 2"], level: Int64[Tensor, " n"], context: tuple[Tensor, Tensor]
@@ -191,13 +206,12 @@ class Denoiser(nn.Module):
         base, code = context
         angle = (level.to(x.dtype) / self.config.train_steps)[:, None] * self.waves
         condition = F.silu(code + self.time(torch.cat([angle.sin(), angle.cos()], -1)))
-        fine = self.enter(torch.cat([x.transpose(1, 2), base], 1), condition)
+        fine = self.enter(torch.cat([x, base], -1), condition)
         middle = self.middle(self.down(fine), condition)
         deepest = self.deepest(self.deep(middle), condition)
-        up = F.interpolate(deepest, scale_factor=2.0)
-        up = self.rise(torch.cat([up, middle], 1), condition)
-        up = self.leave(torch.cat([F.interpolate(up, scale_factor=2.0), fine], 1), condition)
-        return self.out(up).unflatten(1, (self.config.modes, 2)).transpose(2, 3)
+        up = self.rise(torch.cat([deepest.repeat_interleave(2, 1), middle], -1), condition)
+        up = self.leave(torch.cat([up.repeat_interleave(2, 1), fine], -1), condition)
+        return self.out(up).unflatten(-1, (self.config.modes, 2)).transpose(1, 2)
 
 
 class QValues(nn.Module):

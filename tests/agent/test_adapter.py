@@ -34,7 +34,7 @@ from agent.config import ConfigError, to_plain
 from agent.driver import Driver, load_model
 from agent.geodesy import Dialect
 from agent.guard import is_valid
-from agent.model.adapter import VALUES, AdapterNet, AdapterNetConfig, Situated, free_motion, plan_scale
+from agent.model.adapter import VALUES, AdapterNet, AdapterNetConfig, Situated, TimeConv, free_motion, plan_scale
 from agent.model.driving_model import AUXILIARY, PATH_DISTANCES_M, DrivingModel, ModelInput
 from agent.model.policy import pedal_first, pedals_first
 from agent.model.raw_model import RawActorConfig, RawModel, RawModelConfig, RawNeckConfig
@@ -247,6 +247,15 @@ def test_a_fresh_adapter_adds_nothing() -> None:
     net = AdapterNet(SMALL).eval()
     found = Proposer(net, AdapterConfig(candidates=5)).propose(seen, start)
     np.testing.assert_allclose(found.plans, np.repeat(found.plans[:, :1], 5, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (4, 2, 1), (1, 1, 0)])
+def test_a_convolution_along_the_time_is_conv1ds(size: int, stride: int, padding: int) -> None:
+    torch.manual_seed(0)
+    ours = TimeConv(6, 10, size, stride=stride, padding=padding).double()
+    x = torch.randn(5, KNOTS, 6, dtype=torch.float64)
+    theirs = torch.nn.functional.conv1d(x.transpose(1, 2), ours.weight, ours.bias, stride, padding)
+    torch.testing.assert_close(ours(x), theirs.transpose(1, 2), rtol=0.0, atol=1e-12)
 
 
 def test_values_look_back_only() -> None:
