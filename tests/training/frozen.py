@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tests.training.experience import transition
 from training.experience.writer import ExperienceWriter
@@ -16,6 +18,7 @@ from training.presets import Recipe, preset
 from training.privileged.config import RunConfig
 from training.privileged.trainer import Trainer, configured, train
 
+PATIENCE_S = 120.0
 RUN = RunConfig(
     collectors=0, evaluate_minutes=0.0, vector=False, batch=2, steps=6, segment_steps=8, log_updates=2, updates=6
 )
@@ -69,3 +72,18 @@ def fill_with_vector(folder: Path, steps: int, *, bad_every: int) -> None:
         for step in range(steps):
             vector = np.full(35, np.nan if step > 9 and step % bad_every == 0 else 0.1 * step, np.float32)
             writer.add(replace(transition(0, step), vector=vector))
+
+
+def wait_for(what: Callable[[], Any]) -> Any:
+    """The first true answer."""
+    until_s = time.monotonic() + PATIENCE_S
+    while not (answer := what()):
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+    return answer
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [name for name, value in one.items() if not torch.equal(value, other[name])]
+    assert different == []

@@ -33,6 +33,8 @@ IN_PRESET = frozenset(
     )
 )
 """Choices of the run that show in its preset."""
+NEW_WINDOWS = frozenset(("steps", PREFIX + "replay"))
+"""With one of these changed, what a checkpoint says of the replay's windows is of no use."""
 LOCK = "run.lock"
 
 

@@ -50,7 +50,7 @@ from training.privileged.guard import (
     is_out_of_memory,
     out_of_memory,
 )
-from training.privileged.resume import check_unchanged, locked, plain_run
+from training.privileged.resume import NEW_WINDOWS, check_unchanged, locked, plain_run
 from training.privileged.routes import GenerationStoppedError, routes_of
 from training.privileged.tracking import Tracker
 from training.world_model.model import Replayed, WorldModel
@@ -209,8 +209,8 @@ class Trainer:
             batches.sampler.turn = self.ranks.rank, self.ranks.size
             if not self.run.collectors:
                 self._check_replay(batches)
-            if not self.resumed:
-                self.collected = batches.sampler.catalogue.steps  # a start that was stopped before its first update
+            if self._sampler is None:
+                self.collected = batches.sampler.catalogue.steps  # also of a start that was stopped before an update
             hire = self._hire(stack)
             start = lambda job, name: hire(self.job(job), name)  # noqa: E731
             crew = Crew(self.config, self.run, self.folder, routes, evaluation, self._schedulers, start, self.job)
@@ -313,6 +313,8 @@ class Trainer:
         self.collected, self.elapsed_s = int(progress["collected"]), float(progress["elapsed_s"])
         self.evaluated_s = float(progress["evaluated_s"])
         self._sampler, self._schedulers = progress["sampler"], progress["schedulers"]
+        if NEW_WINDOWS & self._changes.keys():
+            self._sampler = None  # its windows are none of these; it begins as a new run's does
         self.resumed = True
 
 
