@@ -122,7 +122,7 @@ class ImageEncoder(nn.Module):
     def backbone_maps(self, images: Tensor) -> list[Tensor]:
         """The backbone's maps (b * cameras, c, h, w) of `config.backbone_stages`."""
         bytes_last = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # reordered while it is small
-        return self.backbone((bytes_last - self.mean).mul_(self.inverse_std))
+        return self.backbone(bytes_last.to(torch.float32, copy=True).sub_(self.mean).mul_(self.inverse_std))
 
     def pyramid(self, maps: list[Tensor], batch: int) -> list[Tensor]:
         """Levels (b, cameras, d, h, w) of the backbone's maps."""
