@@ -143,7 +143,7 @@ def test_identical_streams_have_alignment_losses_of_exactly_zero(name: str) -> N
     if name == "independent_sampling":
         batch = batch.map(lambda value: value[:, :1])
     sight, target = same_sight(guide, batch)
-    loss = model.loss_of(guide, batch, sight, target, generator=torch.Generator().manual_seed(2))
+    loss = model.loss_of(guide, batch, sight, target, teacher().policy, generator=torch.Generator().manual_seed(2))
     assert {key: loss.terms[key].item() for key in (*ROLLOUT_TERMS, "seen")} == dict.fromkeys(
         (*ROLLOUT_TERMS, "seen"), 0.0
     )

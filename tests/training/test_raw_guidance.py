@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agent.model.raw_model import Sight
-from agent.model.rssm import unimix_log_probs
+from agent.model.rssm import Belief, unimix_log_probs
 from tests.training.raw import batch_for, config_for, teacher
-from training.raw.config import DistillationConfig, RawHeadConfig
+from training.policy.actor_critic import ActorCritic
+from training.raw.config import DistillationConfig, GuidanceConfig, RawHeadConfig
 from training.raw.guidance import deter_alignment, distillation, embed_alignment, stoch_alignment
 from training.raw.imagination import DualStart, imagine_both
 from training.raw.learner import RawLearner
@@ -257,6 +262,47 @@ def test_head_guidance_asks_the_privileged_heads_on_the_privileged_states() -> N
     expected = learner.teacher.reward(states).unflatten(0, rollout.privileged.index.shape[:2])[1:]
     torch.testing.assert_close(reward, expected)
     assert not torch.allclose(rollout.raw.deter[1:], rollout.privileged.deter[1:])
+
+
+def test_what_the_privileged_policy_does_can_shape_the_raw_states() -> None:
+    learner, batch = learner_for(rssm_start="random", guidance=GuidanceConfig(policy=3.0))
+    noise = torch.Generator().manual_seed(0)
+    loss = learner.model.loss(learner.teacher, batch, learner.teacher_policy, generator=noise)
+        learner.teacher, batch, learner.teacher_policy, generator=torch.Generator().manual_seed(0)
+    )
+    wanted, done = (
+        actions_at(learner.teacher_policy, stream, stream.posterior)
+        for stream in (loss.streams.privileged, loss.streams.raw)
+    )
+    expected = (wanted.exp() * (wanted - done)).sum(-1).mean()
+    torch.testing.assert_close(loss.terms["align_policy"].double(), expected, rtol=1e-4, atol=1e-6)
+    assert loss.weights["align_policy"] == 3.0
+    loss.terms["align_policy"].backward()
+    assert learner.model.rssm is not None
+    for part in (learner.model.neck.last, learner.model.rssm.posterior_head[0]):
+        assert part.weight.grad is not None and bool((part.weight.grad != 0).any())
+    assert all(parameter.grad is None for parameter in learner.teacher_policy.parameters())
+
+
+@pytest.mark.parametrize("target", ["posterior", "sample"])
+def test_distillation_asks_where_it_shall(target: Literal["posterior", "sample"]) -> None:
+    learner, batch = learner_for(rssm_start="random", distillation=DistillationConfig(target=target))
+    streams = learner.model.loss(learner.teacher, batch, generator=torch.Generator().manual_seed(0)).streams
+    rollout, _ = learner.imagine(streams, batch.terminal)
+    known = streams.privileged.posterior if target == "posterior" else None
+    wanted = actions_at(learner.teacher_policy, streams.privileged, known)
+    done = actions_at(learner.policy, streams.raw, None)
+    expected = (wanted.exp() * (wanted - done)).sum(-1).mean()
+    torch.testing.assert_close(learner.distillation(streams, rollout).double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def actions_at(policy: ActorCritic, stream: Belief, posterior: torch.Tensor | None) -> torch.Tensor:
+    """Log-probabilities at a stream's h and its sampled z, or the likeliest one of a posterior, in float64."""
+    z = stream.state.stoch
+    if posterior is not None:
+        z = F.one_hot(posterior.argmax(-1), posterior.shape[-1]).flatten(-2)
+    policy = copy.deepcopy(policy).double()
+    return policy.log_policy(torch.cat([stream.state.deter.double(), z.double()], -1))
 
 
 def test_distillation_fades_out() -> None:

@@ -35,6 +35,9 @@ class GuidanceConfig:
     """On KL(sg p || p^); not in the paper, where the dynamics loss alone pulls p^ to q^."""
     seen: float = 1.0
     """On the squared error of the numbers of the ego vector that the raw stream has to see (ours)."""
+    policy: float = 0.0
+    """On KL(pi(h, z*) || pi(h^, z^*)) of the privileged policy, at the likeliest z of each stream's own posterior: raw
+    states shall be told apart by what is done in them (ours)."""
     spatial: bool = True
     temporal: bool = True
     """Table 8, which the paper does not define. Both: every cell at every step. Spatial alone: every cell at the first
@@ -62,7 +65,7 @@ class RawHeadConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillationConfig:
-    """KL(pi(h, z) || pi^(h^, z)) in the actor's loss; the paper names distillation without loss, weight or schedule."""
+    """KL(pi || pi^(h^, z)) in the actor's loss; the paper names distillation without loss, weight or schedule."""
 
     weight: float = 1.0
     final_weight: float = 0.0
@@ -70,6 +73,9 @@ class DistillationConfig:
     """Over so many updates the weight falls linearly."""
     imagined: float = 0.0
     """Share of the weight that the imagined states get; the replayed ones get the rest."""
+    target: Literal["posterior", "sample"] = "posterior"
+    """Where the privileged policy is asked in replayed states. posterior: at the likeliest z of the privileged
+    posterior, which knows what is really there; sample: at the shared z, which holds what the raw stream believes."""
 
     def __post_init__(self) -> None:
         if min(self.weight, self.final_weight) < 0.0 or self.updates < 0 or not 0.0 <= self.imagined <= 1.0:

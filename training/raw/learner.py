@@ -16,7 +16,7 @@ from training.raw.config import RawConfig
 from training.raw.guidance import distillation
 from training.raw.imagination import DualImagined, DualStart, imagine_both
 from training.raw.model import RawLoss, RawWorldModel
-from training.raw.streams import Streams
+from training.raw.streams import Streams, likeliest
 from training.world_model.model import Replayed, WorldModel
 
 
@@ -69,7 +69,7 @@ class RawLearner(BaseLearner):
 
     def _update_model(self, batch: Replayed) -> tuple[dict[str, Tensor], Streams]:
         self.steppers["model"].zero_grad()
-        loss = self.model.loss(self.teacher, batch, generator=self.generator)
+        loss = self.model.loss(self.teacher, batch, self.teacher_policy, generator=self.generator)
         loss.total.backward()
         norm = self.apply(("model",), loss.total)
         return detached(loss.terms) | {"model_gradient_norm": norm}, loss.streams
@@ -117,12 +117,15 @@ class RawLearner(BaseLearner):
 
     def distillation(self, streams: Streams, rollout: DualImagined) -> Float[Tensor, ""]:
         """KL(pi || pi^) on replayed and imagined states by their shares; the raw states get no gradient."""
-        share, classes = self.config.distillation.imagined, self.config.world_model.rssm.classes
+        config, classes = self.config.distillation, self.config.world_model.rssm.classes
+        share = config.imagined
         total = streams.raw.state.deter.new_zeros(())
         if share < 1.0:
             raw = self.policy.log_policy(streams.raw.state.detach().features())
             with torch.no_grad():
-                target = self.teacher_policy.log_policy(streams.privileged.state.features())
+                known = streams.privileged
+                states = likeliest(known) if config.target == "posterior" else known.state
+                target = self.teacher_policy.log_policy(states.features())
             total = total + (1.0 - share) * distillation(raw, target).mean()
         if share > 0.0:
             raw = self.policy.log_policy(rollout.raw.flat().features(classes))
@@ -137,7 +140,7 @@ class RawLearner(BaseLearner):
         scale = {name: value.clone() for name, value in self.policy.scale.state_dict().items()}
         moments = [torch.zeros_like(p) for s in self.steppers.values() for p in s.parameters_without_moments() * 2]
         try:
-            loss: RawLoss = self.model.loss(self.teacher, batch, generator=self.generator)
+            loss: RawLoss = self.model.loss(self.teacher, batch, self.teacher_policy, generator=self.generator)
             loss.total.backward()
         finally:
             del moments

@@ -18,17 +18,18 @@ from agent.model.front_view import FRONT
 from agent.model.image_encoder import EncoderConfig, ImageEncoder
 from agent.model.raw_model import RawNeck, Sight, autocast_convolutions, seen_columns
 from agent.model.rssm import Rssm, full_precision, kl_loss
+from training.policy.actor_critic import ActorCritic
 from training.raw.backbone import unpack
 from training.raw.config import RawConfig
-from training.raw.guidance import deter_alignment, embed_alignment, stoch_alignment
+from training.raw.guidance import deter_alignment, distillation, embed_alignment, stoch_alignment
 from training.raw.lift import fits, lift_windows
-from training.raw.streams import Streams, filter_both
+from training.raw.streams import Streams, filter_both, likeliest
 from training.world_model.decoder import Decoder
 from training.world_model.distributions import TwoHot, binary_loss
 from training.world_model.layers import initialise, mlp, scale_last
 from training.world_model.model import Replayed, WorldModel, reconstruction
 
-ROLLOUT_TERMS = ("align_embed", "align_vector", "align_stoch", "align_deter", "align_prior")
+ROLLOUT_TERMS = ("align_embed", "align_vector", "align_stoch", "align_deter", "align_prior", "align_policy")
 """What L_Rollout consists of."""
 
 
@@ -176,8 +177,15 @@ class RawWorldModel(nn.Module):
         with autocast_convolutions(maps[0].device, self.config.bfloat16):
             return [level.float() for level in self.encoder.pyramid(maps, batch)]
 
-    def loss(self, teacher: WorldModel, batch: Replayed, *, generator: torch.Generator | None = None) -> RawLoss:
-        """Reconstruction of the masks, both KL terms and the guidance, L_raw.
+    def loss(
+        self,
+        teacher: WorldModel,
+        batch: Replayed,
+        policy: ActorCritic | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> RawLoss:
+        """Reconstruction of the masks, both KL terms and the guidance, L_raw. policy: the privileged one.
 
         Raises: ValueError for a batch without sensors.
         """
@@ -188,7 +196,7 @@ class RawWorldModel(nn.Module):
             vector = None if batch.vector is None else batch.vector.flatten(0, 1)
             target = teacher.encoder(batch.words.flatten(0, 1), vector).unflatten(0, batch.first.shape)
         sight = self.see(batch.sensors, actions, generator, batch.image_features, batch.front_images)
-        return self.loss_of(teacher, batch, sight, target, generator=generator)
+        return self.loss_of(teacher, batch, sight, target, policy, generator=generator)
 
     def loss_of(
         self,
@@ -196,6 +204,7 @@ class RawWorldModel(nn.Module):
         batch: Replayed,
         sight: Sight,
         target: Float[Tensor, "b t e"],
+        policy: ActorCritic | None = None,
         *,
         generator: torch.Generator | None = None,
     ) -> RawLoss:
@@ -227,6 +236,9 @@ class RawWorldModel(nn.Module):
             "align_prior": stoch_alignment(raw.prior, privileged.prior),
             "seen": self._seen_loss(sight, batch),
         }
+        if policy is not None:
+            taken = policy.log_policy(likeliest(privileged).features())
+            terms["align_policy"] = distillation(policy.log_policy(likeliest(raw).features()), taken).mean()
         terms |= self._head_losses(teacher, batch, raw.state.features(), generator)
         weights = {name: weight for name, weight in self.weights().items() if weight and name in terms}
         parts = {name: weight * terms[name] for name, weight in weights.items()}
@@ -252,6 +264,7 @@ class RawWorldModel(nn.Module):
             "align_stoch": guidance.stoch,
             "align_deter": guidance.deter,
             "align_prior": guidance.prior,
+            "align_policy": guidance.policy,
         }
 
     def _seen_loss(self, sight: Sight, batch: Replayed) -> Float[Tensor, ""]:

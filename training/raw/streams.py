@@ -33,6 +33,15 @@ class Streams:
     privileged: Belief
 
 
+def likeliest(belief: Belief) -> LatentState:
+    """The states of a belief with the likeliest z of their posteriors in place of the sampled one, as an agent drives.
+
+    Gradients reach the posterior's probabilities.
+    """
+    probs = belief.posterior.exp()
+    return LatentState(belief.state.deter, straight_through_at(probs, probs.detach().argmax(-1)).flatten(-2))
+
+
 class _Filter:
     """One stream: everything that does not depend on the recurrence is computed for all steps at once."""
 
