@@ -268,8 +268,6 @@ def test_what_the_privileged_policy_does_can_shape_the_raw_states() -> None:
     learner, batch = learner_for(rssm_start="random", guidance=GuidanceConfig(policy=3.0))
     noise = torch.Generator().manual_seed(0)
     loss = learner.model.loss(learner.teacher, batch, learner.teacher_policy, generator=noise)
-        learner.teacher, batch, learner.teacher_policy, generator=torch.Generator().manual_seed(0)
-    )
     wanted, done = (
         actions_at(learner.teacher_policy, stream, stream.posterior)
         for stream in (loss.streams.privileged, loss.streams.raw)
