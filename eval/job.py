@@ -44,6 +44,7 @@ from eval.official.drive import run_official
 from eval.official.harness import HarnessError, find_harness
 from eval.planner import PlannerError
 from eval.processes import end_with_parent, guard_group
+from eval.progress import PAINTING
 from eval.recorder import FilmChoice, RouteRecorder, settle_film
 from eval.results import RouteRecord, save_name, write_json_atomically
 from eval.routes import Route, RouteFileError, read_routes, select_routes
@@ -246,10 +247,12 @@ def run_official_job(job: Job) -> RouteRecord:
 
 def _settle_film(job: Job, record: RouteRecord) -> None:
     """Paint or drop the film; that this fails must not cost the verdict."""
+    write_json_atomically(job.path("status"), {PAINTING: 1.0})
     try:
         settle_film(job.artefacts, job.route_id, wanted=job.film == "all" or not record.success)
     except (OSError, TraceError, FFmpegError) as error:
         logger.error("route %s: its film could not be painted: %s", job.route_id, error)
+    job.path("status").unlink(missing_ok=True)
 
 
 def _episode_config(job: Job) -> EpisodeConfig:

@@ -15,6 +15,8 @@ from eval.results import RouteRecord, infraction_count, infraction_totals
 from eval.scoring import Infraction, mean_and_deviation
 
 PLAIN_PERIOD_S = 15.0
+PAINTING = "painting"
+"""In the status of a route that was driven and whose film is painted."""
 _COLUMNS = (
     ("ped", Infraction.COLLISION_PEDESTRIAN),
     ("veh", Infraction.COLLISION_VEHICLE),
@@ -97,6 +99,8 @@ class Progress:
 
     def _share(self, status: Mapping[str, float]) -> float:
         """How much of a running route lies behind it: by its metres, or by the time after which it ends anyhow."""
+        if PAINTING in status:
+            return 1.0
         share = status.get("completion_percent", 0.0) / 100.0
         if self._max_game_s:
             share = max(share, status.get("game_s", 0.0) / self._max_game_s)
@@ -106,7 +110,9 @@ class Progress:
         left_s = self.seconds_left()
         left = "time left unknown" if left_s is None else f"about {_clock(left_s)} left"
         running = ", ".join(
-            f"route {route_id} at {status.get('completion_percent', 0.0):.0f} %"
+            f"route {route_id}: film"
+            if PAINTING in status
+            else f"route {route_id} at {status.get('completion_percent', 0.0):.0f} %"
             for route_id, status in self._running.items()
         )
         return f"{len(self._done)} of {len(self._lengths_m)} routes done, {left}; driving: {running or 'starting'}"
@@ -114,7 +120,9 @@ class Progress:
     def _lines(self) -> Text:
         lines = [self._summary()]
         for route_id, status in self._running.items():
-            if status:
+            if PAINTING in status:
+                lines.append(f"  route {route_id}: driven, its film is painted")
+            elif status:
                 lines.append(
                     f"  route {route_id}: {status['completion_percent']:5.1f} % of {status['length_m']:.0f} m, "
                     f"{status['game_s']:.0f} s, {3.6 * status['speed_mps']:.0f} km/h"

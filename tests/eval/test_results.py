@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from eval.criteria import Event
-from eval.progress import Progress, print_table
+from eval.progress import PAINTING, Progress, print_table
 from eval.results import (
     STATUS_SIMULATION_CRASHED,
     ResultsError,
@@ -89,6 +90,16 @@ def test_a_failure_is_told_wherever_the_verdict_stands() -> None:
     print_table([PERFECT, lost], shown)
     Progress({}, 1, shown).finished(lost)
     assert shown.file.getvalue().count(told) == 2
+
+
+def test_a_route_whose_film_is_painted_is_driven() -> None:
+    shown = Console(file=StringIO(), width=200)
+    progress = Progress({"1": 200.0, "2": 200.0}, 2, shown)
+    progress._next_plain_s = 0.0
+    progress.update({"1": {PAINTING: 1.0}, "2": {"completion_percent": 50.0, "game_s": 9.0}})
+    assert "driving: route 1: film, route 2 at 50 %" in shown.file.getvalue()
+    left_s = progress.seconds_left()
+    assert left_s is not None and left_s == pytest.approx((time.monotonic() - progress._started_s) / 3.0, abs=0.1)
 
 
 def test_scenario_penalties_have_a_column_where_there_are_some() -> None:
