@@ -1,5 +1,7 @@
 """GNSS dialects against the installed client, IMU conventions, and noise that repeats."""
 
+import importlib.metadata
+
 import carla
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ OPENDRIVE = """<?xml version="1.0"?><OpenDRIVE>
 <lanes><laneSection s="0"><center><lane id="0" type="none" level="false"/></center><right>
 <lane id="-1" type="driving" level="false"><width sOffset="0" a="3.5" b="0" c="0" d="0"/></lane>
 </right></laneSection></lanes></road></OpenDRIVE>"""
+CLIENT = importlib.metadata.version("carla")
 REFERENCES = (
     "+proj=tmerc +lat_0=0 +lon_0=0 +k=1 +x_0=0 +y_0=0 +datum=WGS84 +units=m +no_defs ",
     "+lat_0=4.9000000000000000e+1 +lon_0=8.0000000000000000e+0",
@@ -28,11 +31,11 @@ REFERENCES = (
 
 @pytest.mark.parametrize("geo", REFERENCES)
 @pytest.mark.parametrize("place", [(0, 0, 0), (5000, 0, 3), (0, 5000, 0), (-1234.5, 3456.7, 12), (20000, -10000, -5)])
-def test_0_9_16_gnss_equals_the_clients_own_conversion(geo: str, place: tuple[float, float, float]) -> None:
+def test_gnss_equals_the_clients_own_conversion(geo: str, place: tuple[float, float, float]) -> None:
     text = OPENDRIVE.format(geo=geo)
     expected = carla.Map("town", text).transform_to_geolocation(carla.Location(*place))
     x, y, z = np.float32(place)
-    latitude, longitude, altitude = gnss((float(x), float(y), float(z)), "0.9.16", geo_reference(text))
+    latitude, longitude, altitude = gnss((float(x), float(y), float(z)), CLIENT, geo_reference(text))
     assert latitude == pytest.approx(expected.latitude, abs=1e-8)
     assert longitude == pytest.approx(expected.longitude, abs=1e-8)
     assert altitude == pytest.approx(expected.altitude)
