@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from agent.actions import ACTIONS
-from agent.ego_vector import FIELDS, MANOEUVRE_SIZE, SEEN_FIELDS, SEEN_SIZE
+from agent.ego_vector import FIELDS, MANOEUVRE_SIZE, ROUTE_AHEAD_M, SEEN_FIELDS, SEEN_SIZE
+from agent.ego_vector import POINT_SCALE_M as AHEAD_SCALE_M
 from agent.ego_vector import VECTOR_SIZE as EGO_SIZE
 from agent.model.driving_model import ModelInput, ModelState, route_raster, small_encoder
 from agent.model.front_view import FRONT, FrontView, FrontViewConfig
@@ -33,6 +34,10 @@ CANVAS_PER_CELL = 8
 """The neck's three convolutions of stride 2 end at the cells of the map."""
 POINT_SCALE_M = 50.0
 POINT_CLIP = 2.0
+LIMIT_USUAL, LIMIT_SPREAD = 1.2, 0.6
+ROUTE_SPREAD = (0.02, 0.3)
+"""Of a point of the road: at the ego, and how much more 40 m ahead, growing with the square of the distance."""
+GAP_USUAL, GAP_SPREAD = 0.7, 0.3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,6 +147,8 @@ class RawNeck(nn.Module):
     grid: Tensor
     covered: Tensor
     centres_m: Tensor
+    seen_usual: Tensor
+    seen_spread: Tensor
 
     def __init__(self, config: RawNeckConfig, encoder: EncoderConfig, norm: NormKind) -> None:
         super().__init__()
@@ -153,6 +160,9 @@ class RawNeck(nn.Module):
         ones = torch.ones(1, 1, encoder.bev_rows, encoder.bev_columns)
         self.register_buffer("centres_m", centres_m, persistent=False)
         self.register_buffer("grid", grid, persistent=False)
+        usual, spread = usually_seen(config.gaps)
+        self.register_buffer("seen_usual", usual, persistent=False)
+        self.register_buffer("seen_spread", spread, persistent=False)
         self.register_buffer("covered", F.grid_sample(ones, grid[None], align_corners=False), persistent=False)
         width = config.width
         looked = front_units = 0
@@ -219,7 +229,7 @@ class RawNeck(nn.Module):
         read = [self.squeeze(middle).flatten(1), told.to(middle.dtype)]
         if looked is not None:
             read.append(looked.to(middle.dtype))
-        seen = self.seen(torch.cat(read, -1)).float()
+        seen = self.seen_usual + self.seen_spread * self.seen(torch.cat(read, -1)).float()
         ego = self.vector(symlog(ego_vector(vector, action, seen)))
         return Sight(torch.cat([cells, ego.to(cells.dtype)], -1), seen)
 
@@ -229,6 +239,20 @@ class RawNeck(nn.Module):
         if image is None or valid is None:
             raise ValueError("this neck looks at the front image; hand it in")
         return self.front(image, valid).float()
+
+
+def usually_seen(gaps: int) -> tuple[Float[Tensor, " seen"], Float[Tensor, " seen"]]:
+    """About the mean and the standard deviation of what has to be seen, in recorded drives.
+
+    The head tells numbers in these units: near points of the road, which say where in its lane the ego is, vary by
+    decimetres, and an optimiser's steps in metres would drown them.
+    """
+    usual, spread = [LIMIT_USUAL], [LIMIT_SPREAD]
+    for ahead_m in ROUTE_AHEAD_M:
+        share = ahead_m / AHEAD_SCALE_M
+        usual += [share, 0.0]
+        spread += 2 * [ROUTE_SPREAD[0] + ROUTE_SPREAD[1] * share**2]
+    return torch.tensor(usual + gaps * [GAP_USUAL]), torch.tensor(spread + gaps * [GAP_SPREAD])
 
 
 def canvas_centres_m(config: RawNeckConfig) -> Float[Tensor, "rows columns 2"]:

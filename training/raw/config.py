@@ -34,7 +34,7 @@ class GuidanceConfig:
     prior: float = 0.0
     """On KL(sg p || p^); not in the paper, where the dynamics loss alone pulls p^ to q^."""
     seen: float = 1.0
-    """On the squared error of the numbers of the ego vector that the raw stream has to see (ours)."""
+    """On the squared error, in units of their spread, of the numbers that the raw stream has to see (ours)."""
     policy: float = 0.0
     """On KL(pi(h, z*) || pi(h^, z^*)) of the privileged policy, at the likeliest z of each stream's own posterior: raw
     states shall be told apart by what is done in them (ours)."""

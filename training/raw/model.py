@@ -268,11 +268,12 @@ class RawWorldModel(nn.Module):
         }
 
     def _seen_loss(self, sight: Sight, batch: Replayed) -> Float[Tensor, ""]:
-        """Squared error of what has to be seen, summed over the numbers."""
+        """Squared error of what has to be seen, each number in units of its spread, summed over the numbers."""
         if batch.vector is None:
             return sight.seen.new_zeros(())
-        truth = batch.vector.index_select(-1, seen_columns(batch.vector.device, self.config.model.neck.gaps))
-        return (sight.seen - truth).square().sum(-1).mean()
+        gaps = self.config.model.neck.gaps
+        truth = batch.vector.index_select(-1, seen_columns(batch.vector.device, gaps))
+        return ((sight.seen - truth) / self.neck.seen_spread).square().sum(-1).mean()
 
     def _head_losses(
         self, teacher: WorldModel, batch: Replayed, features: Float[Tensor, "b t f"], generator: torch.Generator | None
