@@ -1,6 +1,7 @@
 """Own towns and town files: geometry, signals, spawn points, ground, hostile input."""
 
 import hashlib
+import importlib.metadata
 import math
 import random
 import subprocess
@@ -324,9 +325,13 @@ def test_hundred_heights_take_microseconds(towns: dict[int, Town]) -> None:
 
 # ---- CARLA's towns --------------------------------------------------------------------------------------
 
+TOWN10HD_STOP_SIGNS = 5 if importlib.metadata.version("carla") == "0.9.15" else 3
+"""The client of 0.9.16 does not find two of the file's."""
+
 
 @pytest.mark.parametrize(
-    ("name", "lights", "stop_signs"), [("Town01", 36, 0), ("Town02", 24, 0), ("Town07", 17, 19), ("Town10HD", 17, 3)]
+    ("name", "lights", "stop_signs"),
+    [("Town01", 36, 0), ("Town02", 24, 0), ("Town07", 17, 19), ("Town10HD", 17, TOWN10HD_STOP_SIGNS)],
 )
 def test_real_towns_keep_their_signals(shared_dir: Path, name: str, lights: int, stop_signs: int) -> None:
     town = real_town(shared_dir, name)
