@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from agent import config as configs
 from agent.checkpoint import save_checkpoint
+from agent.config import ConfigError
 from agent.driver import load_driving_model, load_model
 from agent.ego_vector import MANOEUVRE_SIZE
 from agent.ego_vector import VECTOR_SIZE as EGO_SIZE
@@ -20,6 +21,7 @@ from agent.model.front_view import FrontViewConfig
 from agent.model.mask_decoder import SHOWN_MASKS
 from agent.model.raw_model import RawModel
 from agent.route import ROUTE_POINTS, VECTOR_SIZE
+from tests.conftest import REPOSITORY
 from tests.training.experience import transition
 from tests.training.privileged import debug_config
 from tests.training.raw import teacher
@@ -35,7 +37,7 @@ from training.raw.export import export
 from training.raw.learner import RawLearner
 from training.raw.load import load_learner
 from training.raw.model import RawWorldModel
-from training.raw.trainer import train
+from training.raw.trainer import RawTrainer, configured, take_agent, take_teacher, train
 
 SIZE = (128, 224)
 
@@ -114,6 +116,7 @@ def test_a_run_on_recorded_data_resumes_and_its_agent_drives(tmp_path: Path) -> 
     out = export(tmp_path / "run", tmp_path / "agent", "# a test\n")
     model = load_model(out, "cpu")
     assert isinstance(model, RawModel)
+    check_beginning(run, out, model, tmp_path / "next")
     inputs = ModelInput(
         images=torch.zeros(1, 6, 3, *SIZE, dtype=torch.uint8),
         camera_valid=torch.ones(1, 6, dtype=torch.bool),
@@ -128,6 +131,21 @@ def test_a_run_on_recorded_data_resumes_and_its_agent_drives(tmp_path: Path) -> 
         load_driving_model(out, "cpu")
     check_decoder(export(tmp_path / "run", tmp_path / "showing", "# a test\n", decoder=True), tmp_path / "run", model)
     assert load_teacher(tmp_path / "run" / "teacher").config.world_model.observation.vector == EGO_SIZE
+
+
+def check_beginning(run: RawRunConfig, agent: Path, model: RawModel, out: Path) -> None:
+    """Another run begins with the agent, and with nothing else."""
+    started = replace(run, init=agent)
+    out.mkdir()
+    learner = RawTrainer(configured(started, take_teacher(run.teacher, out)), started, out, 10.0).learner
+    assert isinstance(learner, RawLearner) and learner.model.rssm is not None
+    parts = {"encoder": learner.model.encoder, "neck": learner.model.neck, "rssm": learner.model.rssm}
+    for name, module in (parts | {"actor": learner.policy.actor}).items():
+        theirs = model.get_submodule(name).state_dict()
+        assert all(torch.equal(value, theirs[key]) for key, value in module.state_dict().items()), name
+    for other in (run.teacher, REPOSITORY / "weights" / "raw_clone"):
+        with pytest.raises(ConfigError, match="give a folder made by export-raw"):
+            take_agent(learner, other)
 
 
 def check_decoder(folder: Path, run: Path, plain: RawModel) -> None:

@@ -150,8 +150,12 @@ class Trainer:
         self._schedulers: Mapping[str, Any] = {}
         self._restore()
         if run.init is not None and not self.resumed:
-            begin_with(self.learner, run.init)
+            self.begin(run.init)
         ranks.check_same(self.learner.updates, "updates")
+
+    def begin(self, folder: Path) -> None:
+        """Begin with the weights of another run. Raises: CheckpointError, ConfigError."""
+        begin_with(self.learner, folder)
 
     def make_learner(self) -> BaseLearner:
         """A learner at its beginning."""

@@ -196,6 +196,8 @@ class RawRunConfig(RunConfig):
     """Folder of the privileged model; it is copied into the run's folder."""
     encoder: Path | None = Path("weights/raw_clone")
     """Agent's folder whose image encoder a new run begins with; None: a random one."""
+    init: Path | None = None
+    """Folder of an agent made by `export-raw` that a new run begins with: encoder, neck, recurrence and actor."""
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     heads: RawHeadConfig = field(default_factory=RawHeadConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
@@ -235,8 +237,6 @@ class RawRunConfig(RunConfig):
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.privileged_updates < 0:
             raise ValueError(f"privileged_updates must not be negative, got {self.privileged_updates}")
-        if self.init is not None:
-            raise ValueError("init is not for the raw stage: give --config.teacher and --config.encoder")
         if self.backbone == "frozen" and self.encoder is None:
             raise ValueError("a frozen backbone has to come from somewhere: give --config.encoder")
         if self.compile:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from agent.checkpoint import CheckpointError, check_state, load_checkpoint
 from agent.config import ConfigError
@@ -35,7 +36,6 @@ from training.raw.driver import agent_tensors
 from training.raw.learner import RawLearner
 from training.raw.load import TEACHER
 
-ENCODER_PREFIX = "encoder."
 FEATURES = "features"
 """Folder beside a replay for what frozen backbones have computed."""
 
@@ -131,6 +131,11 @@ class RawTrainer(Trainer):
             take_encoder(learner, self.run.encoder)
         return learner
 
+    def begin(self, folder: Path) -> None:
+        """Begin with an exported agent. Raises: CheckpointError, ConfigError."""
+        assert isinstance(self.learner, RawLearner)
+        take_agent(self.learner, folder)
+
     def make_batches(self, seed: int, state: dict[str, Any] | None = None) -> Batches:
         """Windows with camera images, or with what a frozen backbone made of them. state: of a checkpoint."""
         encoder = self.config.model.encoder
@@ -162,13 +167,33 @@ def job_of(job: CollectorJob, teacher: Path, run: RawRunConfig) -> RawCollectorJ
 def take_encoder(learner: RawLearner, folder: Path) -> None:
     """Begin with the image encoder of an agent's folder. Raises: CheckpointError, ConfigError if it does not fit."""
     _, tensors = load_checkpoint(folder)
+    _load_part(learner.model.encoder, tensors, "encoder", f"config.encoder: {folder}")
+
+
+def take_agent(learner: RawLearner, folder: Path) -> None:
+    """Begin with an exported agent; critic and decoder are the teacher's still.
+
+    Raises: CheckpointError, ConfigError if it is none, or of another shape.
+    """
+    plain, tensors = load_checkpoint(folder)
+    if "raw_model" not in plain:
+        raise ConfigError(f"config.init: {folder} holds no raw agent; give a folder made by export-raw")
+    parts = {"encoder": learner.model.encoder, "neck": learner.model.neck, "actor": learner.policy.actor}
+    if learner.model.rssm is not None:
+        parts["rssm"] = learner.model.rssm
+    for name, module in parts.items():
+        _load_part(module, tensors, name, f"config.init: {folder}")
+
+
+def _load_part(module: nn.Module, tensors: Mapping[str, Tensor], name: str, where: str) -> None:
+    prefix = f"{name}."
     part = {
-        name.removeprefix(ENCODER_PREFIX): value.float() if value.is_floating_point() else value
-        for name, value in tensors.items()
-        if name.startswith(ENCODER_PREFIX)
+        key.removeprefix(prefix): value.float() if value.is_floating_point() else value
+        for key, value in tensors.items()
+        if key.startswith(prefix)
     }
     try:
-        check_state(learner.model.encoder.state_dict(), part, str(folder))
+        check_state(module.state_dict(), part, where)
     except CheckpointError as error:
-        raise ConfigError(f"config.encoder: {error}") from error
-    learner.model.encoder.load_state_dict(part)
+        raise ConfigError(str(error)) from error
+    module.load_state_dict(part)
