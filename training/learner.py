@@ -49,7 +49,11 @@ class BaseLearner(ABC):
 
     @abstractmethod
     def update(self, batch: Replayed) -> tuple[dict[str, Tensor], LatentState]:
-        """One update; gives its metrics and the filtered states (b, t) that `judge` judges."""
+        """One update; gives its metrics and the filtered states (b, t), which the replay may keep for carry-over."""
+
+    def judged(self, state: LatentState) -> LatentState:
+        """What of filtered states `judge` judges."""
+        return state
 
     @abstractmethod
     def rehearse(self, batch: Replayed) -> None:

@@ -127,6 +127,11 @@ class PrivilegedConfig:
         if self.batch < 1 or self.steps < 2:
             raise ValueError(f"batch must be at least 1 and steps at least 2, got {self.batch}, {self.steps}")
 
+    @property
+    def carried(self) -> RssmConfig:
+        """Shape of the states that windows go on from."""
+        return self.world_model.rssm
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Widths:

@@ -130,6 +130,8 @@ class Sight:
     """e_t: the map's cells row by row, then the ego vector's part."""
     seen: Float[Tensor, "n seen"]
     """What an agent has to see of the ego vector: speed limit, the points of the road to follow, and the gaps."""
+    bev: Float[Tensor, "n cells d"] | None = None
+    """The BEV features it was made of, where somebody asks for them."""
 
 
 def autocast_convolutions(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[object]:
@@ -291,6 +293,14 @@ def seen_columns(device: torch.device, gaps: int = 0) -> Tensor:
     return torch.tensor([*columns, *range(EGO_SIZE, EGO_SIZE + gaps)], device=device)
 
 
+def seen_ground(neck: RawNeckConfig, encoder: EncoderConfig, size_px: int) -> tuple[slice, slice]:
+    """Rows and columns of masks with that side, which cover the neck's window, where the image encoder looks."""
+    right_min, rear, _, right_max, front, _ = encoder.bev_range_m
+    per_m = size_px / neck.window_m
+    rows = slice(*(round((neck.ahead_m - ahead_m) * per_m) for ahead_m in (front, rear)))
+    return rows, slice(*(round((0.5 * neck.window_m + right_m) * per_m) for right_m in (right_min, right_max)))
+
+
 class RawModel(nn.Module):
     """Image encoder, neck, recurrence and actor."""
 
@@ -371,8 +381,5 @@ class RawModel(nn.Module):
             raise ValueError("this agent has no decoder; export it with one")
         masks = self.decoder(torch.cat([latent.features() for latent in latents]))
         shown = torch.stack([masks[:, list(channels)].amax(1) for channels in SHOWN_MASKS.values()], 1)
-        neck, (right_min, rear, _, right_max, front, _) = self.config.neck, self.config.encoder.bev_range_m
-        per_m = self.config.decoder.size_px / neck.window_m
-        top, bottom = (round((neck.ahead_m - ahead_m) * per_m) for ahead_m in (front, rear))
-        left, right = (round((0.5 * neck.window_m + right_m) * per_m) for right_m in (right_min, right_max))
-        return shown[:, :, top:bottom, left:right].flip(2)
+        rows, columns = seen_ground(self.config.neck, self.config.encoder, self.config.decoder.size_px)
+        return shown[:, :, rows, columns].flip(2)

@@ -20,7 +20,7 @@ from training.raw.guidance import deter_alignment, distillation, embed_alignment
 from training.raw.imagination import DualStart, imagine_both
 from training.raw.learner import RawLearner
 from training.raw.model import RawWorldModel
-from training.raw.streams import filter_both
+from training.raw.streams import Windows, filter_both
 from training.world_model.model import Replayed
 
 CELLS, CHANNELS, VECTOR = 4, 3, 5
@@ -122,7 +122,7 @@ def test_one_sample_of_the_raw_posterior_feeds_both_streams() -> None:
     batch = batch_for(config)
     embed = random(2, 6, model.rssm.posterior_head[0].weight.shape[1] - config.world_model.rssm.deter, seed=3)
     actions = guide.world_model.one_hot(batch.previous_action)
-    arguments = (model.rssm, guide.world_model.rssm, embed, embed, batch.first, actions)
+    arguments = (model.rssm, guide.world_model.rssm, embed, embed, Windows(batch.first, actions))
     shared = filter_both(*arguments, generator=torch.Generator().manual_seed(1))
     assert torch.equal(shared.raw.state.stoch, shared.privileged.state.stoch)
     # The raw stream alone, by the recurrence's own method: the same samples from the same noise.

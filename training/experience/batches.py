@@ -83,7 +83,7 @@ class Batches:
             self.sampler.restore(state)
         self.latents = None
         if config.replay.carry_over and latents is not None:
-            self.latents = LatentStore(latents, config.world_model.rssm)
+            self.latents = LatentStore(latents, config.carried)
         self._images = images
         self._decoder = Decoder(folder, images if isinstance(images, FeatureStore) else None)
         self._state = self.sampler.state()

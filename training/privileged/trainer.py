@@ -457,7 +457,7 @@ class _Loop:
         if state is None:
             return
         self._batches.store(batch, state)
-        self._endings.take(replayed, state)
+        self._endings.take(replayed, self._learner.judged(state))
         updates = self._learner.updates
         if updates % self._run.log_updates == 0:
             self._report(float(replayed.reward.abs().max()))

@@ -10,6 +10,7 @@ from agent.model.driving_model import small_encoder
 from agent.model.front_view import FrontViewConfig
 from agent.model.image_encoder import EncoderConfig
 from agent.model.raw_model import RawActorConfig, RawModelConfig, RawNeckConfig
+from agent.model.rssm import RssmConfig
 from training import bev
 from training.optim import OptimizerConfig
 from training.policy.config import ActorCriticConfig
@@ -38,6 +39,9 @@ class GuidanceConfig:
     policy: float = 0.0
     """On KL(pi(h, z*) || pi(h^, z^*)) of the privileged policy, at the likeliest z of each stream's own posterior: raw
     states shall be told apart by what is done in them (ours)."""
+    lifted: float = 0.0
+    """On the cross entropy of the masks, told from the image encoder's BEV map alone: the shortest way for gradients
+    into what sees (ours)."""
     spatial: bool = True
     temporal: bool = True
     """Table 8, which the paper does not define. Both: every cell at every step. Spatial alone: every cell at the first
@@ -126,10 +130,14 @@ class RawConfig(PrivilegedConfig):
         wanted = fitting_model(self.world_model, self.policy, self.model.encoder)
         if self.model != replace(wanted, neck=_with_widths_of(wanted.neck, self.model.neck)):
             raise ValueError("model does not fit the privileged world model; make it with `raw_config`")
-        if self.replay.carry_over:
-            raise ValueError("replay.carry_over is not for the raw stage: two streams would have to be carried")
         if self.joint:
             raise ValueError("joint is not for the raw stage: the policy does not train the raw world model")
+
+    @property
+    def carried(self) -> RssmConfig:
+        """Shape of both streams' states side by side."""
+        rssm = self.world_model.rssm
+        return replace(rssm, deter=2 * rssm.deter, groups=2 * rssm.groups)
 
 
 def _with_widths_of(neck: RawNeckConfig, other: RawNeckConfig) -> RawNeckConfig:
@@ -171,6 +179,7 @@ def raw_config(
     front: FrontViewConfig | None = None,
     model_optimizer: OptimizerConfig | None = None,
     policy_optimizer: OptimizerConfig | None = None,
+    carry_over: bool = False,
     **options: Any,
 ) -> RawConfig:
     """The raw stage under a privileged model; options are further fields of RawConfig."""
@@ -182,7 +191,7 @@ def raw_config(
         "policy_optimizer": policy_optimizer or teacher.policy_optimizer,
         "policy": replace(teacher.policy, replay_critic=0.0),
         "tricks": replace(teacher.tricks, planner_resets=(), planner_ratio_updates=0, planner_ratio=1),
-        "replay": replace(teacher.replay, carry_over=False),
+        "replay": replace(teacher.replay, carry_over=carry_over),
         "joint": False,
     }
     return RawConfig(**(own | options))
@@ -222,6 +231,9 @@ class RawRunConfig(RunConfig):
     """How much of it may be kept; the rest is computed whenever it is drawn. 1000 decisions take 0.12 GiB."""
     front_view: bool = True
     """Whether the agent looks closer at the front image, at full resolution (`agent/model/front_view.py`)."""
+    carry_over: bool = False
+    """Whether a window goes on from the states that both streams had before it when it was last replayed; off: from
+    none, as an episode begins. The BEV memory begins anew in any case."""
     random_looks: bool = True
     """Whether weather and time of day are drawn anew for every collected episode."""
     privileged_share: float = 1.0

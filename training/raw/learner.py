@@ -16,7 +16,7 @@ from training.raw.config import RawConfig
 from training.raw.guidance import distillation
 from training.raw.imagination import DualImagined, DualStart, imagine_both
 from training.raw.model import RawLoss, RawWorldModel
-from training.raw.streams import Streams, likeliest
+from training.raw.streams import Streams, apart, likeliest, side_by_side
 from training.world_model.model import Replayed, WorldModel
 
 
@@ -58,14 +58,18 @@ class RawLearner(BaseLearner):
         return self.teacher
 
     def update(self, batch: Replayed) -> tuple[dict[str, Tensor], LatentState]:
-        """One update; gives its metrics and the privileged stream's filtered states (b, t)."""
+        """One update; gives its metrics and both streams' filtered states (b, t), side by side."""
         with self.undone_by_errors():
             metrics, streams = self._update_model(batch)
             if self.config.fine_tuned:
                 for _ in range(self.config.tricks.ratio(self.updates)):
                     metrics |= self.update_policy(streams, batch.terminal)
         self.updates += 1
-        return metrics, streams.privileged.state
+        return metrics, side_by_side(streams)
+
+    def judged(self, state: LatentState) -> LatentState:
+        """The privileged half of filtered states."""
+        return apart(state)[1]
 
     def _update_model(self, batch: Replayed) -> tuple[dict[str, Tensor], Streams]:
         self.steppers["model"].zero_grad()

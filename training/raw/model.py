@@ -23,7 +23,8 @@ from training.raw.backbone import unpack
 from training.raw.config import RawConfig
 from training.raw.guidance import deter_alignment, distillation, embed_alignment, stoch_alignment
 from training.raw.lift import fits, lift_windows
-from training.raw.streams import Streams, filter_both, likeliest
+from training.raw.lifted import LiftedMasks
+from training.raw.streams import Streams, Windows, filter_both, likeliest
 from training.world_model.decoder import Decoder
 from training.world_model.distributions import TwoHot, binary_loss
 from training.world_model.layers import initialise, mlp, scale_last
@@ -63,6 +64,9 @@ class RawWorldModel(nn.Module):
             self.decoder = Decoder(world)
         self.two_hot = TwoHot(world.heads.two_hot)
         widths = {"units": world.heads.units, "layers": world.heads.layers, "norm": world.norm}
+        self.lifted_masks = None
+        if config.guidance.lifted:
+            self.lifted_masks = LiftedMasks(agent.encoder, agent.neck, world.observation.size_px)
         heads = config.heads
         self.reward_head = mlp(world.features, len(self.two_hot.bins), **widths) if heads.reward else None
         self.continue_head = mlp(world.features, 1, **widths) if heads.continuation else None
@@ -127,7 +131,11 @@ class RawWorldModel(nn.Module):
             image.flatten(0, 1),
             valid.flatten(0, 1),
         )
-        return Sight(sight.embed.float().unflatten(0, (b, t)), sight.seen.unflatten(0, (b, t)))
+        return Sight(
+            sight.embed.float().unflatten(0, (b, t)),
+            sight.seen.unflatten(0, (b, t)),
+            bev.unflatten(0, (b, t)) if self.lifted_masks is not None else None,
+        )
 
     def _lift(self, levels: list[Float[Tensor, "b t 6 d h w"]], sensors: ModelInput) -> Float[Tensor, "b t cells d"]:
         """BEV features, step after step."""
@@ -210,14 +218,12 @@ class RawWorldModel(nn.Module):
     ) -> RawLoss:
         """The loss from both streams' e_t on."""
         config, guidance = self.config, self.config.guidance
-        first = torch.cat([torch.ones_like(batch.first[:, :1]), batch.first[:, 1:]], 1)
         streams = filter_both(
             self.recurrence(teacher),
             teacher.rssm,
             sight.embed,
             target,
-            first,
-            teacher.one_hot(batch.previous_action),
+            Windows.of(batch, teacher.one_hot(batch.previous_action)),
             shared=guidance.sampling == "shared",
             generator=generator,
         )
@@ -236,6 +242,8 @@ class RawWorldModel(nn.Module):
             "align_prior": stoch_alignment(raw.prior, privileged.prior),
             "seen": self._seen_loss(sight, batch),
         }
+        if self.lifted_masks is not None and sight.bev is not None:
+            terms["lifted"] = self.lifted_masks.loss(sight.bev, batch.words)
         if policy is not None:
             taken = policy.log_policy(likeliest(privileged).features())
             terms["align_policy"] = distillation(policy.log_policy(likeliest(raw).features()), taken).mean()
@@ -259,6 +267,7 @@ class RawWorldModel(nn.Module):
             "reward": config.reward,
             "continuation": config.continuation,
             "seen": guidance.seen,
+            "lifted": guidance.lifted,
             "align_embed": embed,
             "align_vector": embed,
             "align_stoch": guidance.stoch,

@@ -22,7 +22,7 @@ from training import bev
 from training.raw.blind import BODIES, behind_others, outside, overlap
 from training.raw.guidance import deter_alignment, distillation, embed_alignment, stoch_alignment
 from training.raw.learner import RawLearner
-from training.raw.streams import Streams, filter_both
+from training.raw.streams import Streams, Windows, filter_both
 from training.world_model.model import Replayed
 
 SEEN_STEPS = 8
@@ -95,9 +95,10 @@ def filtered(learner: RawLearner, batch: Replayed, generator: torch.Generator | 
     vector = None if batch.vector is None else batch.vector.flatten(0, 1)
     target = teacher.encoder(batch.words.flatten(0, 1), vector).unflatten(0, batch.first.shape)
     sight = model.see(batch.sensors, actions)
-    first = torch.cat([torch.ones_like(batch.first[:, :1]), batch.first[:, 1:]], 1)
     recurrence = model.recurrence(teacher)
-    streams = filter_both(recurrence, teacher.rssm, sight.embed, target, first, actions, generator=generator)
+    streams = filter_both(
+        recurrence, teacher.rssm, sight.embed, target, Windows.of(batch, actions), generator=generator
+    )
     return Filtered(sight, target, streams)
 
 

@@ -23,6 +23,7 @@ from agent.model.rssm import (
     straight_through_at,
     unimix_log_probs,
 )
+from training.world_model.model import Replayed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +43,59 @@ def likeliest(belief: Belief) -> LatentState:
     return LatentState(belief.state.deter, straight_through_at(probs, probs.detach().argmax(-1)).flatten(-2))
 
 
+def side_by_side(streams: Streams) -> LatentState:
+    """The states of both streams as one, the raw one first: what windows that start later go on from."""
+    raw, privileged = streams.raw.state, streams.privileged.state
+    pairs = ((raw.deter, privileged.deter), (raw.stoch, privileged.stoch))
+    return LatentState(*(torch.cat(pair, -1).detach() for pair in pairs))
+
+
+def apart(state: LatentState) -> tuple[LatentState, LatentState]:
+    """The raw and the privileged state out of one made by `side_by_side`."""
+    deters, stochs = state.deter.chunk(2, -1), state.stoch.chunk(2, -1)
+    return LatentState(deters[0], stochs[0]), LatentState(deters[1], stochs[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """What both streams know of windows besides what they see."""
+
+    first: Bool[Tensor, "b t"]
+    """Where states are reset."""
+    actions: Float[Tensor, "b t a"]
+    """actions[:, t] was taken before observation t."""
+    before: LatentState | None = None
+    """Both states before the first step, side by side; None: zeros, as where states are reset."""
+
+    @classmethod
+    def of(cls, batch: Replayed, actions: Float[Tensor, "b t a"]) -> Windows:
+        """Of replayed windows: those without stored states begin as an episode does."""
+        first = batch.first
+        if batch.start is None:
+            first = torch.cat([torch.ones_like(first[:, :1]), first[:, 1:]], 1)
+        return cls(first, actions, batch.start)
+
+
 class _Filter:
     """One stream: everything that does not depend on the recurrence is computed for all steps at once."""
 
-    def __init__(
-        self, rssm: Rssm, embed: Float[Tensor, "b t e"], first: Bool[Tensor, "b t"], actions: Float[Tensor, "b t a"]
-    ) -> None:
-        self.rssm, self._first = rssm, first
-        keep = ~first[..., None]
-        self._actions = rssm.action_part(actions * keep)
+    def __init__(self, rssm: Rssm, embed: Float[Tensor, "b t e"], windows: Windows, before: LatentState | None) -> None:
+        self.rssm, self._first, self._before = rssm, windows.first, before
+        self._actions = rssm.action_part(windows.actions * ~windows.first[..., None])
         layer = linear_at(rssm.posterior_head, 0)
         self._deter_weight = layer.weight[:, : rssm.config.deter]
         self._embed = F.linear(embed, layer.weight[:, rssm.config.deter :], layer.bias)
         self._rest = rssm.posterior_head[1:]
         self._start = rssm.initial(embed.shape[0])
-        self._deter = self._start.deter
+        self._deter = self._start.deter if before is None else before.deter
         self.deter: list[Tensor] = []
         self.stoch: list[Tensor] = []
         self.posterior: list[Tensor] = []
 
     def observe(self, t: int, stoch: Tensor | None) -> Float[Tensor, "b groups classes"]:
-        """Posterior's log-probabilities of step t; stoch: z of the step before, None at the first."""
+        """Posterior's log-probabilities of step t; stoch: z of the step before, None at the first of the window."""
+        if stoch is None and self._before is not None:
+            stoch = self._before.stoch
         keep = ~self._first[:, t, None]
         h = torch.where(keep, self._deter, self._start.deter)
         z = self._start.stoch if stoch is None else torch.where(keep, stoch, self._start.stoch)
@@ -85,25 +118,25 @@ def filter_both(
     privileged: Rssm,
     embed: Float[Tensor, "b t e"],
     target: Float[Tensor, "b t e"],
-    first: Bool[Tensor, "b t"],
-    actions: Float[Tensor, "b t a"],
+    windows: Windows,
     *,
     shared: bool = True,
     generator: torch.Generator | None = None,
 ) -> Streams:
-    """Filter windows from their start in both streams; actions[:, t] was taken before observation t.
+    """Filter windows from their start in both streams.
 
     embed, target: e_t of the raw and of the privileged stream. shared: one sample for both, drawn from the raw
     posterior; otherwise each stream draws its own.
     """
+    first, pasts = windows.first, (None, None) if windows.before is None else apart(windows.before)
     config = raw.config
     uniform = [
         torch.rand((*first.shape, config.groups, 1), device=embed.device, generator=generator)
         for _ in range(1 if shared else 2)
     ]
-    ours = _Filter(raw, embed, first, actions)
+    ours = _Filter(raw, embed, windows, pasts[0])
     with torch.no_grad():
-        theirs = _Filter(privileged, target.detach(), first, actions)
+        theirs = _Filter(privileged, target.detach(), windows, pasts[1])
     own = other = None
     for t in range(first.shape[1]):
         probs = ours.observe(t, own).exp()

@@ -55,6 +55,7 @@ def configured(run: RawRunConfig, teacher: Path) -> RawConfig:
         image_gradients=run.image_gradients,
         backbone=run.backbone,
         bfloat16=run.bfloat16,
+        carry_over=run.carry_over,
     )
     replay = config.replay
     if run.segment_steps is not None:
@@ -146,7 +147,7 @@ class RawTrainer(Trainer):
             front = self.config.model.neck.front is not None
             source = feature_source(self.learner.model.encoder)
             images = FeatureStore(folder, source, self.run.features_gib, front=front)
-        return Batches(self.replay, self.config, seed, state=state, images=images)
+        return Batches(self.replay, self.config, seed, latents=self.folder, state=state, images=images)
 
     def publish(self, folder: Path) -> Path:
         """Write the weights that drive."""
