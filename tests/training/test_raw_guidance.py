@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -11,16 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agent.model.mask_decoder import SHOWN_MASKS
 from agent.model.raw_model import Sight
-from agent.model.rssm import Belief, unimix_log_probs
-from tests.training.raw import batch_for, config_for, teacher
+from agent.model.rssm import Belief, LatentState, unimix_log_probs
+from tests.training.raw import ENCODER, batch_for, config_for, teacher
+from training import bev
 from training.policy.actor_critic import ActorCritic
-from training.raw.config import DistillationConfig, GuidanceConfig, RawHeadConfig
+from training.raw.config import DistillationConfig, GuidanceConfig, RawHeadConfig, raw_config
 from training.raw.guidance import deter_alignment, distillation, embed_alignment, stoch_alignment
 from training.raw.imagination import DualStart, imagine_both
 from training.raw.learner import RawLearner
 from training.raw.model import RawWorldModel
-from training.raw.streams import Windows, filter_both
+from training.raw.streams import Windows, apart, filter_both, side_by_side
 from training.world_model.model import Replayed
 
 CELLS, CHANNELS, VECTOR = 4, 3, 5
@@ -140,6 +143,85 @@ def test_one_sample_of_the_raw_posterior_feeds_both_streams() -> None:
     torch.testing.assert_close(follow, shared.privileged.state.deter[:, 1])
     own = filter_both(*arguments, shared=False, generator=torch.Generator().manual_seed(1))
     assert not torch.equal(own.raw.state.stoch, own.privileged.state.stoch)
+
+
+def test_windows_go_on_from_the_states_of_both_streams() -> None:
+    guide = teacher()
+    config = config_for(guide, rssm_start="random")
+    model = RawWorldModel(config, torch.Generator().manual_seed(7))
+    assert model.rssm is not None
+    batch = batch_for(config)
+    width = model.rssm.posterior_head[0].weight.shape[1] - config.world_model.rssm.deter
+    embed, target = random(2, 6, width, seed=3), random(2, 6, width, seed=4)
+    actions = guide.world_model.one_hot(batch.previous_action)
+    first = torch.zeros(2, 6, dtype=torch.bool)
+    first[:, 0], first[1, 3] = True, True
+    rssms = (model.rssm, guide.world_model.rssm)
+    whole = filter_both(*rssms, embed, target, Windows(first, actions), shared=False)
+    states = side_by_side(whole)
+    before = LatentState(states.deter[:, 2], states.stoch[:, 2])
+    rest = Windows(first[:, 3:], actions[:, 3:], before)
+    later = filter_both(*rssms, embed[:, 3:], target[:, 3:], rest, shared=False)
+    for now, then in ((later.raw, whole.raw), (later.privileged, whole.privileged)):
+        torch.testing.assert_close(now.state.deter[:, 0], then.state.deter[:, 3])
+        torch.testing.assert_close(now.posterior[:, 0], then.posterior[:, 3])
+    assert [half.deter.shape[-1] for half in apart(states)] == 2 * [config.world_model.rssm.deter]
+    # Replayed windows without stored states begin afresh, whatever `first` says.
+    fresh = Windows.of(replace(batch, first=torch.zeros_like(batch.first)), actions)
+    assert fresh.first[:, 0].all() and not fresh.first[:, 1:].any()
+    assert torch.equal(Windows.of(replace(batch, first=first, start=before), actions).first, first)
+
+
+def test_masks_told_from_the_bev_map_are_the_true_ones_seen_from_behind() -> None:
+    guide = teacher()
+    config = config_for(guide, guidance=GuidanceConfig(lifted=3.0))
+    model = RawWorldModel(config)
+    head = model.lifted_masks
+    assert head is not None
+    size_px = config.world_model.observation.size_px
+    words = torch.zeros(1, size_px, size_px, dtype=torch.int64)
+    # 64 m x 64 m, 45 m of them ahead; the map covers 40 m ahead to 8 m behind, 16 m to either side.
+    per_m = size_px / 64.0
+    ahead_left = (int((45.0 - 30.0) * per_m), int((32.0 - 14.0) * per_m))
+    words[0, ahead_left[0], ahead_left[1]] = 1 << bev.VEHICLE
+    words[0, 0, 0] = 1 << bev.VEHICLE  # too far ahead
+    target = head.target(words, (48, 32))
+    names = list(SHOWN_MASKS)
+    rows, columns = target[0, names.index("vehicle")].nonzero(as_tuple=True)
+    assert rows.float().mean().item() == pytest.approx(30.0 + 8.0, abs=2.0 / per_m)  # metres from the rear
+    assert columns.float().mean().item() == pytest.approx(16.0 - 14.0, abs=2.0 / per_m)  # metres from the left
+    assert target.sum() == target[0, names.index("vehicle")].sum()
+
+
+def test_the_loss_on_the_bev_map_is_a_weighted_cross_entropy_and_teaches_the_image_encoder() -> None:
+    guide = teacher()
+    config = config_for(guide, guidance=GuidanceConfig(lifted=3.0))
+    model = RawWorldModel(config, torch.Generator().manual_seed(1))
+    head = model.lifted_masks
+    assert head is not None
+    batch = batch_for(config)
+    cells = config.model.encoder.grid.cells
+    features = random(2, 6, cells, config.model.encoder.embed_dims, seed=5)
+    logits = head(features.flatten(0, 1)).double().detach().numpy()
+    truth = head.target(batch.words.flatten(0, 1), logits.shape[2:]).double().numpy()
+    assert truth.any() and not truth.all()
+    chance = 1.0 / (1.0 + np.exp(-logits))
+    weight = head.weight.double().numpy()
+    by_hand = -(weight * truth * np.log(chance) + (1.0 - truth) * np.log1p(-chance)).mean((0, 2, 3)).sum()
+    assert head.loss(features, batch.words).item() == pytest.approx(float(by_hand), rel=1e-5)
+    loss = model.loss(guide.world_model, batch)
+    assert loss.weights["lifted"] == 3.0
+    (gradient,) = torch.autograd.grad(loss.terms["lifted"], [next(model.encoder.bevformer.parameters())])
+    assert bool((gradient != 0).any())
+    assert "lifted" not in RawWorldModel(config_for(guide)).loss(guide.world_model, batch).terms
+
+
+def test_a_bev_map_larger_than_the_masks_is_refused() -> None:
+    guide = teacher()
+    far = replace(ENCODER, bev_range_m=(-16.0, -8.0, -0.5, 16.0, 60.0, 3.5))
+    config = raw_config(guide.config, encoder=far, guidance=GuidanceConfig(lifted=1.0))
+    with pytest.raises(ValueError, match=r"guidance\.lifted: the BEV map covers .* leave it at 0"):
+        RawWorldModel(config)
 
 
 def test_the_privileged_belief_is_that_of_the_privileged_model_when_samples_agree() -> None:

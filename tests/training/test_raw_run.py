@@ -113,6 +113,12 @@ def test_a_run_on_recorded_data_resumes_and_its_agent_drives(tmp_path: Path) -> 
     assert train(replace(run, updates=2), tmp_path / "run", minutes=20.0) == 2
     with pytest.raises(ValueError, match="rssm_start"):
         train(replace(run, updates=3, rssm_start="random"), tmp_path / "run", minutes=20.0)
+    with pytest.raises(ConfigError, match=r"replay\.carry_over: False -> True"):
+        train(replace(run, updates=3, carry_over=True), tmp_path / "run", minutes=20.0)
+    changed = replace(run, updates=4, carry_over=True)
+    assert train(changed, tmp_path / "run", minutes=20.0, allowed=("replay.carry_over",)) == 4
+    stored = list((tmp_path / "run").glob("latents-*/*"))
+    assert stored and any(path.stat().st_size for path in stored)
     out = export(tmp_path / "run", tmp_path / "agent", "# a test\n")
     model = load_model(out, "cpu")
     assert isinstance(model, RawModel)

@@ -29,7 +29,7 @@ IN_PRESET = frozenset(
     (
         *("vector", "batch", "steps", "segment_steps", "imitation", "guidance", "heads", "distillation"),
         *("rssm_start", "decoder_start", "policy_start", "fine_tuned", "model_rate", "policy_rate"),
-        *("image_gradients", "backbone", "bfloat16"),
+        *("image_gradients", "backbone", "bfloat16", "carry_over"),
     )
 )
 """Choices of the run that show in its preset."""
