@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from agent import config as configs
-from agent.checkpoint import save_checkpoint
+from agent.checkpoint import latest_valid, load_checkpoint, save_checkpoint
 from agent.config import ConfigError
 from agent.driver import load_driving_model, load_model
 from agent.ego_vector import MANOEUVRE_SIZE
@@ -113,7 +113,8 @@ def test_a_run_on_recorded_data_resumes_and_its_agent_drives(tmp_path: Path) -> 
     assert train(replace(run, updates=2), tmp_path / "run", minutes=20.0) == 2
     with pytest.raises(ValueError, match="rssm_start"):
         train(replace(run, updates=3, rssm_start="random"), tmp_path / "run", minutes=20.0)
-    with pytest.raises(ConfigError, match=r"replay\.carry_over: False -> True"):
+    forget(tmp_path / "run", "guidance", "lifted")  # as written before there was such a key: it had its default
+    with pytest.raises(ConfigError, match=r"configuration: replay\.carry_over: False -> True"):
         train(replace(run, updates=3, carry_over=True), tmp_path / "run", minutes=20.0)
     changed = replace(run, updates=4, carry_over=True)
     assert train(changed, tmp_path / "run", minutes=20.0, allowed=("replay.carry_over",)) == 4
@@ -137,6 +138,17 @@ def test_a_run_on_recorded_data_resumes_and_its_agent_drives(tmp_path: Path) -> 
         load_driving_model(out, "cpu")
     check_decoder(export(tmp_path / "run", tmp_path / "showing", "# a test\n", decoder=True), tmp_path / "run", model)
     assert load_teacher(tmp_path / "run" / "teacher").config.world_model.observation.vector == EGO_SIZE
+
+
+def forget(run: Path, section: str, key: str) -> None:
+    """Rewrite a run's checkpoint without a key of its configuration."""
+    latest = latest_valid(run / "checkpoints")
+    assert latest is not None
+    plain, tensors = load_checkpoint(latest)
+    del plain[section][key]
+    texts = {"progress.json": (latest / "progress.json").read_text(encoding="utf-8")}
+    step = int(latest.name)
+    save_checkpoint(latest, plain, tensors, step=step, created_by="a test", extra_files=texts)
 
 
 def check_beginning(run: RawRunConfig, agent: Path, model: RawModel, out: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import MISSING, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,10 @@ def check_unchanged(
     """
     saved_preset, saved_run = saved
     now = flat(_plain(configs.to_plain(preset)))
-    before = flat(_plain(configs.to_plain(PrivilegedConfig()))) | flat(_plain(saved_preset))
+    before = flat(_plain(_defaults(type(preset)))) | flat(_plain(saved_preset))
     if saved_run is not None:
         now |= flat(plain_run(run), PREFIX)
-        before |= flat(plain_run(RunConfig()), PREFIX) | flat(_plain(saved_run), PREFIX)
+        before |= flat(plain_run(type(run)()), PREFIX) | flat(_plain(saved_run), PREFIX)
     keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     changes = {key: [before.get(key), now.get(key)] for key in keys}
     refused = [key for key in changes if key not in FREE and not _is_allowed(key, allowed)]
@@ -72,6 +73,14 @@ def check_unchanged(
             f"--allow-config-change {' '.join(refused)}"
         )
     return changes
+
+
+def _defaults(kind: type[PrivilegedConfig]) -> dict[str, Any]:
+    """Of the fields one by one: together they may be no configuration."""
+    plain = {}
+    for item in fields(kind):
+        plain[item.name] = configs.to_plain(item.default if item.default_factory is MISSING else item.default_factory())
+    return plain
 
 
 def flat(plain: Any, prefix: str = "") -> dict[str, Any]:
