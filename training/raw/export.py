@@ -25,9 +25,12 @@ checkpoint: .
 device: auto
 action:
   choice: pedal_first
+  patience:  # what the likeliest state says of a picture that does not change, it says for good
+    after_s: 3.0
+    full_s: 15.0
+    least_share: 0.03
+    burst_s: 1.5
 """
-
-
 DECODER_PREFIX = "decoder.masks."
 
 
