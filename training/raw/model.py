@@ -70,7 +70,7 @@ class RawWorldModel(nn.Module):
         heads = config.heads
         self.reward_head = mlp(world.features, len(self.two_hot.bins), **widths) if heads.reward else None
         self.continue_head = mlp(world.features, 1, **widths) if heads.continuation else None
-        for module in (self.neck, self.rssm, self.decoder, self.reward_head, self.continue_head):
+        for module in (self.neck, self.rssm, self.decoder, self.lifted_masks, self.reward_head, self.continue_head):
             if module is not None:
                 initialise(module, world.norm, generator)
         if self.reward_head is not None:
