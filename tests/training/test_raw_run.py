@@ -16,8 +16,9 @@ from agent.config import ConfigError
 from agent.driver import load_driving_model, load_model
 from agent.ego_vector import MANOEUVRE_SIZE
 from agent.ego_vector import VECTOR_SIZE as EGO_SIZE
-from agent.model.driving_model import ModelInput
+from agent.model.driving_model import ModelInput, small_encoder
 from agent.model.front_view import FrontViewConfig
+from agent.model.image_encoder import EncoderConfig
 from agent.model.mask_decoder import SHOWN_MASKS
 from agent.model.raw_model import RawModel
 from agent.route import ROUTE_POINTS, VECTOR_SIZE
@@ -34,6 +35,7 @@ from training.privileged.checkpoint import load_model as load_teacher
 from training.raw.config import RawRunConfig, raw_config
 from training.raw.driver import agent_tensors
 from training.raw.export import export
+from training.raw.finer import with_finer_map
 from training.raw.learner import RawLearner
 from training.raw.load import load_learner
 from training.raw.model import RawWorldModel
@@ -161,6 +163,11 @@ def check_beginning(run: RawRunConfig, agent: Path, model: RawModel, out: Path) 
     for name, module in (parts | {"actor": learner.policy.actor}).items():
         theirs = model.get_submodule(name).state_dict()
         assert all(torch.equal(value, theirs[key]) for key, value in module.state_dict().items()), name
+    finer, folder = replace(started, image_stride=8), out.with_name("finer")
+    folder.mkdir()
+    learner = RawTrainer(configured(finer, take_teacher(run.teacher, folder)), finer, folder, 10.0).learner
+    assert isinstance(learner, RawLearner)
+    assert learner.model.encoder.config.backbone_stages == (2, 3, 4)
     for other in (run.teacher, REPOSITORY / "weights" / "raw_clone"):
         with pytest.raises(ConfigError, match="give a folder made by export-raw"):
             take_agent(learner, other)
@@ -197,10 +204,12 @@ def test_masks_that_are_shown_are_those_of_the_data() -> None:
     assert expected | {"green_light": (bev.GREEN,), "stop_sign": (bev.STOP_SIGN,)} == SHOWN_MASKS
 
 
-@pytest.mark.parametrize("front", [None, FrontViewConfig()])
-def test_training_and_driving_see_the_same(front: FrontViewConfig | None) -> None:
+@pytest.mark.parametrize(
+    ("front", "encoder"), [(None, None), (FrontViewConfig(), None), (None, with_finer_map(small_encoder()))]
+)
+def test_training_and_driving_see_the_same(front: FrontViewConfig | None, encoder: EncoderConfig | None) -> None:
     guide = teacher()
-    config = raw_config(guide.config, front=front)
+    config = raw_config(guide.config, front=front, encoder=encoder)
     learner = RawLearner(config, guide, seed=2)
     world: RawWorldModel = learner.model.eval()
     agent = RawModel(config.model).eval()

@@ -229,6 +229,9 @@ class RawRunConfig(RunConfig):
     """Folder for what a frozen backbone has computed; None: `features` beside the replay."""
     features_gib: float = 16.0
     """How much of it may be kept; the rest is computed whenever it is drawn. 1000 decisions take 0.12 GiB."""
+    image_stride: Literal[8, 16] = 16
+    """Pixels per cell of the finest map of the backbone that the BEV encoder reads. With 8, an encoder that begins with
+    weights made for 16 keeps what it knows and learns to read the new map."""
     front_view: bool = True
     """Whether the agent looks closer at the front image, at full resolution (`agent/model/front_view.py`)."""
     carry_over: bool = False

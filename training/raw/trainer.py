@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from agent.checkpoint import CheckpointError, check_state, load_checkpoint
 from agent.config import ConfigError
+from agent.model.driving_model import small_encoder
 from agent.model.front_view import FrontViewConfig
+from agent.model.image_encoder import ImageEncoder
 from training.distributed import joined
 from training.experience.batches import Batches
 from training.experience.features import FeatureStore
@@ -33,9 +35,12 @@ from training.raw.backbone import feature_source
 from training.raw.collector import RawCollectorJob
 from training.raw.config import RawConfig, RawRunConfig, raw_config
 from training.raw.driver import agent_tensors
+from training.raw.finer import weights_with_finer_map, with_finer_map
 from training.raw.learner import RawLearner
 from training.raw.load import TEACHER
 
+FINER_STRIDE = 8
+"""Of the stage before the first one that the small encoder reads."""
 FEATURES = "features"
 """Folder beside a replay for what frozen backbones have computed."""
 
@@ -44,6 +49,7 @@ def configured(run: RawRunConfig, teacher: Path) -> RawConfig:
     """The raw stage under a privileged model with the run's own choices. Raises: CheckpointError, ConfigError."""
     config = raw_config(
         load_model(teacher).config,
+        encoder=with_finer_map(small_encoder()) if run.image_stride == FINER_STRIDE else None,
         front=FrontViewConfig() if run.front_view else None,
         guidance=run.guidance,
         heads=run.heads,
@@ -193,6 +199,8 @@ def _load_part(module: nn.Module, tensors: Mapping[str, Tensor], name: str, wher
         for key, value in tensors.items()
         if key.startswith(prefix)
     }
+    if isinstance(module, ImageEncoder):
+        part = weights_with_finer_map(module, part)
     try:
         check_state(module.state_dict(), part, where)
     except CheckpointError as error:
