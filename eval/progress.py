@@ -181,7 +181,7 @@ def print_table(records: Sequence[RouteRecord], console: Console | None = None) 
 def _skipped(records: Sequence[RouteRecord]) -> str:
     """What could not be played, and why; empty if everything was."""
     scenarios = [(record.route_id, item) for record in records for item in record.provenance.get("scenarios", ())]
-    skipped = [(route_id, item) for route_id, item in scenarios if item["state"] == "skipped"]
+    skipped = [(route_id, item) for route_id, item in scenarios if item.get("state") == "skipped"]
     if not skipped:
         return ""
     lines = [f"  route {route_id}, {item['name']}: {item['reason']}" for route_id, item in skipped]

@@ -13,6 +13,8 @@ name the checkouts. Their files stay as they are; what has to be different is pu
 - CARLA's GlobalRoutePlanner follows each segment of a town's topology until it is near the segment's end. Among lane
   sections of millimetres, as in Town05's file of 2019, it can miss it and walks on until the memory is full: such a
   segment has its end as its next waypoint.
+- `BackgroundBehavior._get_complex_junctions` names roads that Town03 does not have in its file of 2019: a junction
+  among such roads is left out.
 - the carla wheel's thread pool for callbacks has as many threads as cores; with two, cameras that wait for each other
   can hold up the state of the world: it gets 16.
 
@@ -72,6 +74,7 @@ def main(argv: list[str]) -> None:
     _give_threads(evaluator.carla)
     _keep_parked_cars()
     _end_endless_segments()
+    _leave_out_missing_junctions()
     _wait_for_own_server(evaluator)
     if options.progress is not None:
         _tell_progress(evaluator, options.progress)
@@ -190,6 +193,42 @@ class _Jump:
     def next(self, distance_m: float) -> list[Any]:
         """The other one."""
         return [self._following]
+
+
+def _leave_out_missing_junctions() -> None:
+    behaviour = importlib.import_module("srunner.scenarios.background_activity").BackgroundBehavior
+    original = behaviour._get_complex_junctions
+
+    @functools.wraps(original)
+    def junctions(instance: Any) -> list[list[Any]]:
+        town = instance._map
+        instance._map = OtherRoads(town)
+        try:
+            found = original(instance)
+        finally:
+            instance._map = town
+        return [parts for parts in found if None not in parts]
+
+    behaviour._get_complex_junctions = junctions
+
+
+class OtherRoads:
+    """A `carla.Map` that may be asked for places on roads that it does not have."""
+
+    def __init__(self, town: Any) -> None:
+        self._town = town
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._town, name)
+
+    def get_waypoint_xodr(self, road_id: int, lane_id: int, s_m: float) -> Any:
+        """As that of `carla.Map`; where there is no such place, something that lies in no junction."""
+        return self._town.get_waypoint_xodr(road_id, lane_id, s_m) or _Nowhere()
+
+
+class _Nowhere:
+    def get_junction(self) -> None:
+        """None, as for a waypoint outside junctions."""
 
 
 class _ImpatientTime:

@@ -70,6 +70,11 @@ class GlobalRoutePlanner:
     def _build_topology(self):
         self.topology = self._wmap.get_topology()
 """
+BACKGROUND = """
+class BackgroundBehavior:
+    def _get_complex_junctions(self):
+        return [[self._map.get_waypoint_xodr(*place).get_junction() for place in places] for places in self.places]
+"""
 
 
 @pytest.fixture
@@ -80,6 +85,7 @@ def checkouts(tmp_path: Path) -> dict[str, str]:
         "leaderboard/leaderboard/scenarios/__init__.py": "",
         "leaderboard/leaderboard/scenarios/route_scenario.py": SCENARIO,
         "scenario_runner/srunner/scenariomanager/scenario_manager.py": "",
+        "scenario_runner/srunner/scenarios/background_activity.py": BACKGROUND,
         "carla/PythonAPI/carla/agents/__init__.py": "",
         "carla/PythonAPI/carla/agents/navigation/__init__.py": "",
         "carla/PythonAPI/carla/agents/navigation/global_route_planner.py": PLANNER,
@@ -130,6 +136,31 @@ def test_who_follows_a_segment_of_a_town_arrives(shared_dir: Path, step_m: float
         assert (first.road_id, first.lane_id) == (plain.road_id, plain.lane_id)
     assert max(strides) < 2000
     assert jumps == 4
+
+
+def test_junctions_of_another_edition_of_a_town_are_left_out(
+    checkouts: dict[str, str], shared_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Bench2Drive's background traffic looks them up: today's Town03 has a roundabout on roads that the file of
+    2019 does not have.
+    """
+    monkeypatch.syspath_prepend(checkouts["SCENARIO_RUNNER_ROOT"])
+    try:
+        launch._leave_out_missing_junctions()
+        behaviour = sys.modules["srunner.scenarios.background_activity"].BackgroundBehavior()
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "srunner"]:
+            del sys.modules[name]
+    town = carla.Map("Town03", load_town("Town03", shared_dir / "towns").opendrive)
+    first, _ = next(pair for pair in town.get_topology() if pair[0].is_junction)
+    inside = (first.road_id, first.lane_id, first.s)
+    roundabout = ((1100, -5, 16.6), (1624, -5, 25.3))
+    assert town.get_waypoint_xodr(*roundabout[0]) is None
+    behaviour._map, behaviour.places = town, (roundabout, (inside,), (inside, roundabout[1]))
+    assert [[junction.id for junction in parts] for parts in behaviour._get_complex_junctions()] == [
+        [first.get_junction().id]
+    ]
+    assert behaviour._map is town
 
 
 @pytest.mark.parametrize("name", ["LEADERBOARD_ROOT", "SCENARIO_RUNNER_ROOT", "CARLA_ROOT"])
