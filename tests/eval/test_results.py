@@ -116,9 +116,7 @@ def test_scenario_penalties_have_a_column_where_there_are_some() -> None:
 def test_what_was_not_played_is_told_where_somebody_counted() -> None:
     shown = Console(file=StringIO(), width=200)
     skipped = {"name": "CutIn_1", "state": "skipped", "reason": "no lane"}
-    official = replace(
-        PERFECT, provenance={"scenarios": [{"name": "HardBrake_1"}]}
-    )  # the official evaluator says no more
+    official = replace(PERFECT, provenance={"scenarios": [{"name": "HardBrake_1"}]})  # an official evaluator's
     print_table([official, replace(RED, provenance={"scenarios": [skipped]})], shown)
     assert "1 of 2 scenarios could not be played" in shown.file.getvalue()
     assert "CutIn_1: no lane" in shown.file.getvalue()
