@@ -414,7 +414,8 @@ class Episode:
         started_s = time.perf_counter()
         self._weather.update(ego.location)
         self.director.update(ego)
-        over = self.criteria.update(ego, self._arrived_contacts(ego.frame), self.traffic.speeds_mps())
+        contacts, speeds_mps = self._arrived_contacts(ego.frame), self.traffic.speeds_mps()
+        over = self.criteria.update(ego, contacts, speeds_mps, held_up=self.director.holds_up)
         if not self.config.embedded:
             above = carla.Location(ego.location.x, ego.location.y, ego.location.z + SPECTATOR_HEIGHT_M)
             self.world.get_spectator().set_transform(carla.Transform(above, carla.Rotation(pitch=-90.0)))

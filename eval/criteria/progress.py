@@ -136,18 +136,18 @@ class InRoute:
 
 
 class Blocked:
-    """Ends the route when the ego has not moved for too long."""
+    """Ends the route when the ego has not moved for too long; time does not count while a scenario may hold it up."""
 
     def __init__(self, max_s: float) -> None:
         self._max_s = max_s
         self._last_moving_s: float | None = None
         self.events: list[Event] = []
 
-    def update(self, ego: EgoState) -> None:
+    def update(self, ego: EgoState, *, held_up: bool = False) -> None:
         """Measure the time since the ego last moved."""
         if self.events:
             return
-        if ego.speed_mps >= BLOCKED_SPEED_MPS or not self._last_moving_s:
+        if held_up or ego.speed_mps >= BLOCKED_SPEED_MPS or not self._last_moving_s:
             self._last_moving_s = ego.time_s
         elif ego.time_s - self._last_moving_s > self._max_s:
             message = f"Agent got blocked at {at_text(ego.location)}"

@@ -54,8 +54,15 @@ class Criteria:
     _ended: bool = False
     _ego: EgoState | None = field(default=None)
 
-    def update(self, ego: EgoState, contacts: Sequence[Contact] = (), traffic_speeds_mps: Sequence[float] = ()) -> bool:
-        """Whether the route is over after this tick."""
+    def update(
+        self,
+        ego: EgoState,
+        contacts: Sequence[Contact] = (),
+        traffic_speeds_mps: Sequence[float] = (),
+        *,
+        held_up: bool = False,
+    ) -> bool:
+        """Whether the route is over after this tick. held_up: a scenario with a time of its own is running."""
         self.ticks += 1
         self._ego = ego
         was_reached = self.completion.reached
@@ -66,7 +73,7 @@ class Criteria:
         self.stop_sign.update(ego)
         self.min_speed.update(ego, traffic_speeds_mps)
         self.in_route.update(ego)
-        self.blocked.update(ego)
+        self.blocked.update(ego, held_up=held_up)
         self.timeout.update(ego)
         self._ended = was_reached or bool(self.in_route.events or self.blocked.events) or self.timeout.expired
         if self._ended:

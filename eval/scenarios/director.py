@@ -80,6 +80,17 @@ class Director:
                 self._guarded(act, self._advance)
         self.stage.send()
 
+    @property
+    def holds_up(self) -> bool:
+        """Whether a scenario that gives the ego a time to get past is running: standing before it is not yet blocked.
+
+        Source: scenario_runner's `ScenarioTimeout`, which switches the leaderboard's `ActorBlockedTest` off meanwhile.
+        """
+        return any(
+            act.state is State.RUNNING and act.scenario is not None and act.scenario.timeout_s is not None
+            for act in self.acts
+        )
+
     def judge(self) -> None:
         """Judge what still runs at the route's end; safe to call twice."""
         for act in self.acts:

@@ -94,6 +94,17 @@ def test_standing_still_is_blocked_after_the_benchmarks_time(make) -> None:
         assert criteria.failure_message() == "Agent got blocked"
 
 
+def test_standing_does_not_count_while_a_scenario_may_hold_the_ego_up(make) -> None:
+    criteria = make(Scoring.BENCH2DRIVE)
+    for tick in range(1, 2001):
+        assert not criteria.update(ego(tick, 12.0, speed_mps=0.0), held_up=tick > 600)
+    tick = 2001
+    while not criteria.update(ego(tick, 12.0, speed_mps=0.0)):
+        tick += 1
+    assert (tick - 2000) * TICK_S == pytest.approx(60.0, abs=0.15)  # what it stood before is forgotten
+    assert kinds(criteria)[-1] is Infraction.VEHICLE_BLOCKED
+
+
 def test_bench2drive_ends_after_4000_ticks(make) -> None:
     criteria = make(Scoring.BENCH2DRIVE)
     tick = 1

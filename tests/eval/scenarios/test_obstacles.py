@@ -7,7 +7,7 @@ import pytest
 from eval.scenarios.director import State
 from eval.scoring import Infraction
 from tests.eval.scenarios.obstacle_drivers import Aside, Overtaking
-from tests.eval.scenarios.playground import Blind, Playground
+from tests.eval.scenarios.playground import Blind, Careful, Playground
 
 CASES = {
     "Accident": (Overtaking, Infraction.COLLISION_VEHICLE),
@@ -31,3 +31,9 @@ def test_only_who_goes_around_gets_past(playground: Playground, kind: str) -> No
     around = playground.play(route, good, max_game_s=120.0)
     assert around.state is State.OVER, around
     assert around.infractions == [], around
+
+
+def test_who_stands_before_an_obstacle_is_not_blocked_while_it_could_be_passed(playground: Playground) -> None:
+    standing = playground.play(playground.route("ParkedObstacle"), Careful, max_game_s=100.0)
+    assert standing.game_s > 95.0, standing
+    assert standing.infractions == [], standing
