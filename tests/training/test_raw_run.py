@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +142,30 @@ def test_a_run_on_recorded_data_resumes_and_its_agent_drives(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="RawModel"):
         load_driving_model(out, "cpu")
     check_decoder(export(tmp_path / "run", tmp_path / "showing", "# a test\n", decoder=True), tmp_path / "run", model)
+    assert load_teacher(tmp_path / "run" / "teacher").config.world_model.observation.vector == EGO_SIZE
+
+
+def test_two_learners_begin_one_run(tmp_path: Path) -> None:
+    record(tmp_path / "data" / "replay")
+    options = {
+        "teacher": save_teacher(tmp_path / "privileged"),
+        "replay": tmp_path / "data" / "replay",
+        **{"encoder": None, "collectors": 0, "evaluate-minutes": 0, "updates": 2, "batch": 1, "steps": 3},
+    }
+    output = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *("-m", "training", "raw", "--out", str(tmp_path / "run"), "--minutes", "10", "--config.no-front-view"),
+            *(word for name, value in options.items() for word in (f"--config.{name}", str(value))),
+        ],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert output.returncode == 0, output.stderr
+    assert output.stderr.count("stopped after 2 updates") == 1
     assert load_teacher(tmp_path / "run" / "teacher").config.world_model.observation.vector == EGO_SIZE
 
 

@@ -101,9 +101,11 @@ def train(
     keep_freed_memory()
     folder.mkdir(parents=True, exist_ok=True)
     with joined() as ranks, locked(folder) if ranks.leads else contextlib.nullcontext():
-        teacher = take_teacher(run.teacher, folder)
+        if ranks.leads:
+            take_teacher(run.teacher, folder)
+        ranks.agree()  # the others wait for the copy
         trainer = (make or RawTrainer)(
-            configured(run, teacher), run, folder, minutes, allowed=allowed, ray=ray, ranks=ranks
+            configured(run, folder / TEACHER), run, folder, minutes, allowed=allowed, ray=ray, ranks=ranks
         )
         with stopping_on_signals(trainer.stop):
             trainer.train()
