@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +15,12 @@ from torch import Tensor
 from tests.training.experience import fill
 from tests.training.frozen import arguments, events, learn
 from tests.training.privileged import debug_config, random_batch
+from tests.training.torchrun import SIZE, under_torchrun
 from training.distributed import Order, Ranks
 from training.learner import Learner
 from training.policy.returns import ReturnScale
 from training.presets import PrivilegedConfig, Recipe
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-SIZE = 2
 UPDATES = 3
 RECIPES: tuple[Recipe, ...] = ("paper", "strong")
 
@@ -151,19 +147,8 @@ def test_returns_orders_and_seeds(results: list[dict[str, Tensor]]) -> None:
 def test_the_command_under_torchrun(tmp_path: Path) -> None:
     """Two learners on one replay write one run, which a single one goes on with."""
     fill(tmp_path / "replay", 40, 0, 1)
-    output = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(SIZE)),
-            *("-m", "training", *arguments(tmp_path, config__updates="4")),
-        ],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert output.returncode == 0, output.stderr
-    assert output.stderr.count("stopped after 4 updates") == 1
+    told = under_torchrun(*arguments(tmp_path, config__updates="4"))
+    assert told.count("stopped after 4 updates") == 1
     assert len(events(tmp_path, "start")) == len(events(tmp_path, "checkpoint")) == 1
     update = events(tmp_path, "update")[-1]
     assert update["update"] == 4 and update["drawn"] == 4 * SIZE * 2, "windows of both learners are counted"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +26,7 @@ from tests.conftest import REPOSITORY
 from tests.training.experience import transition
 from tests.training.privileged import debug_config
 from tests.training.raw import teacher
+from tests.training.torchrun import under_torchrun
 from training import bev
 from training.experience.batches import Batches
 from training.experience.config import ReplayConfig
@@ -152,20 +150,9 @@ def test_two_learners_begin_one_run(tmp_path: Path) -> None:
         "replay": tmp_path / "data" / "replay",
         **{"encoder": None, "collectors": 0, "evaluate-minutes": 0, "updates": 2, "batch": 1, "steps": 3},
     }
-    output = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *("-m", "training", "raw", "--out", str(tmp_path / "run"), "--minutes", "10", "--config.no-front-view"),
-            *(word for name, value in options.items() for word in (f"--config.{name}", str(value))),
-        ],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert output.returncode == 0, output.stderr
-    assert output.stderr.count("stopped after 2 updates") == 1
+    words = (word for name, value in options.items() for word in (f"--config.{name}", str(value)))
+    told = under_torchrun("raw", "--out", str(tmp_path / "run"), "--minutes", "10", "--config.no-front-view", *words)
+    assert told.count("stopped after 2 updates") == 1
     assert load_teacher(tmp_path / "run" / "teacher").config.world_model.observation.vector == EGO_SIZE
 
 
