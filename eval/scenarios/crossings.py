@@ -12,6 +12,7 @@ from typing import ClassVar
 import carla
 import numpy as np
 
+from eval.criteria import TICK_S
 from eval.planner import RoadOption
 from eval.routes import ScenarioBlock
 from eval.scenarios.arrival import Arrival
@@ -72,6 +73,7 @@ class Rolling:
         self._start = walk.start.location
         self._ahead = walk.start.get_forward_vector()
         self._length_m = math.hypot(walk.goal.x - self._start.x, walk.goal.y - self._start.y)
+        self._left_s = self._length_m / speed_mps
         stage.command(carla.command.ApplyVehicleControl(vehicle, carla.VehicleControl()))
 
     @property
@@ -80,10 +82,15 @@ class Rolling:
         here = self._stage.pose(self._vehicle).location
         return math.hypot(here.x - self._start.x, here.y - self._start.y)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the vehicle has arrived, or had the time to at its first speed."""
+        return self._left_s <= 0.0 or self.rolled_m >= self._length_m
+
     def update(self) -> None:
         """Command the vehicle for the next tick."""
-        speed = 0.0 if self.rolled_m >= self._length_m else self.speed_mps
-        velocity = carla.Vector3D(self._ahead.x * speed, self._ahead.y * speed, 0.0)
+        self._left_s -= TICK_S
+        velocity = carla.Vector3D(self._ahead.x * self.speed_mps, self._ahead.y * self.speed_mps, 0.0)
         self._stage.command(carla.command.ApplyTargetVelocity(self._vehicle, velocity))
 
 
@@ -123,6 +130,11 @@ class RoadCrossing(Scenario):
     def on_route(self, arc_m: float) -> carla.Waypoint:
         """The lane at an arc length of the ego's route."""
         return self.stage.map.get_waypoint(self.stage.route.at(arc_m).location)
+
+    def vanish(self, arc_m: float) -> Script:
+        """Who has crossed is gone, and what hid them; the scenario ends when the ego has the place behind it."""
+        self.leave()
+        yield from self.until(lambda: self.ego_passed(arc_m + BEHIND_M))
 
     def set_up(self, arc_m: float, put: Callable[[carla.Waypoint], None]) -> None:
         """Put things on stage at an arc length of the ego's route, or a little further where there is no room."""
@@ -172,7 +184,8 @@ class DynamicObjectCrossing(RoadCrossing):
         reaction_s = self.REACTION_S + CUT_S * math.floor(self.angle_deg / CUT_DEG)
         yield from self.until(lambda: self.meets_ego(self.way, self.due_s(self.way, reaction_s)))
         crossing = Crossing(self.stage, self.person, self.way.goal, self.SPEED_MPS)
-        yield from self.play(crossing, until=lambda: self.ego_passed(self.way.arc_m + BEHIND_M))
+        yield from self.play(crossing, until=lambda: crossing.finished)
+        yield from self.vanish(self.way.arc_m)
 
     def hide(self, place: carla.Waypoint, side: str) -> tuple[float, carla.Transform]:
         """Put up what hides the walker: half its length along the road, and the walker's place beside it."""
@@ -265,8 +278,11 @@ class PedestrianCrossing(RoadCrossing):
                 if self.meets_ego(way, way.reach_m / speed_mps + spread_s, self.NEAR_M):
                     waiting.remove(member)
                     crossings.append(Crossing(self.stage, person, way.goal, speed_mps))
-            for crossing in crossings:
+            for crossing in list(crossings):
                 crossing.update()
+                if crossing.finished:
+                    crossings.remove(crossing)
+                    self.discard([crossing.walker])
             yield
 
 
@@ -292,10 +308,11 @@ class VehicleTurningRoute(RoadCrossing):
         """The cyclist crosses when the ego comes."""
         yield from self.until(lambda: self.meets_ego(self.way, self.due_s(self.way, self.REACTION_S)))
         rolling = Rolling(self.stage, self.bicycle, self.way, self.SPEED_MPS)
-        while not self.ego_passed(self.way.arc_m + BEHIND_M):
+        while not rolling.finished:
             rolling.speed_mps = self._pace_mps(rolling)
             rolling.update()
             yield
+        yield from self.vanish(self.way.arc_m)
 
     def _pace_mps(self, rolling: Rolling) -> float:
         """Pedals harder if the ego would be past before the cyclist is there."""
@@ -339,7 +356,8 @@ class VehicleTurningRoutePedestrian(RoadCrossing):
         """The walker crosses when the ego comes."""
         yield from self.until(lambda: self.meets_ego(self.way, self.due_s(self.way, self.REACTION_S)))
         crossing = Crossing(self.stage, self.person, self.way.goal, self.SPEED_MPS)
-        yield from self.play(crossing, until=lambda: self.ego_passed(self.way.arc_m + BEHIND_M))
+        yield from self.play(crossing, until=lambda: crossing.finished)
+        yield from self.vanish(self.way.arc_m)
 
 
 def turns(kind: str, way: Way) -> Iterator[ScenarioBlock]:

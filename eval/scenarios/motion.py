@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import carla
 
+from eval.criteria import TICK_S
 from eval.scenarios.line import Line
 from eval.scenarios.parameters import ScenarioError
 from eval.scenarios.stage import Accept, Body, Stage
@@ -115,16 +116,17 @@ class PathDriver:
 
 
 class Crossing:
-    """A walker that crosses along a straight line; call `update` every tick."""
+    """A walker that crosses along a straight line; call `update` every tick. Source: scenario_runner `KeepVelocity`."""
 
     def __init__(self, stage: Stage, walker: carla.Walker, goal: carla.Location, speed_mps: float) -> None:
         self.walker = walker
         self._stage = stage
-        self._goal = goal
-        self._speed_mps = speed_mps
-        start = stage.pose(walker).location
-        self._length_m = math.hypot(goal.x - start.x, goal.y - start.y)
-        self._start = start
+        self._start = stage.pose(walker).location
+        dx, dy = goal.x - self._start.x, goal.y - self._start.y
+        self._length_m = max(math.hypot(dx, dy), 1e-6)
+        self._left_s = self._length_m / speed_mps
+        direction = carla.Vector3D(dx / self._length_m, dy / self._length_m, 0.0)
+        self._control = carla.WalkerControl(direction, speed_mps, False)
 
     @property
     def walked_m(self) -> float:
@@ -134,17 +136,13 @@ class Crossing:
 
     @property
     def finished(self) -> bool:
-        """Whether the walker has arrived."""
-        return self.walked_m >= self._length_m
+        """Whether the walker has arrived, or its time is up: one that a car pushes along never arrives."""
+        return self._left_s <= 0.0 or self.walked_m >= self._length_m
 
     def update(self) -> None:
         """Command the walker for the next tick."""
-        here = self._stage.pose(self.walker).location
-        dx, dy = self._goal.x - here.x, self._goal.y - here.y
-        distance_m = max(math.hypot(dx, dy), 1e-6)
-        speed = 0.0 if self.finished else self._speed_mps
-        control = carla.WalkerControl(carla.Vector3D(dx / distance_m, dy / distance_m, 0.0), speed, False)
-        self._stage.command(carla.command.ApplyWalkerControl(self.walker, control))  # pyright: ignore[reportArgumentType] - the stub is wrong
+        self._left_s -= TICK_S
+        self._stage.command(carla.command.ApplyWalkerControl(self.walker, self._control))  # pyright: ignore[reportArgumentType] - the stub is wrong
 
 
 class Flow:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import carla
 
+from eval.criteria import TICK_S
 from eval.routes import ScenarioBlock
 from eval.scenarios.lanes import ahead
 from eval.scenarios.line import Line
@@ -28,7 +29,6 @@ from eval.scenarios.way import Way
 from eval.scoring import Infraction
 
 Script = Iterator[None]
-TICK_S = 0.05
 BEHIND_TRIGGER_M = 30.0
 AHEAD_OF_TRIGGER_M = 300.0
 """Things of a scenario lie this far around its trigger, along the route."""

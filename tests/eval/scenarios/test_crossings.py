@@ -25,3 +25,12 @@ def test_only_who_looks_gets_past(playground: Playground, kind: str) -> None:
     careful = playground.play(route, Careful)
     assert careful.state is State.OVER, careful
     assert careful.infractions == []
+
+
+@pytest.mark.parametrize("kind", HIT)
+def test_who_is_hit_is_hit_once(playground: Playground, kind: str) -> None:
+    """Who has had the time to cross is gone, also when a car has pushed it along; seed 2 hits in every kind."""
+    hit = playground.play(playground.route(kind, seed=2), Blind)
+    assert hit.state is State.OVER, hit
+    persons = 3 if kind == "PedestrianCrossing" else 1
+    assert 1 <= len(hit.infractions) <= persons, hit
