@@ -9,11 +9,14 @@ import enum
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from simulator import labels, wire
+
+if TYPE_CHECKING:
+    from simulator.attachment import SpringArm
 
 Pose = tuple[float, float, float, float, float, float]
 """x, y, z, pitch, yaw, roll."""
@@ -103,6 +106,8 @@ class Actor:
     box: Box
     parent: int = 0
     relative_pose: Pose | None = None
+    arm: SpringArm | None = None
+    """What holds it, unless it sits on its parent itself."""
     stream_id: int = 0
     token: bytes = b""
     lights: int = 0

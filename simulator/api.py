@@ -11,6 +11,7 @@ from typing import Final
 
 from simulator import blueprints
 from simulator.actors import Actor, Kind, Pose, VehicleControl, WalkerControl
+from simulator.attachment import Attachment
 from simulator.calls import Calls, without_effect
 from simulator.recorder_calls import RecorderCalls
 from simulator.refused import refuse_the_rest
@@ -21,6 +22,7 @@ from simulator.towns.town import available_towns
 from simulator.traffic_lights import Light, LightState
 
 MAX_BATCH: Final = 10_000
+MAX_GEAR: Final = 100
 MAX_UPLOAD_CHARACTERS: Final = 32 << 20
 ZERO_BOX: Final = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 0]
 AT_ORIGIN: Final[Pose] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -49,12 +51,6 @@ def _transform(pose: Pose) -> list:
     return [list(pose[:3]), list(pose[3:])]
 
 
-def _moved_to(pose: Pose, location: list) -> Pose:
-    """The same orientation at another place."""
-    x, y, z = (float(value) for value in location)
-    return x, y, z, pose[3], pose[4], pose[5]
-
-
 def _u32(what: str, value: object) -> int:
     """A number that clients can read back."""
     if not isinstance(value, int) or not 0 <= value < 1 << 32:
@@ -67,7 +63,14 @@ def _attributes(rows: list) -> list[list]:
     for row in rows:
         if len(row) != 3 or not isinstance(row[0], str) or not isinstance(row[2], str):
             raise CallError(f"an attribute is [id, type, value], got {row!r:.200}")
+        if not all(_is_text(part) for part in (row[0], row[2])):
+            raise CallError(f"attribute {row[0]!r:.100} = {row[2]!r:.100} is not UTF-8 text")
     return [[name, _u32(f"type of attribute {name}", kind), value] for name, kind, value in rows]
+
+
+def _is_text(text: str) -> bool:
+    """False for what stands for bytes that are none: nobody could write or send it again."""
+    return all(not "\ud800" <= character <= "\udfff" for character in text)
 
 
 class _Session(Calls):
@@ -144,7 +147,7 @@ class _Actors(Calls):
             "get_actors_by_id": lambda ids: [a.description() for i in ids if (a := world().actors.get(i))],
             "spawn_actor": lambda description, transform: self.spawn(description, transform).description(),
             "spawn_actor_with_parent": lambda description, transform, parent, attachment=0, socket="": self.spawn(
-                description, transform, parent
+                description, transform, parent, attachment
             ).description(),
             "destroy_actor": self.destroy,
             "get_actor_bounding_box": self._bounding_box,
@@ -164,7 +167,7 @@ class _Actors(Calls):
         world = lambda: self.world  # noqa: E731
         return {
             "set_actor_transform": lambda i, transform: world().teleport(i, _pose(transform)),
-            "set_actor_location": lambda i, xyz: world().teleport(i, _moved_to(self.pose_of(i), xyz)),
+            "set_actor_location": lambda i, xyz: world().move_to(i, xyz),
             "set_actor_target_velocity": lambda i, v: world().set_velocity(i, v),
             "set_actor_target_angular_velocity": lambda i, w: world().set_angular_velocity(i, w),
             "enable_actor_constant_velocity": lambda i, v: world().set_constant_velocity(i, v),
@@ -190,11 +193,15 @@ class _Actors(Calls):
         actor = self.world.actors.get(actor_id)
         return ZERO_BOX if actor is None else actor.description()[3]
 
-    def spawn(self, description: list, transform: list, parent: int = 0) -> Actor:
+    def spawn(self, description: list, transform: list, parent: int = 0, attachment: int = 0) -> Actor:
         uid, type_id, attributes = description
         if not isinstance(type_id, str) or not isinstance(parent, int):
             raise CallError(f"cannot spawn {type_id!r} on actor {parent!r}: not a blueprint's id and an actor's number")
-        actor = self.world.spawn(_u32("blueprint", uid), type_id, _attributes(attributes), _pose(transform), parent)
+        if attachment not in tuple(Attachment):
+            raise CallError(f"attachment type {attachment!r}: carla.AttachmentType has 0 to {max(Attachment)}")
+        actor = self.world.spawn(
+            _u32("blueprint", uid), type_id, _attributes(attributes), _pose(transform), parent, Attachment(attachment)
+        )
         if actor.kind is Kind.SENSOR and type_id != "sensor.other.lane_invasion":
             self.session.start_sensor(actor)
         return actor
@@ -238,6 +245,8 @@ class _Vehicles(Calls):
 
     def control(self, actor_id: int, control: list) -> None:
         throttle, steer, brake = (float(value) for value in control[:3])
+        if abs(control[6]) > MAX_GEAR:
+            raise CallError(f"gear {control[6]}: at most {MAX_GEAR}")
         hand_brake, reverse, manual = (bool(value) for value in control[3:6])
         self.world.set_control(
             actor_id, VehicleControl(throttle, steer, brake, hand_brake, reverse, manual, int(control[6]))
@@ -363,7 +372,7 @@ class _Batch(Calls):
             16: without_effect,
             17: without_effect,
             18: vehicles.set_lights,
-            19: lambda i, xyz: world().teleport(i, _moved_to(self._actors.pose_of(i), xyz)),
+            19: lambda i, xyz: world().move_to(i, xyz),
             21: _Lights(session).set_state,
         }
 
@@ -395,8 +404,8 @@ class _Batch(Calls):
 
     def _spawn(self, fields: list) -> int:
         # 0.9.15: description, transform, parent, do_after; 0.9.16 has attachment and socket before do_after.
-        description, transform, parent, *_, do_after = fields
-        actor = self._actors.spawn(description, transform, parent[1] if parent[0] else 0)
+        description, transform, parent, *mount, do_after = fields
+        actor = self._actors.spawn(description, transform, parent[1] if parent[0] else 0, *mount[:1])
         for command in do_after:
             kind, later = command[0]
             self._run(kind, [actor.id, *later[1:]])

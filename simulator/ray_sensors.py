@@ -15,16 +15,17 @@ import numpy as np
 from simulator import wire
 from simulator.actors import Actor, Fixture, Pose
 from simulator.render import TOWN, Hits, RayCaster, SceneActor, TownMesh, Wardrobe, axes, build_models
-from simulator.rpc import CallError
 from simulator.sensor import Sensor, Step
 from simulator.world import World
 
 MAX_RANGE_M: Final = 2000.0
 MAX_CHANNELS: Final = 1024
+MAX_POINTS_PER_S: Final = 20_000_000
 MAX_POINTS_PER_STEP: Final = 1_000_000
+"""Longer steps get no more."""
 _OVERHEAD: Final = np.array([0.0, 0.0, 1.0])
-_RING: Final = 8
-"""Rays around the middle one that stand for the obstacle detector's sphere."""
+_BALL: Final = ((0.0, 0.0), *((share, math.pi / 4.0 * k) for share in (0.5, 1.0) for k in range(8)))
+"""Rays that stand for the obstacle detector's ball: distance from its axis, in radii, and angle around it."""
 _LIDAR_POINT: Final = np.dtype([("point", "<f4", 3), ("intensity", "<f4")])
 _SEMANTIC_POINT: Final = np.dtype([("point", "<f4", 3), ("cos_incidence", "<f4"), ("actor", "<u4"), ("label", "<u4")])
 _RADAR_POINT: Final = np.dtype([("velocity", "<f4"), ("azimuth", "<f4"), ("altitude", "<f4"), ("depth", "<f4")])
@@ -69,14 +70,11 @@ class _Scanner(RaySensor):
     def __init__(self, actor: Actor, world: World) -> None:
         super().__init__(actor, world)
         self._range_m = self.within("range", 10.0, 0.01, MAX_RANGE_M)
-        self._points_per_s = self.within("points_per_second", 56_000, 1, 1e8)
+        self._points_per_s = self.within("points_per_second", 56_000, 1, MAX_POINTS_PER_S)
         self._rng = np.random.default_rng(int(abs(self.number("noise_seed", 0))))
 
     def _points(self, step_s: float) -> float:
-        points = self._points_per_s * step_s
-        if points > MAX_POINTS_PER_STEP:
-            raise CallError(f"{self.actor.type_id}: {points:.0f} points a step; at most {MAX_POINTS_PER_STEP} are cast")
-        return points
+        return min(self._points_per_s * step_s, MAX_POINTS_PER_STEP)
 
 
 class SemanticLidar(_Scanner):
@@ -90,7 +88,6 @@ class SemanticLidar(_Scanner):
         self._fov_deg = self.within("horizontal_fov", 360.0, 0.001, 360.0)
         self._rotations_hz = self.within("rotation_frequency", 10.0, 0.0, 1e4)
         self._angle_deg = 0.0
-        self._points(0.05)
 
     def measure(self, step: Step) -> Iterable[bytes]:
         per_channel = int(self._points(step.step_s) / self._channels + 0.5)
@@ -172,7 +169,6 @@ class Radar(_Scanner):
             math.tan(math.radians(self.within("horizontal_fov", 30.0, 0.0, 179.0)) / 2.0),
             math.tan(math.radians(self.within("vertical_fov", 30.0, 0.0, 179.0)) / 2.0),
         )
-        self._points(0.05)
 
     def measure(self, step: Step) -> Iterable[bytes]:
         count = int(self._points(step.step_s))
@@ -207,14 +203,17 @@ class ObstacleDetector(RaySensor):
     def measure(self, step: Step) -> Iterable[bytes]:
         pose, surroundings = self.world.actors.pose(self.actor), step.surroundings()
         frame, found = axes(pose), []
-        for k in range(_RING + 1):
-            angle = 2.0 * math.pi * k / _RING
-            aside = self._radius_m * (math.cos(angle) * frame[1] + math.sin(angle) * frame[2]) if k < _RING else 0.0
+        for share, angle in _BALL:
+            aside = share * self._radius_m * (math.cos(angle) * frame[1] + math.sin(angle) * frame[2])
             start = (*(np.array(pose[:3]) + aside), *pose[3:])
-            hits = surroundings.cast(start, np.array([[1.0, 0.0, 0.0]]), self._reach_m, skip=self.actor.parent)
+            # The ball's surface is ahead of its middle, by less towards its rim.
+            ahead_m = self._radius_m * math.sqrt(1.0 - share * share)
+            hits = surroundings.cast(
+                start, np.array([[1.0, 0.0, 0.0]]), self._reach_m + ahead_m, skip=self.actor.parent
+            )
             owner = int(hits.owner[0])
             if owner >= 0 or (owner == TOWN and not self._moving_only):
-                found.append((float(hits.distance_m[0]), owner, int(hits.label[0])))
+                found.append((max(float(hits.distance_m[0]) - ahead_m, 0.0), owner, int(hits.label[0])))
         if not found:
             return []
         distance_m, owner, label = min(found)

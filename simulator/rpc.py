@@ -117,10 +117,19 @@ def _wrap_failure(reply: Reply, message: str) -> list:
     return [[True, [message]]] if reply is Reply.VOID else failure(message)
 
 
+class Caller(Protocol):
+    """A client, as those see it who serve its calls."""
+
+    @property
+    def local_address(self) -> str:
+        """IPv4 address of this machine by which it came."""
+        ...
+
+
 class Host(Protocol):
     """What serves the calls."""
 
-    caller: object | None
+    caller: Caller | None
     """The connection whose call is being carried out"""
 
     def after_reply(self) -> None:
@@ -151,6 +160,11 @@ class RpcConnection(asyncio.Protocol):
         self._transport = transport
         transport.set_write_buffer_limits(high=MAX_UNREAD_BYTES)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    @property
+    def local_address(self) -> str:
+        """As `Caller`."""
+        return self._transport.get_extra_info("sockname")[0]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._host.client_left(self)

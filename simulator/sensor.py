@@ -34,6 +34,7 @@ class Sensor:
         self.actor = actor
         self.world = world
         self.last_s = -math.inf
+        """When it measured, or should have"""
         self._period_s = self.number("sensor_tick", 0.0)
 
     def number(self, name: str, default: float) -> float:
@@ -63,6 +64,14 @@ class Sensor:
 
     def is_due(self, elapsed_s: float) -> bool:
         return elapsed_s - self.last_s >= self._period_s - TICK_SLACK_S
+
+    def ticked(self, elapsed_s: float) -> None:
+        """It measures now. What a step is late is credited, so that the rate holds when no step falls on the period."""
+        late_s = elapsed_s - self.last_s - self._period_s
+        if self._period_s > 0.0 and math.isfinite(late_s):
+            self.last_s = elapsed_s - math.fmod(max(late_s, 0.0), self._period_s)
+        else:
+            self.last_s = elapsed_s
 
     def measure(self, step: Step) -> Iterable[bytes]:
         """Payloads of this step, without their headers."""

@@ -100,13 +100,20 @@ class SensorSuite:
         seen = _Seen(lambda: self._look(elapsed_s, weather))
         step = Step(self.collisions, step_s, lambda: self._placed(seen, elapsed_s))
         for sensor in due:
-            if isinstance(sensor, CameraSensor):
-                continue
-            for body in sensor.measure(step):
-                self._send(sensor, frame, elapsed_s, body)
+            sensor.ticked(elapsed_s)
+            if not isinstance(sensor, CameraSensor):
+                self._measure(sensor, step, frame, elapsed_s)
         cameras = [sensor for sensor in due if isinstance(sensor, CameraSensor)]
         if cameras and draw and self._render:
             self._draw(cameras, *seen.scene, frame, elapsed_s)
+
+    def _measure(self, sensor: Sensor, step: Step, frame: int, elapsed_s: float) -> None:
+        try:
+            for body in sensor.measure(step):
+                self._send(sensor, frame, elapsed_s, body)
+        except Exception:  # one sensor must not end the caller's connection, nor the clock
+            log.exception("%s %d could not measure; it is left out from now on", sensor.actor.type_id, sensor.actor.id)
+            self.remove(sensor.actor)
 
     def _look(self, elapsed_s: float, weather: list[float]) -> tuple[Scene, list[Actor]]:
         """The scene as it is now, and the actors in it in the scene's order."""
@@ -137,7 +144,6 @@ class SensorSuite:
         return self._mesh
 
     def _send(self, sensor: Sensor, frame: int, elapsed_s: float, *body: bytes | memoryview) -> None:
-        sensor.last_s = elapsed_s
         pose = self._world.actors.pose(sensor.actor)
         header = wire.SENSOR_HEADER.pack(wire.SENSOR_TYPE_IDS[sensor.actor.type_id], frame, elapsed_s, *pose)
         self._hub.publish(sensor.actor.stream_id, header, *body)

@@ -6,13 +6,14 @@ import asyncio
 import gc
 import logging
 import math
+import struct
 import time
 from typing import TYPE_CHECKING, Final
 
 from simulator import dynamics, snapshot, wire
 from simulator.actors import Actor, Kind
 from simulator.recorder import Recorder
-from simulator.rpc import CallError
+from simulator.rpc import Caller, CallError
 from simulator.sensors import SensorSuite
 from simulator.streams import StreamHub
 from simulator.towns.town import TownError, load_town, town_from_text
@@ -28,6 +29,8 @@ LOAD_PATIENCE_S: Final = 2.0
 RESUBSCRIBE_GRACE_S: Final = 0.05
 DEFAULT_STEP_S: Final = 0.05
 MAX_STEP_S: Final = 0.2
+ALL_ADDRESSES: Final = "0.0.0.0"
+LOOPBACK: Final = "127.0.0.1"
 OPENDRIVE_MAP: Final = "OpenDriveMap"
 SYNCHRONOUS: Final = 0
 NO_RENDERING: Final = 1
@@ -57,14 +60,14 @@ class Session:
         self.frame = 1
         self.episode = 0
         self.traffic_managers: dict[int, str] = {}
-        self.caller: object | None = None
+        self.caller: Caller | None = None
         """The connection whose call is being carried out"""
         self.recorder: Recorder | None = None
         """What records the present world, if anything does"""
-        self._sensor_owners: dict[int, object | None] = {}
+        self._sensor_owners: dict[int, Caller | None] = {}
         self.opendrive_upload: str | None = None
         self._stream_port = stream_port
-        self._address = _ipv4(config.host)
+        self._address = None if config.host == ALL_ADDRESSES else config.host
         self._next_actor_id = 1
         self._next_stream_id = wire.WORLD_STREAM + 1
         self._pending_load: tuple[World, bool] | None = None
@@ -159,7 +162,7 @@ class Session:
             return
         try:
             self.recorder.write(dt_s, collisions)
-        except OSError as error:
+        except (OSError, ValueError, OverflowError, struct.error) as error:
             log.error("%s: the recording ends here: %s", self.recorder.path, error)
             self.stop_recorder()
             return
@@ -260,17 +263,12 @@ class Session:
     # ---- streams ----------------------------------------------------------------------------------------
 
     def token(self, stream_id: int) -> bytes:
-        return wire.stream_token(stream_id, self._stream_port, self._address)
+        """What a client needs to subscribe: the address is the one by which it reached this server."""
+        address = self._address or (self.caller.local_address if self.caller else LOOPBACK)
+        return wire.stream_token(stream_id, self._stream_port, address)
 
     def new_stream(self) -> tuple[int, bytes]:
         stream_id = self._next_stream_id
         self._next_stream_id += 1
         self.hub.expect(stream_id)
         return stream_id, self.token(stream_id)
-
-
-def _ipv4(host: str) -> tuple[int, int, int, int]:
-    """The address that clients are told to connect to; listening on all addresses is announced as loopback."""
-    parts = "127.0.0.1" if host == "0.0.0.0" else host
-    a, b, c, d = (int(part) for part in parts.split("."))
-    return a, b, c, d

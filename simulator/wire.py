@@ -5,6 +5,7 @@ All numbers are little endian and packed. Angles are degrees, lengths metres, CA
 
 from __future__ import annotations
 
+import socket
 import struct
 from dataclasses import dataclass
 from typing import Any, Final
@@ -129,6 +130,6 @@ def with_map_changed(world_state: bytes) -> bytes:
     return world_state[:_STATE_FLAGS_OFFSET] + bytes([MAP_CHANGED]) + world_state[end:]
 
 
-def stream_token(stream_id: int, port: int, address: tuple[int, int, int, int]) -> bytes:
+def stream_token(stream_id: int, port: int, address: str) -> bytes:
     """The 24 bytes by which a client finds a stream: id, port, TCP, IPv4, address."""
-    return struct.pack("<IHBB", stream_id, port, 1, 1) + bytes(address) + bytes(12)
+    return struct.pack("<IHBB", stream_id, port, 1, 1) + socket.inet_aton(address) + bytes(12)

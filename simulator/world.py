@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 
 import numpy as np
 
 from simulator import blueprints, dynamics, labels, rays, snapshot, wire
+from simulator.ackermann import Ackermann, AckermannTarget
 from simulator.actors import Actor, ActorTable, Box, Fixture, Kind, Pose, VehicleControl, WalkerControl, compose
+from simulator.attachment import Attachment, SpringArm
 from simulator.collisions import overlaps_any
 from simulator.friction import FrictionTrigger, friction
 from simulator.navigation.navigation import Navigation, load_or_build
@@ -30,14 +32,13 @@ DOOR_WIDTH_M: Final = 0.8
 LEFT_DOORS, RIGHT_DOORS = 0b0101, 0b1010
 """Bits of carla.VehicleDoor: front left, front right, rear left, rear right."""
 _BODY_KINDS: Final = {Kind.VEHICLE: dynamics.VEHICLE, Kind.WALKER: dynamics.WALKER, Kind.PROP: dynamics.PROP}
-_ACKERMANN_SPEED_GAIN: Final = 0.5
+_REFUSED: Final = {"mesh_path": "this server has no meshes", "terramechanics": "this server's ground is rigid"}
+"""Attributes that change nothing here unless they are unset."""
 FARTHEST_M: Final = 1e6
 """From the origin, along each axis; angles are bounded by as many degrees."""
 MAX_SPEED_MPS: Final = 1e3
 MAX_TURN_DEGPS: Final = 1e5
 MAX_IMPULSE_NS: Final = 1e8
-_FORCE_STEP_S: Final = 0.05
-"""A force acts for one step of this length, as a client sends one per tick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class World:
         self._bodies = dynamics.Bodies()
         self._walkers = Walkers(self._bodies, lambda: self.navigation)
         self._friction: dict[int, FrictionTrigger] = {}
+        self._ackermann: dict[int, Ackermann] = {}
         self._forgetful: set[int] = set()
         """Vehicles without `sticky_control`: a control acts for one step"""
         self._slots: dict[int, int] = {}
@@ -127,7 +129,15 @@ class World:
         self.actors.add(actor, pose)
         return actor
 
-    def spawn(self, uid: int, type_id: str, attributes: list[list], pose: Pose, parent: int) -> Actor:
+    def spawn(
+        self,
+        uid: int,
+        type_id: str,
+        attributes: list[list],
+        pose: Pose,
+        parent: int,
+        attachment: Attachment = Attachment.RIGID,
+    ) -> Actor:
         """Create an actor. Raises: CallError for an unknown blueprint, a taken place, a missing parent, a bad pose."""
         if type_id not in self._blueprints:
             raise CallError(f"{type_id!r} is not a blueprint of this server")
@@ -135,20 +145,30 @@ class World:
             raise CallError(f"cannot spawn {type_id} at {pose}: use a finite transform within {FARTHEST_M:g} m")
         if self.actors.count >= MAX_ACTORS:
             raise CallError(f"cannot spawn {type_id}: {MAX_ACTORS} actors exist already")
+        for name, value, why in ((name, value, _REFUSED[name]) for name, _, value in attributes if name in _REFUSED):
+            if value.lower() not in ("", "false", "0"):
+                raise CallError(f"cannot spawn {type_id} with {name} = {value}: {why}")
         parent_pose = self.actors.pose(self.actor(parent)) if parent else None
-        world_pose = compose(parent_pose, pose) if parent_pose else pose
+        arm = SpringArm.holding(pose, attachment) if parent else None
+        relative = (0.0, 0.0, 0.0, *pose[3:]) if arm else pose
+        world_pose = pose
+        if parent_pose is not None:
+            world_pose = compose(arm.end(parent_pose) if arm else parent_pose, relative)
         kind = Kind.of(type_id)
         extent = blueprints.extent_m(type_id) if kind in _BODY_KINDS else (0.0, 0.0, 0.0)
         centre = blueprints.box_center_m(type_id) if kind in _BODY_KINDS else (0.0, 0.0, 0.0)
         self._refuse_overlap(type_id, kind, world_pose, Box(centre, extent))
         actor = self._place(type_id, world_pose, Box(centre, extent), attributes, uid)
         if parent:
-            actor.parent, actor.relative_pose = parent, pose
+            actor.parent, actor.relative_pose, actor.arm = parent, relative, arm
             self._attached.append(actor)
         if type_id == FRICTION_TRIGGER:
             self._add_friction(actor)
         elif kind in _BODY_KINDS:
             self._add_body(actor, world_pose)
+            if parent:  # it is carried, and does not push who carries it
+                self._bodies.set_physics(self._slots[actor.id], enabled=False)
+                self.set_collides(actor.id, enabled=False)
         if kind is Kind.VEHICLE and actor.attribute("sticky_control", "true").lower() == "false":
             self._forgetful.add(actor.id)
         return actor
@@ -196,6 +216,7 @@ class World:
             self._bodies.remove(slot)
             del self._actor_of_slot[slot]
         self._friction.pop(actor_id, None)
+        self._ackermann.pop(actor_id, None)
         self._forgetful.discard(actor_id)
         self.actors.remove(actor)
         self._index_bodies()
@@ -217,6 +238,11 @@ class World:
     # ---- commands ---------------------------------------------------------------------------------------
 
     def set_control(self, actor_id: int, control: VehicleControl) -> None:
+        """Drive with these pedals until another control comes."""
+        self._control(actor_id, control)
+        self._ackermann.pop(actor_id, None)
+
+    def _control(self, actor_id: int, control: VehicleControl) -> None:
         vehicle = self.vehicle(actor_id)
         vehicle.vehicle_control = control
         self._bodies.set_control(
@@ -233,15 +259,24 @@ class World:
         slot, bodies = self._slots[actor_id], self._bodies
         bodies.mass[slot], bodies.max_steer[slot], bodies.tyre_friction[slot] = mass_kg, max_steer_deg, tyre_friction
 
-    def set_ackermann(self, actor_id: int, control: list) -> None:
-        """Steering angle (rad) and speed (m/s) of an Ackermann command, by a proportional speed controller."""
-        steer_rad, _steer_speed, speed_mps, *_ = (float(value) for value in control)
-        slot = self._slots[self.vehicle(actor_id).id]
-        error = speed_mps - float(self._bodies.speed[slot])
-        demand = _ACKERMANN_SPEED_GAIN * (error if speed_mps >= 0 else -error)
-        steer = steer_rad / math.radians(float(self._bodies.max_steer[slot]))
-        throttle, brake = (min(demand, 1.0), 0.0) if demand > 0 else (0.0, min(-demand, 1.0))
-        self.set_control(actor_id, VehicleControl(throttle, steer, brake, reverse=speed_mps < 0))
+    def set_ackermann(self, actor_id: int, control: Sequence[float]) -> None:
+        """Drive as an Ackermann command says until another control comes. Raises: CallError for unusable numbers."""
+        vehicle = self.vehicle(actor_id)
+        numbers = _bounded("Ackermann control", actor_id, control, MAX_SPEED_MPS)
+        steer_rad, steer_speed, speed_mps, acceleration, _jerk = numbers
+        target = AckermannTarget(steer_rad, abs(steer_speed), speed_mps, abs(acceleration))
+        if vehicle.id in self._ackermann:
+            self._ackermann[vehicle.id].target = target
+        else:
+            self._ackermann[vehicle.id] = Ackermann(target)
+
+    def _drive_ackermann(self, dt_s: float) -> None:
+        bodies = self._bodies
+        for actor_id, driver in self._ackermann.items():
+            slot, gains = self._slots[actor_id], self.vehicle(actor_id).ackermann_settings
+            most_rad = math.radians(float(bodies.max_steer[slot]))
+            steer_rad = float(bodies.steer[slot]) * most_rad
+            self._control(actor_id, driver.step(float(bodies.speed[slot]), steer_rad, most_rad, gains, dt_s))
 
     def set_walker(self, actor_id: int, control: WalkerControl) -> None:
         walker = self._of_kind(actor_id, Kind.WALKER)
@@ -279,14 +314,20 @@ class World:
         actor = self.actor(actor_id)
         if not _usable(pose):
             raise CallError(f"cannot move actor {actor_id} to {pose}: use a finite transform within {FARTHEST_M:g} m")
-        if actor.id in self._slots:
-            self._bodies.set_transform(self._slots[actor.id], pose)
         if actor.relative_pose is not None:
             actor.relative_pose = pose  # CARLA moves an attached actor relative to its parent
             return
+        if actor.id in self._slots:
+            self._bodies.set_transform(self._slots[actor.id], pose)
         self.actors.set_pose(actor, pose)
         if actor.id in self._friction:
             self._friction[actor.id] = FrictionTrigger.of(actor, pose)
+
+    def move_to(self, actor_id: int, location: Sequence[float]) -> None:
+        """Teleport without turning; an attached actor is moved relative to its parent."""
+        actor = self.actor(actor_id)
+        x, y, z = (float(value) for value in location)
+        self.teleport(actor_id, (x, y, z, *(actor.relative_pose or self.actors.pose(actor))[3:]))
 
     def set_velocity(self, actor_id: int, velocity: list[float]) -> None:
         x, y, z = _bounded("velocity", actor_id, velocity, MAX_SPEED_MPS)
@@ -308,7 +349,8 @@ class World:
         self._bodies.add_impulse(self._slot(actor_id), x, y, z)
 
     def add_force(self, actor_id: int, force: list[float]) -> None:
-        self.add_impulse(actor_id, [float(value) * _FORCE_STEP_S for value in force])
+        """A force acts for one step, taken to be as long as the last: a client sends one per tick."""
+        self.add_impulse(actor_id, [float(value) * self._bodies.last_step_s for value in force])
 
     def set_simulate_physics(self, actor_id: int, enabled: bool) -> None:
         actor = self.actor(actor_id)
@@ -370,6 +412,11 @@ class World:
         found = rays.hits(*line, tuple(boxes), solid, self.town.heights)
         return [(distance, None if place == rays.GROUND else self._seen(place)) for distance, place in found]
 
+    def _reach_m(self, carrier: Actor, start: Sequence[float], end: Sequence[float]) -> float:
+        """How far a spring arm reaches from its carrier before it meets something else."""
+        met = (distance for distance, what in self.ray(list(start), list(end)) if what is not carrier)
+        return next(met, math.inf)
+
     def _seen(self, place: int) -> Actor | Fixture:
         standing = place - self._bodies.count
         return self._actor_of_slot[place] if standing < 0 else Fixture(int(self.scenery.solids.labels[standing]))
@@ -381,14 +428,15 @@ class World:
         self.lights.advance(dt_s)
         bodies = self._bodies
         self._walkers.before_step()
+        self._drive_ackermann(dt_s)
         self._set_friction()
         dynamics.step(bodies, bodies.count, dt_s, self.town.heights)
         contacts, impulses = dynamics.collide(bodies, bodies.count, self.scenery.grid)
         for actor_id in self._forgetful:
-            self.set_control(actor_id, VehicleControl())
+            self._control(actor_id, VehicleControl())
         self._walkers.after_step(contacts.pairs, impulses, dt_s)
         snapshot.copy_motion(bodies, self._body_slots, self.actors, self._body_rows)
-        self._move_attached()
+        self._move_attached(dt_s)
         self._write_extras()
         pairs = zip(contacts.pairs.tolist(), impulses.tolist(), strict=True)
         return [
@@ -414,13 +462,19 @@ class World:
             own = self._bodies.tyre_friction[slots]
             self._bodies.friction[slots] = friction(self._friction.values(), position_m, own)
 
-    def _move_attached(self) -> None:
+    def _move_attached(self, dt_s: float) -> None:
         table = self.actors
         for actor in self._attached:
             parent = table.get(actor.parent)
             if parent is None or actor.relative_pose is None:
                 continue
-            table.set_pose(actor, compose(table.pose(parent), actor.relative_pose))
+            mount = table.pose(parent)
+            if actor.arm is not None:
+                mount = actor.arm.follow(mount, dt_s, partial(self._reach_m, parent))
+            pose = compose(mount, actor.relative_pose)
+            table.set_pose(actor, pose)
+            if actor.id in self._slots:
+                self._bodies.set_transform(self._slots[actor.id], pose)
             for column in (table.velocity_mps, table.angular_velocity_dps, table.acceleration_mps2):
                 column[actor.row] = column[parent.row]
 

@@ -244,3 +244,37 @@ def test_a_server_whose_parent_is_gone_before_it_looks_ends() -> None:
         assert server.wait(timeout=60.0) != 0
     finally:
         server.kill()
+
+
+def test_streams_are_announced_by_the_address_a_client_came_by():
+    """A server that listens on all addresses must not send another machine's clients to their own loopback."""
+    running = start_server("--no-render", "--host", "0.0.0.0")
+    try:
+        for address in ("127.0.0.1", "127.0.0.2"):
+            with socket.create_connection((address, running.port), timeout=CONNECT_S) as endpoint:
+                token = call(endpoint, "get_sensor_token", 1)[3][0][1][0]
+            assert struct.unpack_from("<IHBB4s", token) == (1, running.port + 1, 1, 1, socket.inet_aton(address))
+    finally:
+        running.stop()
+
+
+@pytest.mark.parametrize("value", [b"\xff", b"caf\xe9"])
+def test_text_that_is_none_is_refused(server, value):
+    """It could neither be sent back nor recorded."""
+    place = [[0.0, 0.0, 5.0], [0.0, 0.0, 0.0]]
+    message = msgpack.packb([0, 1, "spawn_actor", [[False], [0, "sensor.other.gnss", [["role_name", 3, "@"]]], place]])
+    raw = message.replace(b"\xa1@", bytes([0xA0 + len(value)]) + value)
+    with connect(server.port) as endpoint:
+        endpoint.sendall(raw)
+        answer = endpoint.recv(1 << 16)
+        assert b"not UTF-8" in answer or answer == b""
+    assert_alive(server)
+
+
+def test_a_gear_beyond_a_byte_is_refused(server):
+    place = [[0.0, 0.0, 300.0], [0.0, 0.0, 0.0]]
+    with connect(server.port) as endpoint:
+        actor = call(endpoint, "spawn_actor", [0, "vehicle.audi.tt", []], place)[3][0][1][0]
+        answer = call(endpoint, "apply_control_to_vehicle", actor, [0.0, 0.0, 0.0, False, False, True, 1 << 40])
+        assert answer[3] == [[True, [f"gear {1 << 40}: at most 100"]]]
+        call(endpoint, "destroy_actor", actor)

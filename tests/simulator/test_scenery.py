@@ -186,20 +186,21 @@ def test_ray_lidar_and_depth_agree_on_the_wall(street):
     assert abs(float(ahead["point"][:, 0].mean()) - ray_m) < 0.35
 
 
-def test_the_obstacle_detector_tells_of_a_building(street):
+@pytest.mark.parametrize("radius_m", [0.0, 0.2, 1.0])
+def test_the_obstacle_detector_tells_of_a_building(street, radius_m):
     world, _, pose, away_m = street
     library = world.get_blueprint_library()
     blueprint = library.find("sensor.other.obstacle")
     blueprint.set_attribute("distance", "40")
-    blueprint.set_attribute("hit_radius", "0.2")
-    sensor = world.spawn_actor(blueprint, carla.Transform(pose.location + carla.Location(z=0.9), pose.rotation))
+    blueprint.set_attribute("hit_radius", str(radius_m))
+    sensor = world.spawn_actor(blueprint, carla.Transform(pose.location + carla.Location(z=1.6), pose.rotation))
     arrived: queue.Queue = queue.Queue()
     sensor.listen(arrived.put)
     world.tick()
     event = arrived.get(timeout=20.0)
     sensor.destroy()
     assert event.other_actor.type_id == "static.building"
-    assert abs(event.distance - away_m) < 0.5
+    assert abs(event.distance + radius_m - away_m) < 0.25
 
 
 def test_no_vehicle_is_spawned_inside_a_building(street):

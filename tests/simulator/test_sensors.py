@@ -103,6 +103,55 @@ def test_sensor_tick_thins_out(drawn_world):
     assert set(np.diff(frames)) == {2}
 
 
+def test_sensor_tick_holds_its_rate_between_steps(world, spawn):
+    """No step falls on a period of 0.12 s; what one measurement is late must not delay the next."""
+    readings = attach(world, spawn(), "sensor.other.imu", sensor_tick=0.12)
+    warm_up(world, readings)
+    while not readings.empty():
+        readings.get()
+    last = [world.tick() for _ in range(120)][-1]
+    times = []
+    while not times or times[-1][0] < last - 2:
+        reading = readings.get(timeout=PATIENCE_S)
+        times.append((reading.frame, reading.timestamp))
+    steps = np.diff([frame for frame, _ in times])
+    assert set(steps) == {2, 3}
+    assert steps.mean() * 0.05 == pytest.approx(0.12, abs=0.002)
+
+
+def test_a_long_step_does_not_break_a_dense_lidar(world, spawn):
+    """More points than one step may have: it gets fewer, and client and server go on."""
+    vehicle = spawn()
+    settings = world.get_settings()
+    settings.fixed_delta_seconds = 0.2
+    world.apply_settings(settings)
+    sweeps = attach(world, vehicle, "sensor.lidar.ray_cast_semantic", points_per_second=6_000_000, range=5)
+    frame = world.tick()
+    sweep = after_frame(sweeps, frame)
+    assert 0 < len(sweep) <= 1_000_000
+    world.tick()
+
+
+def test_a_force_pushes_for_one_step_of_any_length(world, spawn):
+    vehicle = spawn()
+    mass_kg = vehicle.get_physics_control().mass
+    gained = []
+    for step_s in (0.05, 0.01):
+        settings = world.get_settings()
+        settings.fixed_delta_seconds = step_s
+        world.apply_settings(settings)
+        vehicle.set_target_velocity(carla.Vector3D())
+        for _ in range(20):
+            world.tick()
+        ahead = vehicle.get_transform().get_forward_vector()
+        before = vehicle.get_velocity().dot(ahead)
+        vehicle.add_force(ahead * (mass_kg * 100.0))
+        world.tick()
+        gained.append(vehicle.get_velocity().dot(ahead) - before)
+    assert gained[0] == pytest.approx(5.0, abs=0.5)
+    assert gained[1] == pytest.approx(1.0, abs=0.2)
+
+
 def test_gnss_and_imu_at_rest(world, spawn):
     vehicle = spawn()
     fixes = attach(world, vehicle, "sensor.other.gnss")

@@ -193,7 +193,7 @@ def test_obstacle_detector_names_what_is_ahead(street):
     [
         ("sensor.lidar.ray_cast", {"channels": 0}, "channels"),
         ("sensor.lidar.ray_cast", {"range": "-5"}, "range"),
-        ("sensor.lidar.ray_cast", {"points_per_second": 10**8}, "points a step"),
+        ("sensor.lidar.ray_cast", {"points_per_second": 10**8}, "points_per_second"),
         ("sensor.lidar.ray_cast", {"dropoff_general_rate": 1.5}, "dropoff_general_rate"),
         ("sensor.other.radar", {"horizontal_fov": 200}, "horizontal_fov"),
         ("sensor.camera.depth", {"fov": 0}, "fov"),
