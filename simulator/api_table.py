@@ -58,6 +58,24 @@ _EMPTY: Final = (
 )
 
 
+PARTLY: Final = {
+    "add_actor_force_at_location": "acts on the centre of mass",
+    "add_actor_impulse_at_location": "acts on the centre of mass",
+    "apply_physics_control": "mass, least tyre friction and largest steering angle act; all of it can be read back",
+    "cast_ray": "the ground is labelled as road or sidewalk",
+    "copy_opendrive_to_file": "the road network; the parameters of the generated mesh have no effect",
+    "get_actor_component_relative_transform": "every component sits at the actor's origin",
+    "get_actor_component_world_transform": "every component sits at the actor's origin",
+    "get_telemetry_data": "speed, pedals, steering, gear; engine speed, drag and wheels are zero",
+    "get_wheel_steer_angle": "both front wheels have the angle that the steering asks for",
+    "load_new_episode": "layers have no effect",
+    "project_point": "the ground is labelled as road or sidewalk",
+    "set_actor_simulate_physics": "a prop falls to the ground at once, and stays",
+    "set_wheel_steer_direction": "kept, not drawn",
+}
+"""What a served call leaves out."""
+
+
 class _Anything:
     """Stands for the session while only the names of calls are asked for."""
 
@@ -78,7 +96,9 @@ def status(calls: Registry, name: str) -> str:
         return f"refused: {REFUSED[name][1]}"
     if calls.method(name).function is without_effect:
         return "accepted, no effect"
-    return "answered: nothing of the kind exists here" if name in _EMPTY else "yes"
+    if name in _EMPTY:
+        return "answered: nothing of the kind exists here"
+    return f"partly: {PARTLY[name]}" if name in PARTLY else "yes"
 
 
 def table() -> str:

@@ -28,6 +28,12 @@ def test_the_documentation_lists_the_servers_own_registry():
     assert DOCUMENT.read_text() == wanted, f"docs/api.md is out of date; run this test with {REWRITE}=1"
 
 
+def test_what_is_said_of_a_call_belongs_to_one():
+    calls = api_table.registry()
+    told = {name for name in calls.names() if api_table.status(calls, name).startswith("partly: ")}
+    assert told == set(api_table.PARTLY)
+
+
 def test_the_installed_client_knows_every_call():
     package = Path(carla.__file__).parent
     (library,) = package.glob("libcarla*.so")
