@@ -405,7 +405,8 @@ class _Batch(Calls):
     def _spawn(self, fields: list) -> int:
         # 0.9.15: description, transform, parent, do_after; 0.9.16 has attachment and socket before do_after.
         description, transform, parent, *mount, do_after = fields
-        actor = self._actors.spawn(description, transform, parent[1] if parent[0] else 0, *mount[:1])
+        # Without a parent the client does not set the attachment: it holds whatever was in its memory.
+        actor = self._actors.spawn(description, transform, *((parent[1], *mount[:1]) if parent[0] else ()))
         for command in do_after:
             kind, later = command[0]
             self._run(kind, [actor.id, *later[1:]])

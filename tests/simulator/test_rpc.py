@@ -42,7 +42,7 @@ def test_layout_sizes_are_the_protocols():
     assert len(wire.WorldHeader(17, 1, 0.05, 1, 0.0, 0.05).pack()) == 48 + 36
     sizes = [t.itemsize for t in (wire.VEHICLE_STATE, wire.WALKER_STATE, wire.TRAFFIC_LIGHT_STATE)]
     assert sizes == [30, 17, 54]
-    token = wire.stream_token(5, 2001, (127, 0, 0, 1))
+    token = wire.stream_token(5, 2001, "127.0.0.1")
     assert len(token) == 24 and struct.unpack_from("<IHBB4B", token) == (5, 2001, 1, 1, 127, 0, 0, 1)
 
 
