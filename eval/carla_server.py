@@ -217,7 +217,7 @@ def docker_module() -> Any:
     try:
         return importlib.import_module("docker")
     except ImportError as error:
-        raise ServerError("--carla-image needs the Docker SDK: pip install 'raw2drive[container]'") from error
+        raise ServerError("--carla-image needs the Docker SDK: pip install '.[container]'") from error
 
 
 def end_tree(process: subprocess.Popen[bytes]) -> None:

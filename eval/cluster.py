@@ -106,7 +106,7 @@ def connect(address: str, *, excluded: Sequence[str] = (), logs: bool = False) -
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
-        raise ServerError("--ray needs Ray: pip install 'raw2drive[cluster]'") from error
+        raise ServerError("--ray needs Ray: pip install '.[cluster]'") from error
     environment = {"working_dir": str(Path.cwd()), "excludes": [*EXCLUDED, *excluded]}
     before = signal.getsignal(signal.SIGTERM)
     try:

@@ -336,7 +336,7 @@ def check_extra(module: str, extra: str, option: str) -> Finding:
     """An optional package that an option needs."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:  # a mere folder of that name is no package
-        return Finding(Level.FAIL, option, f"{module} is not installed", f"pip install 'raw2drive[{extra}]'")
+        return Finding(Level.FAIL, option, f"{module} is not installed", f"pip install '.[{extra}]'")
     return Finding(Level.OK, option, f"{module} {importlib.metadata.version(module)}")
 
 

@@ -162,7 +162,8 @@ def main(argv: list[str]) -> int:
         record = run_official_job(job) if job.official else run_job(job)
         outcome: dict[str, Any] = {"record": record.to_json()}
     except INPUT_ERRORS as error:
-        outcome = {"bad_input": _one_line(error)}
+        about = f"route {job.route_id} of {job.routes}: " if isinstance(error, PlannerError) else ""
+        outcome = {"bad_input": about + _one_line(error)}
     except ServerDiedError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         outcome = {"server_died": _one_line(error)}

@@ -35,7 +35,7 @@ GRAY, PALE_BLUE, BLUE, RED, GREEN, WHITE = (
     (0, 180, 130),
     (240, 240, 240),
 )
-_NEEDS_RERUN = "this needs the rerun viewer: pip install 'raw2drive[viewer]'"
+_NEEDS_RERUN = "this needs the rerun viewer: pip install '.[viewer]'"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,8 +66,8 @@ def find_harness(root: Path, carla_root: Path | None) -> Harness:
     scenario_runner = root / "scenario_runner" if inside else Path(os.environ.get("SCENARIO_RUNNER_ROOT", ""))
     if not (scenario_runner / SCENARIO_MANAGER).is_file():
         raise HarnessError(
-            f"SCENARIO_RUNNER_ROOT={scenario_runner}: holds no {SCENARIO_MANAGER}; give the checkout of "
-            "scenario_runner whose branch fits the leaderboard's"
+            f"SCENARIO_RUNNER_ROOT={_given('SCENARIO_RUNNER_ROOT', scenario_runner)}: holds no {SCENARIO_MANAGER}; "
+            "give the checkout of scenario_runner whose branch fits the leaderboard's"
         )
     missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
@@ -77,10 +77,15 @@ def find_harness(root: Path, carla_root: Path | None) -> Harness:
     agents = carla_root or Path(os.environ.get("CARLA_ROOT", ""))
     if not any((agents / folder / "agents/navigation").is_dir() for folder in ("PythonAPI/carla", "PythonAPI", ".")):
         raise HarnessError(
-            f"CARLA_ROOT={agents}: no PythonAPI/carla/agents below it, which the evaluators import and the carla wheel "
-            "lacks; give CARLA's folder or a checkout of carla-simulator/carla"
+            f"CARLA_ROOT={_given('CARLA_ROOT', agents)}: no PythonAPI/carla/agents below it, which the evaluators "
+            "import and the carla wheel lacks; give CARLA's folder or a checkout of carla-simulator/carla"
         )
     return Harness(leaderboard.resolve(), scenario_runner.resolve(), agents.resolve(), _scoring(leaderboard))
+
+
+def _given(variable: str, folder: Path) -> str:
+    """What a message calls a folder that comes from a variable, or was to come."""
+    return "(not set)" if folder == Path() and not os.environ.get(variable) else str(folder)
 
 
 def _scoring(leaderboard: Path) -> Scoring:

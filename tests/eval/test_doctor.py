@@ -120,7 +120,7 @@ def test_weights_are_checked_by_their_hashes(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_packages(["json", "no_such_package"]).value == "missing: no_such_package"
-    assert check_extra("no_such_package", "cluster", "--ray").todo == "pip install 'raw2drive[cluster]'"
+    assert check_extra("no_such_package", "cluster", "--ray").todo == "pip install '.[cluster]'"
     monkeypatch.setattr(doctor, "DISK_FAIL_BYTES", 1 << 60)
     assert check_disk(tmp_path / "deep" / "runs").level is Level.FAIL
     (tmp_path / "file").write_text("")

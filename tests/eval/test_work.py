@@ -118,7 +118,7 @@ def test_a_missing_extra_is_one_line_and_exit_code_2(tmp_path: Path, module: str
     command += ["--agent", "constant-throttle", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].endswith(f"pip install 'raw2drive[{extra}]'")
+    assert done.stderr.strip().splitlines()[-1].endswith(f"pip install '.[{extra}]'")
 
 
 @pytest.mark.parametrize("package", ["eval", "training"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from agent import config as configs
-from agent.checkpoint import latest_valid, load_checkpoint, save_checkpoint
+from agent.checkpoint import CheckpointError, latest_valid, load_checkpoint, save_checkpoint
 from agent.config import ConfigError
 from agent.driver import load_driving_model, load_model
 from agent.ego_vector import MANOEUVRE_SIZE
@@ -165,6 +166,21 @@ def forget(run: Path, section: str, key: str) -> None:
     texts = {"progress.json": (latest / "progress.json").read_text(encoding="utf-8")}
     step = int(latest.name)
     save_checkpoint(latest, plain, tensors, step=step, created_by="a test", extra_files=texts)
+
+
+def test_a_run_without_a_checkpoint_keeps_its_teacher(tmp_path: Path) -> None:
+    """The copy of another model must not be trained on in silence."""
+    first, second = REPOSITORY / "weights" / "privileged_tiny", tmp_path / "second"
+    shutil.copytree(first, second)
+    weights = next(second.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    out = tmp_path / "run"
+    out.mkdir()
+    copy = take_teacher(first, out)
+    assert take_teacher(first, out) == copy
+    for other in (second, tmp_path / "nowhere"):
+        with pytest.raises(CheckpointError, match=f"another model than {other}"):
+            take_teacher(other, out)
 
 
 def check_beginning(run: RawRunConfig, agent: Path, model: RawModel, out: Path) -> None:

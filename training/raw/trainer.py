@@ -6,6 +6,7 @@ A run's folder holds what a privileged one does, and `teacher`, a copy of the pr
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agent.checkpoint import CheckpointError, check_state, load_checkpoint
+from agent.checkpoint import CheckpointError, check_state, latest_valid, load_checkpoint
 from agent.config import ConfigError
 from agent.model.driving_model import small_encoder
 from agent.model.front_view import FrontViewConfig
@@ -113,15 +114,26 @@ def train(
 
 
 def take_teacher(source: Path, folder: Path) -> Path:
-    """A copy of the privileged model in the run's folder, made when the run begins. Raises: CheckpointError."""
+    """A copy of the privileged model in the run's folder, made when the run begins.
+
+    Raises: CheckpointError where there is none, or where a run without a checkpoint began with another one.
+    """
     target = folder / TEACHER
-    if not target.exists():
+    if target.exists():
+        if latest_valid(folder / "checkpoints") is None and not _same_files(source, target):
+            raise CheckpointError(f"{target}: copy of another model than {source}; give that one, or another --out")
+    else:
         load_model(source)
         partial = folder / f".{TEACHER}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source, partial)
         partial.rename(target)
     return target
+
+
+def _same_files(source: Path, target: Path) -> bool:
+    names = [path.name for path in target.iterdir()]
+    return not any(filecmp.cmpfiles(source, target, names, shallow=False)[1:])
 
 
 class RawTrainer(Trainer):
