@@ -34,7 +34,7 @@ def test_without_rerun_one_line_names_the_extra(
     write_run(tmp_path / "run", ("1",))
     code, printed = view(capsys, monkeypatch, str(tmp_path / "run"), "--save", str(tmp_path / "out.rrd"))
     assert code == 2
-    assert printed.count("\n") == 1 and "raw2drive[viewer]" in printed
+    assert printed.count("\n") == 1 and ".[viewer]" in printed
 
 
 @needs_rerun
