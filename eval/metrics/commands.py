@@ -16,7 +16,7 @@ from rich.text import Text
 from agent import strict_json
 from eval.metrics.abilities import ABILITIES
 from eval.metrics.compare import Comparison, compare_runs, show_key
-from eval.metrics.records import MAX_RECORDS, read_files, read_runs
+from eval.metrics.records import MAX_RECORDS, join_shares, read_files
 from eval.metrics.route_table import COLUMNS, RoutePair, markdown, mean_cells, pair_routes
 from eval.metrics.statistics import RESAMPLES, Interval
 from eval.metrics.summary import WITHOUT_CREDIT_KEY, Options, Summary, summarise
@@ -68,7 +68,7 @@ class ScoreConfig:
     """Metrics of a run, or of several (one per seed), from result files: official layouts and our own."""
 
     results: tyro.conf.Positional[tuple[Path, ...]]
-    """Result files or run folders; several are taken as seeds of one evaluation."""
+    """Result files or run folders; several are seeds of one evaluation, or its shares where no route is in two."""
     scoring: ScoringChoice = None
     """Whose rules: 2.0, 2.1 or bench2drive (default: the file's own if it says so, else bench2drive)."""
     routes: Path | None = None
@@ -125,7 +125,7 @@ def score(config: ScoreConfig) -> int:
     options = replace(
         _options(config), scoring=config.scoring, total_routes=config.total_routes, resamples=config.resamples
     )
-    summary = summarise(read_runs(config.results), options)
+    summary = summarise(join_shares(read_files(config.results)), options)
     if config.json:
         print(strict_json.dumps(summary.to_json(), indent=2))
         return 0

@@ -73,6 +73,8 @@ class Run:
     scoring: Scoring | None = None
     """Whose rules the file says it was scored by."""
     notes: tuple[str, ...] = ()
+    other_folders: tuple[Path, ...] = ()
+    """Further ones, of a run that was driven in shares."""
 
 
 @dataclass(slots=True)
@@ -103,6 +105,31 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 def read_files(paths: Sequence[Path]) -> list[list[Run]]:
     """As `read_runs`, the runs of each path apart."""
     return [_by_seed(_read(path, name)) for path, name in zip(paths, _short_names(paths), strict=True)]
+
+
+def join_shares(files: Sequence[Sequence[Run]]) -> list[Run]:
+    """All runs of some files. Files without a common route are shares of one evaluation (a job array's) and joined."""
+    runs = [run for file in files for run in file]
+    routes = [{result.route_id for run in file for result in run.results} for file in files]
+    alike = len({(run.scoring, run.total_routes is None) for run in runs}) == 1
+    if len(files) < 2 or not alike or sum(map(len, routes)) > len(set().union(*routes)):
+        return runs
+    by_seed: dict[int | None, list[Run]] = {}
+    for run in runs:
+        by_seed.setdefault(run.results[0].seed, []).append(run)
+    return [_joined(shares) for shares in by_seed.values()]
+
+
+def _joined(shares: Sequence[Run]) -> Run:
+    totals = [run.total_routes for run in shares if run.total_routes is not None]
+    return replace(
+        shares[0],
+        name=f"{shares[0].name} and {len(shares) - 1} more" if len(shares) > 1 else shares[0].name,
+        results=tuple(result for run in shares for result in run.results),
+        total_routes=sum(totals) if totals else None,
+        notes=(*(note for run in shares for note in run.notes), f"{len(shares)} files without a common route: one run"),
+        other_folders=tuple(run.folder for run in shares[1:]),
+    )
 
 
 def percentage(message: str) -> float | None:

@@ -212,7 +212,8 @@ def _how_to_give(run: Run, unknown: int, missing: Sequence[str], with_routes: bo
 
 def _comforts(run: Run, metric_dir: Path | None) -> tuple[list[Comfort | None], list[str]]:
     """Comfort of every drive whose metric_info.json is there."""
-    folders = [metric_dir] if metric_dir is not None else [metrics_folder(run.folder), run.folder]
+    own = [place for folder in (run.folder, *run.other_folders) for place in (metrics_folder(folder), folder)]
+    folders = [metric_dir] if metric_dir is not None else own
     found: list[Comfort | None] = []
     notes: list[str] = []
     for result in run.results:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from eval.__main__ import main
 from eval.criteria import Event
 from eval.metrics.compare import compare_runs
-from eval.metrics.records import read_runs
+from eval.metrics.records import join_shares, read_files, read_runs
 from eval.metrics.summary import Options, Summary, summarise
 from eval.results import ResultsError, ResultsFolder, RouteRecord, judge, save_name
 from eval.scoring import Infraction, Scoring
@@ -46,6 +46,27 @@ def own(route_id: str, completion: float, *kinds: Infraction, seed: int = 1) -> 
 
 def summary_of(*paths: Path, **options: Any) -> Summary:
     return summarise(read_runs(paths), Options(resamples=10, **options))
+
+
+def test_shares_of_a_run_are_scored_as_one(tmp_path: Path) -> None:
+    """A job array's tasks drive unequal numbers of routes: the mean is over routes, not over tasks."""
+    whole, shares = ResultsFolder(tmp_path / "whole", {"seed": 0}), []
+    for task, routes in enumerate((("1", "3"), ("2",))):
+        share = ResultsFolder(tmp_path / f"task_{task}", {"seed": 0})
+        for route_id in routes:
+            for seed in (1, 2):
+                drive = own(route_id, 30.0 * float(route_id) + seed, seed=seed)
+                share.append(drive)
+                whole.append(drive)
+        share.write_summary([(route_id, 0) for route_id in routes])
+        shares.append(tmp_path / f"task_{task}")
+    joined = summarise(join_shares(read_files(shares)), Options(resamples=10, total_routes=3))
+    wanted = summary_of(tmp_path / "whole", total_routes=3)
+    assert len(joined.runs) == len(wanted.runs) == 2
+    assert joined.values == wanted.values
+    assert joined.values["driving_score_percent"] == pytest.approx(61.5)
+    again = join_shares(read_files([tmp_path / "whole", shares[0]]))
+    assert len(again) == 4, "seeds of one evaluation stay apart"
 
 
 def test_our_own_runs_score_alike_from_every_file(tmp_path: Path) -> None:
