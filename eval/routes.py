@@ -24,6 +24,7 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_ROUTES = 20_000
 MAX_KEYPOINTS = 20_000
 MAX_COORDINATE_M = 1e6
+_IDS_SHOWN = 8
 _ROUTE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOWN_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")  # no separators: a route file must not be able to name a path
 WEATHER_FIELDS = (
@@ -151,15 +152,24 @@ def select_routes(routes: list[Route], *, towns: list[str] | None = None, ids: l
     Raises: RouteFileError if nothing is left, listing what there is.
     """
     chosen = [r for r in routes if (towns is None or r.town in towns) and (ids is None or r.id in ids)]
-    if not chosen:
-        there = ", ".join(sorted({r.town for r in routes}))
-        raise RouteFileError(
-            f"no route left with towns {towns or 'any'} and ids {ids or 'any'}; the file has towns {there}"
-        )
     missing = sorted(set(ids or ()) - {r.id for r in chosen})
-    if missing:
-        raise RouteFileError(f"no route with id {', '.join(missing)} in the chosen towns")
+    if missing or not chosen:
+        wanted = f"id {', '.join(missing)}" if missing else f"town {', '.join(towns or ())}"
+        among = f" in town {', '.join(towns)}" if missing and towns else ""
+        raise RouteFileError(f"no route with {wanted}{among}; the file has {_what_there_is(routes)}")
     return chosen
+
+
+def _what_there_is(routes: list[Route]) -> str:
+    by_town: dict[str, list[str]] = {}
+    for route in routes:
+        by_town.setdefault(route.town, []).append(route.id)
+    return "; ".join(f"{town}: {_some(ids)}" for town, ids in sorted(by_town.items()))
+
+
+def _some(ids: list[str]) -> str:
+    shown = ", ".join(ids[:_IDS_SHOWN])
+    return f"{shown} and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else shown
 
 
 def weather_parameters(weather: Weather | None) -> carla.WeatherParameters:

@@ -128,6 +128,7 @@ def compare_runs(
     ratios, missing = _measured_on_both(both[0], both[1])
     if any(run.open_signs for side in scored for run in side):
         missing = (*missing, "Traffic_Signs is without its extra credit (give --routes and --town-dir)")
+    missing = (*missing, *_other_towns(left, right, shared))
     intervals = paired_bootstrap(*ratios, resamples=resamples)
     differences = {
         name: Difference(ratios[0][name].value() or 0.0, ratios[1][name].value() or 0.0, intervals[name])
@@ -195,6 +196,21 @@ def _measured_on_both(
     note = f"not measured on both sides: {', '.join(missing)} (--routes, --metric-dir say where to look)"
     split = ({name: pair[0] for name, pair in sides.items()}, {name: pair[1] for name, pair in sides.items()})
     return split, (note,) if missing else ()
+
+
+def _other_towns(
+    left: Mapping[DriveKey, Drive], right: Mapping[DriveKey, Drive], shared: Sequence[DriveKey]
+) -> tuple[str, ...]:
+    """A note where drives of one id lie in different towns: the sides drove different route files."""
+    towns = {key: (left[key].result.town, right[key].result.town) for key in shared}
+    apart = [key for key, (one, other) in towns.items() if one and other and one != other]
+    if not apart:
+        return ()
+    one, other = towns[apart[0]]
+    return (
+        f"{len(apart)} of {len(shared)} pairs lie in different towns (route {show_key(apart[0])}: {one} and {other}): "
+        "these runs are of different route files",
+    )
 
 
 def _on_both(first: Ratio, second: Ratio) -> tuple[Ratio, Ratio]:

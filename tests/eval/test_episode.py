@@ -243,7 +243,7 @@ def test_routes_are_driven_scored_and_resumed(tmp_path: Path, generated_map: car
         (["--routes", "none.xml"], "no such route file"),
         (["--routes", "{routes}", "--agent", "none.py"], "--agent none.py: no such file"),
         (["--routes", "{routes}", "--weights", "none.yaml"], "--weights none.yaml: no such file"),
-        (["--routes", "{routes}", "--towns", "Town99"], "no route left"),
+        (["--routes", "{routes}", "--towns", "Town99"], "no route with town Town99"),
         (
             ["--routes", "{routes}", "--agent", "constant-throttle", "--server", "127.0.0.1:9"],
             "no CARLA server listens",

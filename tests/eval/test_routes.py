@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,5 +124,8 @@ def test_unmatched_filters_say_what_there_is() -> None:
     found = parse_routes(one_route(), name="x")
     with pytest.raises(RouteFileError, match="Town01"):
         select_routes(found, towns=["Town09"])
-    with pytest.raises(RouteFileError, match="no route"):
+    with pytest.raises(RouteFileError, match=r"no route with id 2; the file has Town01: 1$"):
         select_routes(found, ids=["1", "2"])
+    many = [replace(found[0], id=str(number)) for number in range(20)]
+    with pytest.raises(RouteFileError, match=r"Town01: 0, 1, 2, 3, 4, 5, 6, 7 and 12 more"):
+        select_routes(many, ids=["20"])

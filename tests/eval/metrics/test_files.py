@@ -252,6 +252,11 @@ def test_pairs_are_by_route_repetition_and_seed(tmp_path: Path) -> None:
     assert comparison.differences["route_completion_percent"].difference == pytest.approx(25.0)
     assert (comparison.only_first_succeeded, comparison.only_second_succeeded) == (0, 1)
     assert comparison.unpaired_first == (("3", 0, 1),) and comparison.unpaired_second == (("4", 0, 1),)
+    assert not any("different towns" in note for note in comparison.notes)
+
+    elsewhere = folder("elsewhere", own("1", 100.0), replace(own("2", 100.0), town="Town07"))
+    moved = compare_runs(read_runs([first]), read_runs([elsewhere]), resamples=10)
+    assert any("1 of 2 pairs lie in different towns (route 2" in note for note in moved.notes)
 
     reseeded = folder("reseeded", *(replace(own(route, 80.0), seed=2) for route in "12"))
     with pytest.raises(ResultsError, match="--ignore-seeds"):
