@@ -64,8 +64,8 @@ class Progress:
             self._live.stop()
 
     def update(self, running: Mapping[str, Mapping[str, float]]) -> None:
-        """Show the running routes' status."""
-        self._running = dict(running)
+        """Show the running routes' status; between its last tick and its record a route has none: the last known counts."""
+        self._running = {label: status or self._running.get(label, {}) for label, status in running.items()}
         if self._live:
             self._live.update(self._lines())
         elif time.monotonic() >= self._next_plain_s:

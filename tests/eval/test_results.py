@@ -92,6 +92,17 @@ def test_a_failure_is_told_wherever_the_verdict_stands() -> None:
     assert shown.file.getvalue().count(told) == 2
 
 
+def test_a_route_between_its_last_tick_and_its_record_keeps_what_was_known_of_it() -> None:
+    progress = Progress({"1": 200.0}, 1, Console(file=StringIO(), width=200))
+    status = {"completion_percent": 93.0, "length_m": 200.0, "game_s": 30.0, "speed_mps": 5.0}
+    progress.update({"1": status})
+    progress.update({"1": {}})
+    assert progress.seconds_left() == pytest.approx(0.0, abs=0.5)
+    progress.update({})  # its worker died
+    progress.update({"1": {}})
+    assert progress.seconds_left() is None
+
+
 def test_a_route_whose_film_is_painted_is_driven() -> None:
     shown = Console(file=StringIO(), width=200)
     progress = Progress({"1": 200.0, "2": 200.0}, 2, shown)
