@@ -64,7 +64,7 @@ class Progress:
             self._live.stop()
 
     def update(self, running: Mapping[str, Mapping[str, float]]) -> None:
-        """Show the running routes' status; between its last tick and its record a route has none: the last known counts."""
+        """Show the running routes' status; the last known one counts between a route's last tick and its record."""
         self._running = {label: status or self._running.get(label, {}) for label, status in running.items()}
         if self._live:
             self._live.update(self._lines())
