@@ -11,6 +11,7 @@ from pathlib import Path
 import carla
 import numpy as np
 
+from simulator.collisions import overlaps_any
 from simulator.orphan import end_with_parent
 from simulator.towns.ground import DEFAULT_LIMIT_KMH, GroundGrid, LaneSamples, rasterise
 from simulator.towns.opendrive_check import checked_opendrive
@@ -23,6 +24,8 @@ SPAWN_FROM_START_M, SPAWN_FROM_END_M = 8.0, 10.0
 SPAWN_HEIGHT_M = 0.4
 SPAWN_APART_M = 2.8
 """Neighbouring lanes are farther apart, lanes of overlapping roads are not."""
+SPAWN_BOX_M = (4.5, 1.45, 1.9)
+"""Half of the largest lorry: one stands at each spawn point, also where lanes converge."""
 SPAWN_LANE_M = 2.4
 """Lanes narrower than this, such as one that just begins, have no spawn points."""
 GROUND_STEP_M = 1.0
@@ -97,9 +100,19 @@ def derive_spawn_points(town_map: carla.Map, roads: list[RoadLanes]) -> list[Pos
                 if waypoint is None or waypoint.is_junction or waypoint.lane_width < SPAWN_LANE_M:
                     continue
                 pose = _pose(waypoint.transform, SPAWN_HEIGHT_M)
-                if all(math.dist(pose[:3], other[:3]) > SPAWN_APART_M for other in points):
+                if _has_room(pose, points):
                     points.append(pose)
     return points
+
+
+def _has_room(pose: Pose, points: list[Pose]) -> bool:
+    """Whether lorries at `points` leave room for one at `pose`."""
+    reach_m = 2.0 * math.hypot(*SPAWN_BOX_M)
+    near = [other for other in points if math.dist(pose[:3], other[:3]) < reach_m]
+    if any(math.dist(pose[:3], other[:3]) <= SPAWN_APART_M for other in near):
+        return False
+    columns = np.array([(x, y, z, yaw, *SPAWN_BOX_M) for x, y, z, _, yaw, _ in near]).reshape(-1, 7).T
+    return overlaps_any((*pose[:3], pose[4], *SPAWN_BOX_M), *columns) < 0
 
 
 def _pose(transform: carla.Transform, lift_m: float) -> Pose:

@@ -21,7 +21,7 @@ from simulator.towns.ground import GroundGrid
 Pose = tuple[float, float, float, float, float, float]
 """x, y, z in metres, pitch, yaw, roll in degrees, CARLA's frame."""
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 """Of the cache files, part of their key: to be raised with every change of what is derived."""
 LAYERED: Final = "_Opt"
 """End of the name of a CARLA town whose layers can be unloaded."""

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.blueprints import extent_m
+from simulator.collisions import overlapping_pairs
 from simulator.towns import town as town_module
 from simulator.towns.generate import generate, town_name
 from simulator.towns.geometry import Pose, biarc, connect, wrap_rad
@@ -262,6 +264,17 @@ def _check_spawn_points(town_map: carla.Map, town: Town) -> None:
         assert abs((near.transform.rotation.yaw - yaw + 180.0) % 360.0 - 180.0) < 5.0 or near.is_junction
     gaps = np.linalg.norm(points[:, None, :3] - points[None, :, :3], axis=2) + 100.0 * np.eye(len(points))
     assert gaps.min() > 2.8
+    _check_room_for_lorries(town)
+
+
+def _check_room_for_lorries(town: Town) -> None:
+    x, y, z, _, yaw, _ = np.array(town.spawn_points).T
+    extents = (np.full(len(x), extent) for extent in extent_m("vehicle.carlamotors.firetruck"))
+    assert len(overlapping_pairs(x, y, z, yaw, *extents)) == 0
+
+
+def test_lorries_have_room_where_lanes_converge() -> None:
+    _check_room_for_lorries(load_town("Motorway01"))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
