@@ -11,6 +11,7 @@ from typing import Final
 
 MOST_PER_MINUTE: Final = 10
 MOST_CHARACTERS: Final = 500
+MOST_TRACE_CHARACTERS: Final = 5000
 _MINUTE_S: Final = 60.0
 
 
@@ -35,4 +36,10 @@ class LogLimit(logging.Filter):
         if self._passed[place] == MOST_PER_MINUTE:
             text += f" (no more of this kind for {_MINUTE_S:.0f} s)"
         record.msg, record.args = text, None
+        if record.exc_info:  # a trace ends with the error's own text, which may hold what the client sent
+            trace = logging.Formatter().formatException(record.exc_info)
+            if len(trace) > MOST_TRACE_CHARACTERS:
+                half = MOST_TRACE_CHARACTERS // 2
+                trace = f"{trace[:half]}\n... ({len(trace)} characters) ...\n{trace[-half:]}"
+            record.exc_text = trace
         return True

@@ -13,6 +13,8 @@ from simulator.recorder import Recorder
 from simulator.recordings import RecordingError
 from simulator.rpc import CallError
 
+MOST_NAME_BYTES = 4095
+
 
 class RecorderCalls(Calls):
     """Start, stop, and reports of what is in a file."""
@@ -60,6 +62,8 @@ def recording_path(name: str) -> Path:
     """A name with a slash is a path; others lie in `$XDG_CACHE_HOME/raw2drive/recordings`, by default in `~/.cache`."""
     if not name or "\0" in name or name in (".", ".."):
         raise CallError(f"{name!r} is no name for a recording")
+    if len(name.encode(errors="replace")) > MOST_NAME_BYTES:
+        raise CallError(f"a recording's name of {len(name)} characters; at most {MOST_NAME_BYTES} bytes")
     if "/" in name:
         return Path(name).absolute()
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")

@@ -111,16 +111,19 @@ class Recording:
 
     @classmethod
     def open(cls, path: Path) -> Recording:
-        """Raises: RecordingError when there is no such file or it is no recording."""
-        if not path.is_file():
-            raise RecordingError(f"File {path} not found on server")
-        with path.open("rb") as file:
-            head = file.read(len(recorder.HEADER) + 8 + 2)
-            if len(head) < len(recorder.HEADER) + 10 or head[2 : len(recorder.HEADER)] != recorder.HEADER[2:]:
-                raise RecordingError(f"File {path} is not a CARLA recorder")
-            (version,) = struct.unpack_from("<H", head)
-            date_s, length = struct.unpack_from("<qH", head, len(recorder.HEADER))
-            return cls(path, version, file.read(length).decode(errors="replace"), date_s, file.tell())
+        """Raises: RecordingError when there is no such file, it cannot be read, or it is no recording."""
+        try:
+            if not path.is_file():
+                raise RecordingError(f"File {path} not found on server")
+            with path.open("rb") as file:
+                head = file.read(len(recorder.HEADER) + 8 + 2)
+                if len(head) < len(recorder.HEADER) + 10 or head[2 : len(recorder.HEADER)] != recorder.HEADER[2:]:
+                    raise RecordingError(f"File {path} is not a CARLA recorder")
+                (version,) = struct.unpack_from("<H", head)
+                date_s, length = struct.unpack_from("<qH", head, len(recorder.HEADER))
+                return cls(path, version, file.read(length).decode(errors="replace"), date_s, file.tell())
+        except OSError as error:
+            raise RecordingError(f"File {path} cannot be read on server ({error.strerror})") from error
 
     def frames(self) -> Iterator[Frame]:
         """The frames in order; the last one may lack packets. Raises: RecordingError for a damaged file."""

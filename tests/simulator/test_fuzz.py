@@ -8,6 +8,7 @@ import random
 import resource
 import socket
 import struct
+import sys
 from pathlib import Path
 
 import msgpack
@@ -286,3 +287,13 @@ def test_log_lines_are_cut_in_length_and_number():
     assert passed[0].getMessage().endswith("... (9004 characters)") and len(passed[0].getMessage()) < 600
     assert passed[-1].getMessage().endswith("no more of this kind for 60 s)")
     assert limit.filter(log.makeRecord("x", logging.WARNING, __file__, 8, "another", (), None))
+
+
+def test_traces_in_the_log_are_cut():
+    try:
+        raise ValueError("z" * 90_000)
+    except ValueError:
+        record = logging.getLogger("x").makeRecord("x", logging.ERROR, __file__, 9, "failed", (), sys.exc_info())
+    assert LogLimit().filter(record)
+    shown = logging.Formatter().format(record)
+    assert "Traceback" in shown and "characters) ..." in shown and len(shown) < 6_000

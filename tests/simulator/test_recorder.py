@@ -114,6 +114,11 @@ def test_nothing_but_a_recording_is_overwritten(server, world, tmp_path):
     with pytest.raises(RuntimeError, match="cannot write"):
         server.client.start_recorder(str(tmp_path / "missing" / "drive.log"))
     assert path.read_text() == "mine"
+    for name in ("n" * 300, "n" * 70_000):
+        with pytest.raises(RuntimeError, match=r"cannot write|of 70000 characters; at most 4095 bytes") as refused:
+            server.client.start_recorder(name)
+        assert len(str(refused.value)) < 5_000
+    assert "cannot be read" in server.client.show_recorder_file_info("n" * 300, False)
     log = tmp_path / "again.log"
     for _ in range(2):
         server.client.start_recorder(str(log))
