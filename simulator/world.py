@@ -198,7 +198,11 @@ class World:
             raise CallError(f"Spawn failed because of collision at spawn position: {type_id} at {place}")
 
     def _add_body(self, actor: Actor, pose: Pose) -> None:
-        slot = self._bodies.add(blueprints.body_spec(actor.type_id), pose)
+        spec = blueprints.body_spec(actor.type_id)
+        slot = self._bodies.add(spec, pose)
+        if actor.kind == Kind.VEHICLE:  # one that is dropped onto a slope does not roll before it is down
+            height_m = pose[2] - spec.origin_height_m
+            self._bodies.airborne[slot] = height_m > self.ground_m(*pose[:3]) + dynamics.DROP_M
         self._slots[actor.id] = slot
         self._actor_of_slot[slot] = actor
         self._index_bodies()

@@ -77,6 +77,16 @@ def test_a_car_without_gravity_stays_up(world, spawn):
         assert (car.get_location().z > pose.location.z + 9.9) is not enabled
 
 
+def test_a_car_that_is_spawned_above_a_slope_falls_before_it_rolls(world):
+    place = world.get_map().get_spawn_points()[0]
+    place.rotation.pitch = -16.0
+    car = world.spawn_actor(world.get_blueprint_library().find("vehicle.audi.tt"), place)
+    world.tick()
+    now = car.get_location()
+    assert (now.x, now.y) == pytest.approx((place.location.x, place.location.y), abs=1e-4)
+    assert now.z < place.location.z - 0.01
+
+
 def test_a_parked_car_reports_the_same_bits_every_tick(world, spawn):
     car = spawn(0)
     drive(world, car, carla.VehicleControl(hand_brake=True), 20)
