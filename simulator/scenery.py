@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from simulator.damaged import DAMAGED
 from simulator.grid import Grid
 from simulator.render import TownSolids, load_or_build, mesh_digest, town_seed
 from simulator.towns.town import Town
@@ -47,7 +47,7 @@ def load_scenery(town: Town, folder: Path | None = None) -> Scenery:
             return Scenery.of(TownSolids(**{f.name: data[f.name] for f in fields(TownSolids)}))
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         log.warning("%s: unreadable cache of solid things (%s); making it again", path, error)
     solids = load_or_build(town.name, town.opendrive, seed).solids
     try:

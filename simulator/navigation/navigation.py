@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +13,7 @@ from typing import Any, Final
 import carla
 import numpy as np
 
+from simulator.damaged import DAMAGED
 from simulator.navigation.detour import MeshTooLargeError, encode
 from simulator.navigation.polygons import build_mesh
 from simulator.navigation.walkable import SIDEWALK, Walkable, survey
@@ -105,6 +105,6 @@ def _read(path: Path) -> Navigation | None:
             return Navigation(Walkable((x_m, y_m), float(data["cell_m"]), data["labels"], data["upper"]), mesh)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         log.warning("%s: unreadable navigation (%s); building it again", path, error)
         return None

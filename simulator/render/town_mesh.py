@@ -8,7 +8,6 @@ import logging
 import os
 import tempfile
 import xml.etree.ElementTree as ET
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from simulator import labels
+from simulator.damaged import DAMAGED
 from simulator.render import arrows, buildings, passages, plants, roads, scenery, street, terrain
 from simulator.render.lanes import DRIVABLE, PAVED, sample_sections
 from simulator.render.mesh import MeshBuilder, TileMesh, TownObjects, TownSolids
@@ -83,7 +83,7 @@ def load_or_build(name: str, opendrive: str, seed: int, folder: Path | None = No
             with contextlib.suppress(OSError):  # a read-only cache serves as well
                 path.touch()
             return town
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             _LOG.warning("%s: unreadable mesh cache (%s); building it again", path, error)
     town = build(carla.Map(name, opendrive), opendrive, seed)
     try:

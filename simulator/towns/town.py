@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from simulator.damaged import DAMAGED
 from simulator.orphan import PARENT_VARIABLE
 from simulator.towns.catalogue import FAMILIES, GRID_FAMILY, generate_town, own_town, town_name, training_towns
 from simulator.towns.ground import GroundGrid
@@ -210,7 +210,7 @@ def _load_cached(name: str, path: Path) -> Town | None:
             facts: dict[str, Any] = json.loads(arrays["facts"].tobytes())
             opendrive = arrays["opendrive"].tobytes().decode()
             ground = GroundGrid(tuple(facts["origin_m"]), arrays["low_m"], arrays["high_m"], arrays["limit_kmh"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except DAMAGED:
         return None
     return Town(
         name, opendrive, tuple(tuple(pose) for pose in facts["spawn_points"]),

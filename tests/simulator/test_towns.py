@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import carla
@@ -62,7 +63,7 @@ def test_curves_end_where_they_should(start: Pose, forward_m: float, right_m: fl
         reached = curve.end
         assert math.hypot(reached.x_m - end.x_m, reached.y_m - end.y_m) < 1e-6
         assert abs(wrap_rad(reached.heading_rad - end.heading_rad)) < 1e-6
-        for before, after in zip(curve.segments, curve.segments[1:], strict=False):
+        for before, after in pairwise(curve.segments):
             joint = before.at(before.length_m)
             assert math.hypot(joint.x_m - after.start.x_m, joint.y_m - after.start.y_m) < 1e-9
 
@@ -409,10 +410,18 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_damaged_cache_is_rebuilt(own_cache: Path) -> None:
     first = load_town("Gen01")
     (file,) = own_cache.iterdir()
-    file.write_bytes(file.read_bytes()[:1000])
-    again = load_town("Gen01")
-    assert again.spawn_points == first.spawn_points and again.lights == first.lights
-    assert list(own_cache.iterdir()) == [file]
+    good = file.read_bytes()
+    middle = len(good) // 2
+    for damaged in (
+        good[:1000],
+        b"",
+        good[:middle] + bytes(64) + good[middle + 64 :],
+        good[:50] + b"\xff" * 9 + good[59:],
+    ):
+        file.write_bytes(damaged)
+        again = load_town("Gen01")
+        assert again.spawn_points == first.spawn_points and again.lights == first.lights
+        assert list(own_cache.iterdir()) == [file] and len(file.read_bytes()) > middle
     start = time.perf_counter()
     load_town("Gen01")
     assert time.perf_counter() - start < 1.0
