@@ -162,8 +162,9 @@ def main(argv: list[str]) -> int:
         record = run_official_job(job) if job.official else run_job(job)
         outcome: dict[str, Any] = {"record": record.to_json()}
     except INPUT_ERRORS as error:
-        about = f"route {job.route_id} of {job.routes}: " if isinstance(error, PlannerError) else ""
-        outcome = {"bad_input": about + _one_line(error)}
+        outcome = {"bad_input": _one_line(error)}
+        if isinstance(error, PlannerError):
+            outcome = {"bad_route": f"route {job.route_id} of {job.routes}: {_one_line(error)}"}
     except ServerDiedError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         outcome = {"server_died": _one_line(error)}
@@ -177,7 +178,7 @@ def main(argv: list[str]) -> int:
         _settle_film(job, record)
     if "server_died" in outcome:
         return EXIT_SERVER_DIED
-    return EXIT_BAD_INPUT if "bad_input" in outcome else 0
+    return EXIT_BAD_INPUT if {"bad_input", "bad_route"} & outcome.keys() else 0
 
 
 def run_job(job: Job) -> RouteRecord:

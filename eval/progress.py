@@ -84,6 +84,12 @@ class Progress:
             soft_wrap=True,
         )
 
+    def left_out(self, labels: Sequence[str]) -> None:
+        """These routes are not driven after all."""
+        for label in labels:
+            self._lengths_m.pop(label, None)
+            self._running.pop(label, None)
+
     def message(self, text: str) -> None:
         """Print a line."""
         self._console.print(text, soft_wrap=True)

@@ -205,9 +205,15 @@ def _run_in(results: ResultsFolder, config: RunConfig, routes: Sequence[Route]) 
         )
         return EXIT_DISK
     records = [results.records[key] for key in order if key in results.records]
+    if not records and campaign.refused:
+        raise InputError("; ".join(campaign.refused.values()))
     print_table(records)
     _print_infrastructure(records, campaign)
     print(f"written to {out / 'results.json'}; for the report: python -m eval report {out}")
+    if campaign.refused:
+        for message in campaign.refused.values():
+            print(f"error: {message}; it is missing in every mean", file=sys.stderr)
+        return EXIT_BAD_INPUT
     return EXIT_OK if all(record.decided for record in records) else EXIT_INCOMPLETE
 
 
@@ -382,6 +388,8 @@ class _Campaign:
     ) -> None:
         self.config = config
         self.crashes = 0
+        self.refused: dict[str, str] = {}
+        """Why routes that do not fit their map were left out, by id."""
         self.most_at_once = 0
         self.budget = MemoryBudget(EMBEDDED_BYTES if config.embedded else CARLA_BYTES)
         self._measured = False
@@ -475,6 +483,9 @@ class _Campaign:
         task, config = item.task, self.config
         self.budget.observe(end.peak_memory_bytes)
         self._measured = self._measured or "record" in end.outcome
+        if "bad_route" in end.outcome and not end.cut_off:
+            self._refuse(task.route, end.outcome["bad_route"], progress)
+            return
         _raise_if_pointless(end, task, item.handle.job)
         record = make_record(end, task, item.tries, config)
         if record.status == STATUS_SIMULATION_CRASHED:
@@ -489,6 +500,15 @@ class _Campaign:
         self._results.append(record)
         self._results.write_summary(self._order)
         progress.finished(record)
+
+    def _refuse(self, route: Route, why: str, progress: Progress) -> None:
+        """Leave out a route that does not fit its map, in every repetition; the others can be driven."""
+        if route.id in self.refused:
+            return
+        self.refused[route.id] = why
+        self._queue = deque((task, tries) for task, tries in self._queue if task.route.id != route.id)
+        progress.left_out([task.label for task in self._pending if task.route.id == route.id])
+        progress.message(f"left out: {why}")
 
     def _note_crash(self, task: Task, tries: int, end: JobEnd, record: RouteRecord) -> None:
         """Keep infrastructure crashes apart from verdicts. Raises: ServerDiedError if no server ever starts."""

@@ -66,7 +66,7 @@ class JobEnd:
     agent_hung: bool = False
     """It was ended while the agent had the word."""
     outcome: Mapping[str, Any] = field(default_factory=dict)
-    """`record`, `bad_input` or `server_died`, if it came so far."""
+    """`record`, `bad_input`, `bad_route` (of this route alone) or `server_died`, if it came so far."""
     status: Mapping[str, float] = field(default_factory=dict)
     last_words: str = ""
     peak_memory_bytes: int = 0

@@ -268,6 +268,27 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert len(errors) == 1 and expected in errors[0]
 
 
+def test_a_route_off_the_road_is_left_out_and_the_others_are_driven(tmp_path: Path, generated_map: carla.Map) -> None:
+    good = generate_routes(generated_map, 1, seed=3, town=TOWN)[0]
+    (x, y, z), *rest = good.keypoints
+    bad = Route("77", TOWN, ((x, y + 900.0, z), *rest))
+    write_routes([good, bad], tmp_path / "routes.xml")
+    arguments = ["--routes", str(tmp_path / "routes.xml"), "--agent", "constant-throttle", "--max-game-s", "2"]
+    arguments += ["--traffic", "0", "--repetitions", "2", "--film", "none"]
+    done = evaluate(*arguments, "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "route 77 of" in error and "keypoint" in error and "missing in every mean" in error
+    assert done.stdout.count("left out: route 77") == 1
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [record["route_id"] for record in results["_checkpoint"]["records"]] == [
+        f"RouteScenario_{good.id}_rep0",
+        f"RouteScenario_{good.id}_rep1",
+    ]
+    alone = evaluate(*arguments, "--ids", "77", "--out", str(tmp_path / "alone"))
+    assert alone.returncode == 2 and alone.stderr.strip().splitlines()[-1].startswith("error: route 77")
+
+
 def test_a_missing_map_is_told_before_anything_is_driven(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
