@@ -41,7 +41,7 @@ from training.raw.finer import with_finer_map
 from training.raw.learner import RawLearner
 from training.raw.load import load_learner
 from training.raw.model import RawWorldModel
-from training.raw.trainer import RawTrainer, configured, take_agent, take_teacher, train
+from training.raw.trainer import RawTrainer, configured, take_agent, take_neck, take_teacher, train
 
 SIZE = (128, 224)
 
@@ -193,14 +193,21 @@ def check_beginning(run: RawRunConfig, agent: Path, model: RawModel, out: Path) 
     for name, module in (parts | {"actor": learner.policy.actor}).items():
         theirs = model.get_submodule(name).state_dict()
         assert all(torch.equal(value, theirs[key]) for key, value in module.state_dict().items()), name
+    seeing, folder = replace(run, neck=agent), out.with_name("seeing")
+    folder.mkdir()
+    learner = RawTrainer(configured(seeing, take_teacher(run.teacher, folder)), seeing, folder, 10.0).learner
+    assert isinstance(learner, RawLearner)
+    neck = model.neck.state_dict()
+    assert all(torch.equal(value, neck[key]) for key, value in learner.model.neck.state_dict().items())
     finer, folder = replace(started, image_stride=8), out.with_name("finer")
     folder.mkdir()
     learner = RawTrainer(configured(finer, take_teacher(run.teacher, folder)), finer, folder, 10.0).learner
     assert isinstance(learner, RawLearner)
     assert learner.model.encoder.config.backbone_stages == (2, 3, 4)
     for other in (run.teacher, REPOSITORY / "weights" / "raw_clone"):
-        with pytest.raises(ConfigError, match="give a folder made by export-raw"):
-            take_agent(learner, other)
+        for take in (take_agent, take_neck):
+            with pytest.raises(ConfigError, match="give a folder made by export-raw"):
+                take(learner, other)
 
 
 def check_decoder(folder: Path, run: Path, plain: RawModel) -> None:

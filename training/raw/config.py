@@ -205,6 +205,8 @@ class RawRunConfig(RunConfig):
     """Folder of the privileged model; it is copied into the run's folder."""
     encoder: Path | None = Path("weights/raw_clone")
     """Agent's folder whose image encoder a new run begins with; None: a random one."""
+    neck: Path | None = None
+    """Agent's folder whose neck a new run begins with besides; None: a random one."""
     init: Path | None = None
     """Folder of an agent made by `export-raw` that a new run begins with: encoder, neck, recurrence and actor."""
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)

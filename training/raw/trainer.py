@@ -150,6 +150,8 @@ class RawTrainer(Trainer):
         )
         if self.run.encoder is not None:
             take_encoder(learner, self.run.encoder)
+        if self.run.neck is not None:
+            take_neck(learner, self.run.neck)
         return learner
 
     def begin(self, folder: Path) -> None:
@@ -191,19 +193,29 @@ def take_encoder(learner: RawLearner, folder: Path) -> None:
     _load_part(learner.model.encoder, tensors, "encoder", f"config.encoder: {folder}")
 
 
+def take_neck(learner: RawLearner, folder: Path) -> None:
+    """Begin with the neck of an exported agent. Raises: CheckpointError, ConfigError if it is none, or does not fit."""
+    _load_part(learner.model.neck, _agent_tensors(folder, "config.neck"), "neck", f"config.neck: {folder}")
+
+
 def take_agent(learner: RawLearner, folder: Path) -> None:
     """Begin with an exported agent; critic and decoder are the teacher's still.
 
     Raises: CheckpointError, ConfigError if it is none, or of another shape.
     """
-    plain, tensors = load_checkpoint(folder)
-    if "raw_model" not in plain:
-        raise ConfigError(f"config.init: {folder} holds no raw agent; give a folder made by export-raw")
+    tensors = _agent_tensors(folder, "config.init")
     parts = {"encoder": learner.model.encoder, "neck": learner.model.neck, "actor": learner.policy.actor}
     if learner.model.rssm is not None:
         parts["rssm"] = learner.model.rssm
     for name, module in parts.items():
         _load_part(module, tensors, name, f"config.init: {folder}")
+
+
+def _agent_tensors(folder: Path, option: str) -> Mapping[str, Tensor]:
+    plain, tensors = load_checkpoint(folder)
+    if "raw_model" not in plain:
+        raise ConfigError(f"{option}: {folder} holds no raw agent; give a folder made by export-raw")
+    return tensors
 
 
 def _load_part(module: nn.Module, tensors: Mapping[str, Tensor], name: str, where: str) -> None:
