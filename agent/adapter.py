@@ -258,10 +258,8 @@ class Adapter:
     ) -> Picked:
         """The base agent's action or another one. state: after the decision; inputs: what it was made from."""
         features = state_features(model, inputs, state)
-        before = speed_mps if self._speed_mps is None else self._speed_mps
+        numbers = car_numbers(inputs, speed_mps, self._speed_mps)
         self._speed_mps = speed_mps
-        turned_rad = 0.0 if bool(inputs.first[0]) else float(inputs.ego_motion[0, 2])
-        numbers = (speed_mps, (speed_mps - before) / DECISION_S, turned_rad / DECISION_S)
         start = start_state(*numbers)[None]
         plan = base_plans(model, features, torch.tensor([action], device=features.device), start, self._choice)
         seen = situated(features, numbers, inputs, plan, start)
@@ -291,6 +289,13 @@ class Adapter:
             return Picked(action, 0, motions, scores)
         wanted = proposals.plans[0, index, :CHOSEN_KNOTS].mean(0)
         return Picked(self._chooser.choose(wanted[0], wanted[1], motions[index, 0, 3]), index, motions, scores)
+
+
+def car_numbers(inputs: ModelInput, speed_mps: float, before_mps: float | None) -> tuple[float, float, float]:
+    """Speed, acceleration and yaw rate of the car, in SI units; before_mps: its speed at the last decision."""
+    gained_mps = 0.0 if before_mps is None else speed_mps - before_mps
+    turned_rad = 0.0 if bool(inputs.first[0]) else float(inputs.ego_motion[0, 2])
+    return speed_mps, gained_mps / DECISION_S, turned_rad / DECISION_S
 
 
 def situated(

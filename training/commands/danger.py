@@ -8,9 +8,12 @@ from pathlib import Path
 import tyro
 
 from agent import strict_json
+from training import joint
 from training.adapter import drive as adapter_drive
 from training.adapter import study as adapter_study
 from training.adapter import train as adapter_train
+from training.closed_loop import agents as closed_loop
+from training.closed_loop.drives import ClosedLoopConfig, read_arms
 from training.counterfactual import picture as futures_picture
 from training.counterfactual import recorder, synthesis
 from training.refine import train as refine_train
@@ -179,5 +182,50 @@ class AdapterDrive:
     def run(self) -> int:
         """Exit code."""
         summary = adapter_drive.run(self.config, self.routes, self.agent, self.adapter, self.out)
-        print(adapter_drive.table(summary))
+        print(closed_loop.table(summary))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedLoop:
+    """Drive routes with several agents, as their configuration files say, and compare them with the first; what has
+    been driven is kept."""
+
+    routes: Path
+    """Route file."""
+    agents: str
+    """NAME=FILE,NAME=FILE: configuration files (agent.yaml), adapter sections included."""
+    out: Path
+    """Folder of the drives, closed_loop.json and closed_loop.md."""
+    config: ClosedLoopConfig = field(default_factory=ClosedLoopConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        print(closed_loop.table(closed_loop.run(self.config, read_arms(self.agents), self.routes, self.out)))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joint:
+    """Drive with refinement and adapter on and off: main effects and interaction; what has been driven is kept."""
+
+    base: Path
+    """Configuration file of the agent as it was trained (agent.yaml)."""
+    refined: Path
+    """That of the refined agent: OUT/model/agent.yaml of `refine`."""
+    adapter: Path
+    """Folder of an adapter of the base agent."""
+    in_domain: Path
+    """Route file."""
+    adversarial: Path
+    """Route file."""
+    out: Path
+    """Folder of the drives, joint.json and joint.md."""
+    config: joint.JointConfig = field(default_factory=joint.JointConfig)
+
+    def run(self) -> int:
+        """Exit code."""
+        sides = joint.Sides(self.base, self.refined, self.adapter)
+        files = {"in-domain": self.in_domain, "adversarial": self.adversarial}
+        print(joint.table(joint.run(self.config, sides, files, self.out)))
         return 0

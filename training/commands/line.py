@@ -46,6 +46,8 @@ Command = (
     | Annotated[danger.AdapterStudy, tyro.conf.subcommand("adapter-study")]
     | Annotated[danger.AdapterDrive, tyro.conf.subcommand("adapter-drive")]
     | Annotated[danger.Refine, tyro.conf.subcommand("refine")]
+    | Annotated[danger.ClosedLoop, tyro.conf.subcommand("closed-loop")]
+    | Annotated[danger.Joint, tyro.conf.subcommand("joint")]
 )
 
 

@@ -1,0 +1,127 @@
+"""Agents in closed loop: comparisons by hand, and real drives with and without an adapter that changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent.adapter import AdapterConfig
+from agent.base_plan import feature_width
+from agent.config import ConfigError
+from agent.driver import load_model
+from tests.agent.test_adapter import save_adapter
+from tests.conftest import REPOSITORY
+from tests.training.test_raw_record import ROUTE
+from training import joint
+from training.closed_loop import compare
+from training.closed_loop.drives import Arm, read_arms
+from training.env.config import EnvConfig
+
+DRAWS = 200
+CLONE = REPOSITORY / "weights" / "raw_clone"
+
+
+def results(scores: Sequence[float], *, collisions: Sequence[int], km: float = 0.5, town: str = "A") -> list[dict]:
+    """A drive per number, each on a route of its own."""
+    rest = dict.fromkeys(compare.AVERAGED, 1.0)
+    return [
+        rest | {"town": town, "route": str(k), "seed": 0, "score": score, "collisions": count, "km": km}
+        for k, (score, count) in enumerate(zip(scores, collisions, strict=True))
+    ]
+
+
+def summary(**arms: list[dict]) -> dict[str, Any]:
+    return compare.summarised(arms, DRAWS)
+
+
+def test_means_differences_and_ratios_by_hand() -> None:
+    base = results([10.0, 20.0, 60.0], collisions=[2, 0, 1])
+    other = results([15.0, 25.0, 65.0], collisions=[1, 0, 1])
+    found = summary(base=base, other=other)
+    assert found["base"]["score"] == 30.0 and found["base"]["collisions_per_km"] == 2.0
+    difference = found["other"]["minus_base"]
+    assert difference["drives"] == 3
+    assert difference["score"] == pytest.approx((5.0, 5.0, 5.0)), "the same on each route: no doubt about it"
+    assert difference["collisions_per_km"][0] == pytest.approx(-2.0 / 3.0)
+    assert difference["collisions_per_km"][1] < difference["collisions_per_km"][0] < difference["collisions_per_km"][2]
+    assert found["other"]["over_base"]["collisions_per_km"][0] == pytest.approx(2.0 / 3.0)
+    assert found["other"]["over_base"]["mean_mps"] == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_only_drives_that_both_have_made_are_compared() -> None:
+    base = results([10.0, 20.0, 60.0], collisions=[0, 0, 0])
+    other = results([90.0, 30.0], collisions=[0, 0])[1:] + results([50.0], collisions=[0], town="B")
+    found = summary(base=base, other=other)
+    assert found["other"]["drives"] == 2 and found["other"]["minus_base"]["drives"] == 1
+    assert found["other"]["minus_base"]["score"] == (10.0, 10.0, 10.0)
+    assert found["other"]["over_base"]["collisions_per_km"] == (None, None, None), "nobody collided"
+    nowhere = summary(base=base, other=results([50.0], collisions=[0], town="B"), absent=[])
+    assert nowhere["other"]["minus_base"] is None and "absent" not in nowhere
+    lines = compare.differences_table(compare.differences(found)) + compare.ratio_lines(found)
+    assert any(line.startswith("| other minus base | 1 | ") and "+10.00 [+10.00, +10.00]" in line for line in lines)
+    assert any("collisions per km -, mean mps 1.00" in line for line in lines)
+
+
+@pytest.mark.parametrize(("together", "interaction"), [(17.0, 0.0), (12.0, -5.0)])
+def test_main_effects_and_interaction(together: float, interaction: float) -> None:
+    """The first factor gives 5 points alone, the second 2."""
+    gains = {"neither": 0.0, "first": 5.0, "second": 2.0, "both": together - 10.0}
+    arms = {name: results([10.0 + gain, 50.0 + gain], collisions=[0, 0]) for name, gain in gains.items()}
+    found = compare.factorial(arms, DRAWS)
+    assert found["interaction"]["score"] == pytest.approx((interaction,) * 3)
+    assert found["first"]["score"][0] == pytest.approx(5.0 + interaction / 2.0)
+    assert found["second"]["score"][0] == pytest.approx(2.0 + interaction / 2.0)
+
+
+def test_arms_are_read_from_configuration_files(tmp_path: Path) -> None:
+    (tmp_path / "on.yaml").write_text("adapter: {checkpoint: own, candidates: 7}\n")
+    base, on = read_arms(f"base={CLONE / 'agent.yaml'},on={tmp_path / 'on.yaml'}")
+    assert base == Arm("base", CLONE / "agent.yaml")
+    assert on.adapter == tmp_path / "own" and on.setting.candidates == 7
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
+        read_arms("base=none.yaml")
+    for text, expected in (
+        ("agent.yaml", "expected NAME=FILE"),
+        (f"../x={CLONE / 'agent.yaml'}", "a name consists of"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            read_arms(text)
+
+
+@pytest.mark.timeout(300)
+def test_an_adapter_that_can_only_keep_the_plan_drives_as_the_agent_does(tmp_path: Path) -> None:
+    routes, adapter, out = tmp_path / "routes.xml", tmp_path / "adapter", tmp_path / "out"
+    routes.write_text(ROUTE)
+    save_adapter(adapter, feature_width(load_model(CLONE, "cpu")))
+    refined = tmp_path / "refined"
+    shutil.copytree(CLONE, refined)
+    config = joint.JointConfig(
+        max_s=4.5, draws=DRAWS, env=EnvConfig(traffic=0), adapter=AdapterConfig(candidates=1, steps=1)
+    )
+    sides = joint.Sides(CLONE / "agent.yaml", refined / "agent.yaml", adapter)
+    found = joint.run(config, sides, {"in-domain": routes}, out)
+    arms = found["sets"]["in-domain"]["arms"]
+    assert list(arms) == ["base", "refined", "adapter", "both"]
+    for row in arms.values():
+        assert row["drives"] == 1 and 0.0 < row["completion_percent"] < 100.0 and row["collided"] == 0.0
+        assert row["completion_percent"] == arms["base"]["completion_percent"], "nothing is different"
+        assert row["hd_score"] == pytest.approx(arms["base"]["hd_score"])
+    effects = found["sets"]["in-domain"]["effects"]
+    assert effects["interaction"]["completion_percent"] == (0.0, 0.0, 0.0)
+    text = (out / "joint.md").read_text()
+    assert "main effect of adapter" in text and "embedded server, not CARLA" in text
+
+    path = out / "in-domain" / "both" / "Gen02-1-0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"score": 77.0}))
+    again = joint.run(config, sides, {"in-domain": routes}, out)
+    assert again["sets"]["in-domain"]["arms"]["both"]["score"] == 77.0, "what was driven is kept"
+    with pytest.raises(ValueError, match=r"another arm adapter, arm both; give that of before"):
+        joint.run(replace(config, adapter=AdapterConfig(candidates=1, steps=2)), sides, {"in-domain": routes}, out)
+    assert np.isfinite([row["mean_mps"] for row in arms.values()]).all()

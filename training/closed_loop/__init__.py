@@ -1,0 +1,1 @@
+"""Agents compared in closed loop: arms drive the same routes with the same seeds."""
