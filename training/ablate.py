@@ -333,6 +333,8 @@ def _write(config: AblateConfig, parts: Sequence[Part], facts: dict[str, Any], o
     about = {
         "updates": config.updates,
         "seeds": config.seeds,
+        "encoder": _named(config.run.encoder),
+        "neck": _named(config.run.neck),
         "server": "embedded",
         "routes_file": None if routes is None else routes.name,
         "routes_sha256": None if routes is None else file_sha256(routes),
@@ -348,6 +350,10 @@ def _write(config: AblateConfig, parts: Sequence[Part], facts: dict[str, Any], o
     write_json_atomically(out / "ablation.json", summary)
     (out / "ablation.md").write_text(markdown(summary), encoding="utf-8")
     return summary
+
+
+def _named(folder: Path | None) -> str | None:
+    return None if folder is None else folder.name
 
 
 def _outcome(part: Part, updates: int) -> Outcome:

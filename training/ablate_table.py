@@ -205,8 +205,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
     measured = "the same windows" if held_out is None else f"{held_out['steps']} decisions that no arm learned from"
     lines = [
         f"{summary['updates']} updates of every arm on {data['steps']} recorded decisions ({data['terminations']} "
-        f"endings), {summary['seeds']} seeds each; {summary['machine']}, {summary['date']}, code of "
-        f"{summary['commit']}.",
+        f"endings), {summary['seeds']} seeds each, beginning with {_beginning(summary)}; {summary['machine']}, "
+        f"{summary['date']}, code of {summary['commit']}.",
         "",
         *_closed_loop_table(summary),
         "",
@@ -215,6 +215,11 @@ def markdown(summary: Mapping[str, Any]) -> str:
         *_readout_table(summary["arms"]),
     ]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _beginning(summary: Mapping[str, Any]) -> str:
+    parts = {"image encoder": summary["encoder"], "neck": summary["neck"]}
+    return " and ".join(f"the {part} of {name}" if name else f"a random {part}" for part, name in parts.items())
 
 
 def _closed_loop_table(summary: Mapping[str, Any]) -> list[str]:

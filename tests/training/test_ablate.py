@@ -38,6 +38,8 @@ ABOUT = {
     "traffic": 15,
     "max_game_s": None,
     "commit": "abc",
+    "encoder": "raw_clone",
+    "neck": None,
     "machine": "a machine",
     "date": "2026-01-01",
 }
@@ -184,6 +186,7 @@ def test_the_table_has_means_intervals_and_paired_differences() -> None:
     assert row["paper"] == {"driving_score": 58.4, "success_percent": 56.0}
     assert summary["rank_correlation"] == pytest.approx(1.0)
     text = markdown(summary)
+    assert "beginning with the image encoder of raw_clone and a random neck; a machine" in text
     assert "not CARLA results" in text and "paper (CARLA, Dev10)" in text
     assert "| direct_policy | the privileged policy as it is | 11.1 | 58.4; 56 | 50.5 (" in text
     assert "-10.0 (-10.0 to -10.0)" in text and "1.5 (1 to 2)" in text
