@@ -58,6 +58,7 @@ def test_every_setting_changes_what_its_name_says() -> None:
     settings = StudyConfig(base=base).settings()
     assert settings["without collision"].values == ("route", "distance", "speed")
     assert settings["only speed"].values == ("speed",) and settings["64 candidates"].candidates == 64
+    assert settings["2 steps"] == replace(base, steps=2)
     assert settings["0.5 s"].horizon == 2 and settings["guidance 0.3"].guidance == 0.3
     assert settings["random plans"] == replace(base, source="random") and settings["full"] == base
     assert setting("base", base) is None and setting("oracle", base) == setting("full", base) == base

@@ -41,6 +41,8 @@ class StudyConfig:
     base: AdapterConfig = field(default_factory=AdapterConfig)
     """Everything else changes one thing of this."""
     candidates: tuple[int, ...] = (1, 4, 8, 20, 64)
+    steps: tuple[int, ...] = (1, 2, 3, 10)
+    """Of the sampler: what quicker decisions cost, and slower ones bring."""
     horizons: tuple[int, ...] = (2, 4, 8, 12)
     """Quarter seconds that the Q-values sum up: what shorter rollouts would have told."""
     guidance: tuple[float, ...] = (0.1, 0.3, 1.0)
@@ -64,6 +66,7 @@ class StudyConfig:
         found |= {"random plans": random, "random pick": replace(base, pick="random")}
         found |= {"no values": replace(base, pick="first", keep_base=False, candidates=1)}
         found |= {f"{n} candidates": replace(base, candidates=n) for n in self.candidates}
+        found |= {f"{n} steps": replace(base, steps=n) for n in self.steps}
         found |= {f"{n / 4:g} s": replace(base, horizon=n) for n in self.horizons}
         found |= {f"guidance {strength:g}": replace(base, guidance=strength) for strength in self.guidance}
         found |= {f"weights {' '.join(f'{w:g}' for w in each)}": replace(base, weights=each) for each in self.weights}
