@@ -61,17 +61,19 @@ def about(config: ClosedLoopConfig, route_files: Mapping[str, Path]) -> dict[str
 
 
 def summarised(arms: Mapping[str, Sequence[Result]], draws: int) -> dict[str, Any]:
-    """Means of each arm that drove; differences from the first, and RATIOS to it, over the drives that both made."""
+    """Means of each arm that drove; differences from every arm before it, and RATIOS to the first, over the drives that
+    both made."""
     found: dict[str, Any] = {}
     driven = {name: results for name, results in arms.items() if results}
     for name, results in driven.items():
         values = means(numbers_of(results))
-        found[name] = {"drives": len(results), **dict(zip(MEASURES, values.tolist(), strict=True))}
-        first = next(iter(driven))
-        if name != first:
-            pair = {first: driven[first], name: results}
-            found[name][f"minus_{first}"] = contrast(pair, (-1.0, 1.0), draws)
-            found[name][f"over_{first}"] = _ratios(pair, draws)
+        row: dict[str, Any] = {"drives": len(results), **dict(zip(MEASURES, values.tolist(), strict=True))}
+        for number, other in enumerate(found):
+            pair = {other: driven[other], name: results}
+            row[f"minus_{other}"] = contrast(pair, (-1.0, 1.0), draws)
+            if not number:
+                row[f"over_{other}"] = _ratios(pair, draws)
+        found[name] = row
     return found
 
 
@@ -158,13 +160,9 @@ def differences_table(rows: Mapping[str, Mapping[str, Any] | None]) -> list[str]
 
 
 def differences(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any] | None]:
-    """The differences in what `summarised` gave, by a name for their rows."""
-    return {
-        f"{name} {key.replace('_', ' ')}": row[key]
-        for name, row in arms.items()
-        for key in row
-        if key.startswith("minus_")
-    }
+    """The differences from the first arm in what `summarised` gave, by a name for their rows."""
+    first = next(iter(arms), "")
+    return {f"{name} minus {first}": row[f"minus_{first}"] for name, row in arms.items() if name != first}
 
 
 def ratio_lines(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -20,6 +20,7 @@ from training.refine import train as refine_train
 from training.risk import benchmark as risk_benchmark
 from training.risk import train as risk_train
 from training.risk.data import FutureSet
+from training.studies import page as studies_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,4 +229,19 @@ class Joint:
         sides = joint.Sides(self.base, self.refined, self.adapter)
         files = {"in-domain": self.in_domain, "adversarial": self.adversarial}
         print(joint.table(joint.run(self.config, sides, files, self.out)))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Studies:
+    """Judge the papers' claims by the results files of a folder, and write one page and one file about all."""
+
+    folder: Path = Path("docs/studies")
+    """Where ablation.json, risk_bench.json and the others are; `studies.json` goes there."""
+    page: Path = Path("docs/studies.md")
+
+    def run(self) -> int:
+        """Exit code."""
+        for claim in studies_page.write(self.folder, self.page)["claims"]:
+            print(f"{claim['verdict']}: {claim['source']}: {claim['says']}; {claim['evidence'] or '-'}")
         return 0

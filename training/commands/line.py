@@ -48,6 +48,7 @@ Command = (
     | Annotated[danger.Refine, tyro.conf.subcommand("refine")]
     | Annotated[danger.ClosedLoop, tyro.conf.subcommand("closed-loop")]
     | Annotated[danger.Joint, tyro.conf.subcommand("joint")]
+    | Annotated[danger.Studies, tyro.conf.subcommand("studies")]
 )
 
 

@@ -1,0 +1,166 @@
+"""Rules by which a claim counts as replicated, each on the results file of a study: fixed before the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from training.ablate_table import SCORE
+
+REPLICATED, NOT_REPLICATED = "replicated", "not replicated"
+NOT_MEASURED, NOT_TESTABLE = "not measured", "not testable here"
+Summary = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of a claim."""
+
+    verdict: str
+    evidence: str
+
+
+def told(value: float, low: float | None, high: float | None, form: str = "+.1f") -> str:
+    """A number and its interval."""
+    return f"{value:{form}}" + ("" if low is None else f" [{low:{form}}, {high:{form}}]")
+
+
+def at_least(values: Sequence[float | None], least: float, form: str = "+.1f") -> Finding:
+    """Replicated where a difference is large enough and its interval lies above 0."""
+    middle, low, high = values
+    if middle is None:
+        return Finding(NOT_MEASURED, "nothing to compare")
+    reached = middle >= least and low is not None and low > 0.0
+    return Finding(REPLICATED if reached else NOT_REPLICATED, told(middle, low, high, form))
+
+
+def arm_falls(arm: str, least: float, summary: Summary) -> Finding:
+    """How far an arm of the ablation falls below the full method in driving score."""
+    apart = summary["arms"].get(arm, {}).get("minus_full")
+    if apart is None:
+        return Finding(NOT_MEASURED, f"arm {arm} has not driven")
+    low, high = apart[SCORE]["interval_95"] or (None, None)
+    flipped = [-apart[SCORE]["difference"], None if high is None else -high, None if low is None else -low]
+    return at_least(flipped, least)
+
+
+def falls_through_gradients(summary: Summary) -> Finding:
+    """Whether three heads cost points only where their gradients shape the states."""
+    falls, detached = arm_falls("three_heads", 8.0, summary), arm_falls("three_heads_detached", 0.0, summary)
+    if NOT_MEASURED in (falls.verdict, detached.verdict):
+        return Finding(NOT_MEASURED, "the arms have not driven")
+    evidence = f"with gradients {falls.evidence}, without {detached.evidence}"
+    if falls.verdict != REPLICATED:
+        return Finding(NOT_TESTABLE, f"three heads do not fall: {evidence}")
+    return Finding(REPLICATED if detached.verdict != REPLICATED else NOT_REPLICATED, evidence)
+
+
+def same_order(summary: Summary) -> Finding:
+    """Spearman's correlation of the arms' driving scores with the paper's."""
+    found = summary["rank_correlation"]
+    if found is None:
+        return Finding(NOT_MEASURED, "fewer than three arms have driven")
+    return Finding(REPLICATED if found >= 0.7 else NOT_REPLICATED, f"{found:.2f}")
+
+
+def risk_rule(key: str, value: str, form: str, summary: Summary) -> Finding:
+    """One of the three parts of the risk benchmark's goal."""
+    comparison = summary["comparison"]
+    if "reached" not in comparison:
+        return Finding(NOT_MEASURED, comparison["reason"])
+    low, high = comparison[value]["interval"] or (None, None)
+    evidence = told(comparison[value]["value"], low, high, form)
+    return Finding(REPLICATED if comparison["reached"][key] else NOT_REPLICATED, evidence)
+
+
+def fewer_collisions(summary: Summary) -> Finding:
+    """The goal of refinement: collisions per km, at nearly the same completion and speed."""
+    row = summary["arms"].get("impartial", {})
+    over, minus = row.get("over_base"), row.get("minus_base")
+    if over is None or minus is None or over["collisions_per_km"][0] is None:
+        return Finding(NOT_MEASURED, "no arm impartial beside base, or base never collided")
+    (times, low, high), (speed, _, _) = over["collisions_per_km"], over["mean_mps"]
+    completion = minus["completion_percent"][0]
+    reached = times <= 0.75 and high is not None and high < 1.0 and completion >= -3.0 and speed >= 0.95
+    evidence = f"{told(times, low, high, '.2f')} times, completion {completion:+.1f} points, speed {speed:.2f} times"
+    return Finding(REPLICATED if reached else NOT_REPLICATED, evidence)
+
+
+def arm_above(arm: str, other: str, measure: str, least: float, summary: Summary) -> Finding:
+    """How much more of a measure an arm has than one that was named before it."""
+    row = summary["arms"].get(arm, {}).get(f"minus_{other}")
+    if row is None:
+        return Finding(NOT_MEASURED, f"arms {arm} and {other} have not driven the same routes")
+    return at_least(row[measure], least)
+
+
+def arm_below(arm: str, other: str, measure: str, summary: Summary) -> Finding:
+    """Whether an arm has less of a measure, with an interval below 0."""
+    row = summary["arms"].get(arm, {}).get(f"minus_{other}")
+    if row is None:
+        return Finding(NOT_MEASURED, f"arms {arm} and {other} have not driven the same routes")
+    middle, low, high = row[measure]
+    return Finding(REPLICATED if high is not None and high < 0.0 else NOT_REPLICATED, told(middle, low, high, "+.2f"))
+
+
+def better_without_more_collisions(least: float, summary: Summary) -> Finding:
+    """The adapter's goal on one set of routes."""
+    gain = arm_above("full", "base", "hd_score", least, summary)
+    if gain.verdict == NOT_MEASURED:
+        return gain
+    more = summary["arms"]["full"]["minus_base"]["collided"][0]
+    evidence = f"HD-score {gain.evidence}, drives with a collision {100.0 * more:+.0f} points"
+    return Finding(gain.verdict if more <= 0.0 else NOT_REPLICATED, evidence)
+
+
+def half_of_the_ceiling(summary: Summary) -> Finding:
+    """What share of the oracle's gain in HD-score the adapter has."""
+    arms = summary["arms"]
+    if "full" not in arms or "oracle" not in arms:
+        return Finding(NOT_MEASURED, "arms full and oracle have not driven")
+    own, best = (arms[name]["minus_base"]["hd_score"][0] for name in ("full", "oracle"))
+    if best <= 0.0:
+        return Finding(NOT_TESTABLE, f"the oracle gains nothing ({best:+.1f})")
+    return Finding(REPLICATED if own >= 0.5 * best else NOT_REPLICATED, f"{own:+.1f} of {best:+.1f} points")
+
+
+def settings_of(summary: Summary) -> Mapping[str, Any]:
+    """Of the model that learned from most states."""
+    models = summary["models"].values()
+    return max(models, key=lambda one: one["training"].get("states", 0))["settings"]
+
+
+def route_matters_most(summary: Summary) -> Finding:
+    """Which Q-value costs most true return when it is left out."""
+    found = settings_of(summary)
+    lost = {
+        name.removeprefix("without "): found["full"]["gain"][0] - own["gain"][0]
+        for name, own in found.items()
+        if name.startswith("without ")
+    }
+    worst = max(lost, key=lambda name: lost[name])
+    evidence = ", ".join(f"{name} {value:+.2f}" for name, value in lost.items())
+    return Finding(
+        REPLICATED if worst == "route" and lost[worst] > 0.0 else NOT_REPLICATED, f"lost without: {evidence}"
+    )
+
+
+def more_candidates_help(summary: Summary) -> Finding:
+    """Whether the true gain rises with the number of candidates and does not fall at the most."""
+    found = settings_of(summary)
+    gains = {int(name.split()[0]): own["gain"][0] for name, own in found.items() if name.endswith(" candidates")}
+    counts = sorted(gains)
+    rises = gains[counts[-2]] > gains[counts[0]] and gains[counts[-1]] >= gains[counts[-2]] - 0.05
+    evidence = ", ".join(f"{count}: {gains[count]:+.2f}" for count in counts)
+    return Finding(REPLICATED if rises else NOT_REPLICATED, f"gain by candidates {evidence}")
+
+
+def effects_add_up(summary: Summary) -> Finding:
+    """Whether the interaction of refinement and adapter in HD-score can be told from 0."""
+    row = summary["sets"].get("all", next(iter(summary["sets"].values())))["effects"]["interaction"]
+    if row is None:
+        return Finding(NOT_MEASURED, "the four arms have not driven the same routes")
+    middle, low, high = row["hd_score"]
+    apart = low is not None and (low > 0.0 or high < 0.0)
+    return Finding(NOT_REPLICATED if apart else REPLICATED, f"interaction in HD-score {told(middle, low, high)}")
