@@ -291,7 +291,8 @@ def windows_of(learner: RawLearner, replay: Path, batch: int) -> Batches:
     """Windows to measure a model on: as long as a readout needs, all equally likely, the same for all arms."""
     config = learner.config
     tricks = replace(config.tricks, termination_share=0.0)
-    own = replace(config, steps=WINDOW_STEPS, batch=batch, tricks=tricks)
+    replay_config = replace(config.replay, carry_over=False)  # every arm is asked from nothing
+    own = replace(config, steps=WINDOW_STEPS, batch=batch, tricks=tricks, replay=replay_config)
     encoder = config.model.encoder
     return Batches(replay, own, READOUT_SEED, ahead=0, threads=1, images=(encoder.image_height, encoder.image_width))
 

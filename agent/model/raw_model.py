@@ -28,6 +28,7 @@ from agent.model.image_encoder import EncoderConfig, ImageEncoder
 from agent.model.mask_decoder import SHOWN_MASKS, MaskDecoderConfig, PatchMasks
 from agent.model.recurrent import NormKind, hidden_layers, norm_act
 from agent.model.rssm import LatentState, Rssm, RssmConfig, unimix_log_probs
+from agent.model.told_masks import ToldMasks, ToldMasksConfig
 from agent.route import ROUTE_POINTS, VECTOR_SIZE
 
 CANVAS_PER_CELL = 8
@@ -67,6 +68,8 @@ class RawNeckConfig:
     """A closer look at the front image; None: the BEV features alone."""
     front_channels: int = 16
     """So many channels of the canvas tell everywhere what was seen there."""
+    masks: ToldMasksConfig | None = None
+    """Tell masks and read them as the privileged stream does; None: convolutions make the map at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +135,8 @@ class Sight:
     """What an agent has to see of the ego vector: speed limit, the points of the road to follow, and the gaps."""
     bev: Float[Tensor, "n cells d"] | None = None
     """The BEV features it was made of, where somebody asks for them."""
+    masks: Float[Tensor, "n channels h w"] | None = None
+    """Logits of the masks that were told on the way, by a neck that does so."""
 
 
 def autocast_convolutions(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[object]:
@@ -178,8 +183,12 @@ class RawNeck(nn.Module):
             ConvNormAct(width, width, stride=2),
             ConvNormAct(width, 2 * width, stride=2),
         )
-        self.last = nn.Conv2d(2 * width, config.channels, 3, stride=2, padding=1, bias=norm == "rms")
-        self.last_act = norm_act(norm, config.channels)
+        self.masks = None
+        if config.masks is not None:
+            self.masks = ToldMasks(config.masks, width, 2 * width, config.cells * CANVAS_PER_CELL, norm)
+        else:
+            self.last = nn.Conv2d(2 * width, config.channels, 3, stride=2, padding=1, bias=norm == "rms")
+            self.last_act = norm_act(norm, config.channels)
         if config.vector_units:
             told = VECTOR_SIZE + MANOEUVRE_SIZE + 2 * ROUTE_POINTS
             self.told = nn.Sequential(nn.Linear(told, 64), NormAct(64))
@@ -217,13 +226,18 @@ class RawNeck(nn.Module):
             if looked is not None:
                 spread = self.spread(looked)[:, :, None, None].expand(-1, -1, *canvas.shape[2:])
                 planes.append(spread.to(features.dtype))
-            middle = self.convolutions(torch.cat(planes, 1))
-            last = self.last(middle)
+            wide = self.convolutions[0](torch.cat(planes, 1))
+            middle = self.convolutions[1:](wide)
+            last = self.last(middle) if self.masks is None else self.masks(wide, middle)
         if self.half_convolutions:
             middle, last = middle.float(), last.float()
-        cells = self.last_act(last.permute(0, 2, 3, 1)).flatten(1)
+        masks = None
+        if self.masks is not None:
+            masks, cells = last, self.masks.reader(last.sigmoid())
+        else:
+            cells = self.last_act(last.permute(0, 2, 3, 1)).flatten(1)
         if not self.config.vector_units:
-            return Sight(cells, cells.new_zeros(n, SEEN_SIZE + self.config.gaps))
+            return Sight(cells, cells.new_zeros(n, SEEN_SIZE + self.config.gaps), masks=masks)
         # Points lie up to hundreds of metres away; the square root keeps the near ones resolved.
         points = (route / POINT_SCALE_M).clamp(-POINT_CLIP, POINT_CLIP)
         points = points.sign() * points.abs().sqrt()
@@ -233,7 +247,7 @@ class RawNeck(nn.Module):
             read.append(looked.to(middle.dtype))
         seen = self.seen_usual + self.seen_spread * self.seen(torch.cat(read, -1)).float()
         ego = self.vector(symlog(ego_vector(vector, action, seen)))
-        return Sight(torch.cat([cells, ego.to(cells.dtype)], -1), seen)
+        return Sight(torch.cat([cells, ego.to(cells.dtype)], -1), seen, masks=masks)
 
     def _look(self, image: Tensor | None, valid: Tensor | None) -> Float[Tensor, "n units"] | None:
         if self.front is None:

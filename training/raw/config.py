@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from agent.model.front_view import FrontViewConfig
 from agent.model.image_encoder import EncoderConfig
 from agent.model.raw_model import RawActorConfig, RawModelConfig, RawNeckConfig
 from agent.model.rssm import RssmConfig
+from agent.model.told_masks import ToldMasksConfig
 from training import bev
 from training.optim import OptimizerConfig
 from training.policy.config import ActorCriticConfig
@@ -42,6 +44,8 @@ class GuidanceConfig:
     lifted: float = 0.0
     """On the cross entropy of the masks, told from the image encoder's BEV map alone: the shortest way for gradients
     into what sees (ours)."""
+    told: float = 1.0
+    """On the cross entropy of the masks that the neck tells and reads, where it does (ours)."""
     spatial: bool = True
     temporal: bool = True
     """Table 8, which the paper does not define. Both: every cell at every step. Spatial alone: every cell at the first
@@ -128,6 +132,9 @@ class RawConfig(PrivilegedConfig):
         if self.backbone == "frozen" and self.image_gradients != 1.0:
             raise ValueError("image_gradients is for a backbone that learns; leave it out where it is frozen")
         wanted = fitting_model(self.world_model, self.policy, self.model.encoder)
+        masks = self.model.neck.masks
+        if masks is not None and masks != replace(told_masks(self.world_model), hidden=masks.hidden):
+            raise ValueError("model.neck.masks is not what the privileged encoder reads; make it with `raw_config`")
         if self.model != replace(wanted, neck=_with_widths_of(wanted.neck, self.model.neck)):
             raise ValueError("model does not fit the privileged world model; make it with `raw_config`")
         if self.joint:
@@ -141,7 +148,7 @@ class RawConfig(PrivilegedConfig):
 
 
 def _with_widths_of(neck: RawNeckConfig, other: RawNeckConfig) -> RawNeckConfig:
-    own = ("width", "route_width_m", "seen_hidden", "front", "front_channels")
+    own = ("width", "route_width_m", "seen_hidden", "front", "front_channels", "masks")
     return replace(neck, **{name: getattr(other, name) for name in own})
 
 
@@ -162,6 +169,20 @@ def fitting_model(world: WorldModelConfig, policy: ActorCriticConfig, encoder: E
     return RawModelConfig(encoder=encoder, neck=neck, rssm=world.rssm, actor=actor)
 
 
+def told_masks(world: WorldModelConfig) -> ToldMasksConfig:
+    """Masks that the privileged encoder can read. Raises: ValueError for one of another kind than `patch`."""
+    vision, observation = world.vision, world.observation
+    if vision.kind != "patch":
+        raise ValueError(f"told_masks: the privileged encoder is of kind {vision.kind}; it has to be of kind patch")
+    return ToldMasksConfig(
+        size_px=observation.size_px,
+        channels=observation.channels,
+        patch_px=vision.patch_px,
+        depth=vision.depth,
+        stages=int(math.log2(observation.size_px // vision.patch_px // MIN_GRID_PX)),
+    )
+
+
 def _map_shape(world: WorldModelConfig) -> tuple[int, int]:
     """Cells along a side and channels of the privileged conv map before it is flattened."""
     vision, size_px = world.vision, world.observation.size_px
@@ -177,6 +198,7 @@ def raw_config(
     *,
     encoder: EncoderConfig | None = None,
     front: FrontViewConfig | None = None,
+    told: bool = False,
     model_optimizer: OptimizerConfig | None = None,
     policy_optimizer: OptimizerConfig | None = None,
     carry_over: bool = False,
@@ -186,7 +208,9 @@ def raw_config(
     model = fitting_model(teacher.world_model, teacher.policy, encoder or small_encoder())
     own: dict[str, Any] = {item.name: getattr(teacher, item.name) for item in fields(PrivilegedConfig)}
     own |= {
-        "model": replace(model, neck=replace(model.neck, front=front)),
+        "model": replace(
+            model, neck=replace(model.neck, front=front, masks=told_masks(teacher.world_model) if told else None)
+        ),
         "model_optimizer": model_optimizer or teacher.model_optimizer,
         "policy_optimizer": policy_optimizer or teacher.policy_optimizer,
         "policy": replace(teacher.policy, replay_critic=0.0),
@@ -236,6 +260,9 @@ class RawRunConfig(RunConfig):
     weights made for 16 keeps what it knows and learns to read the new map."""
     front_view: bool = True
     """Whether the agent looks closer at the front image, at full resolution (`agent/model/front_view.py`)."""
+    told_masks: bool = False
+    """Whether the neck tells the masks pixel by pixel and reads them with the privileged encoder's weights, which then
+    learn (`agent/model/told_masks.py`). An agent to begin with that does without keeps the rest of its neck."""
     carry_over: bool = False
     """Whether a window goes on from the states that both streams had before it when it was last replayed; off: from
     none, as an episode begins. The BEV memory begins anew in any case."""

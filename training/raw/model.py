@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float16, UInt8
+import torch.nn.functional as F
+from jaxtyping import Float, Float16, Int64, UInt8
 from torch import Tensor, nn
 
 from agent.model.driving_model import ModelInput
@@ -25,6 +26,7 @@ from training.raw.guidance import deter_alignment, distillation, embed_alignment
 from training.raw.lift import fits, lift_windows
 from training.raw.lifted import LiftedMasks
 from training.raw.streams import Streams, Windows, filter_both, likeliest
+from training.world_model.config import WorldModelConfig
 from training.world_model.decoder import Decoder
 from training.world_model.distributions import TwoHot, binary_loss
 from training.world_model.layers import initialise, mlp, scale_last
@@ -32,6 +34,10 @@ from training.world_model.model import Replayed, WorldModel, reconstruction
 
 ROLLOUT_TERMS = ("align_embed", "align_vector", "align_stoch", "align_deter", "align_prior", "align_policy")
 """What L_Rollout consists of."""
+LEAST_TOLD = 0.1
+"""Weight of a mask that is told in the neck: the reader needs the wide ones, too."""
+RARELY_SET = -3.0
+"""Logit that all pixels of told masks begin with: most of them are not set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,12 @@ class RawWorldModel(nn.Module):
     @torch.no_grad()
     def begin_with(self, teacher: WorldModel) -> None:
         """Take over the privileged weights that the configuration wants. Source: Raw2Drive, Figure 4."""
+        if self.neck.masks is not None:
+            bias = self.neck.masks.out.bias
+            assert bias is not None
+            bias.fill_(RARELY_SET)
+            own = teacher.encoder.masks.state_dict()
+            self.neck.masks.reader.load_state_dict({name: own[name] for name in self.neck.masks.reader.state_dict()})
         if teacher.encoder.vector is not None:
             self.neck.vector.load_state_dict(teacher.encoder.vector.state_dict())
         if self.rssm is not None and self.config.rssm_start == "copy":
@@ -135,6 +147,7 @@ class RawWorldModel(nn.Module):
             sight.embed.float().unflatten(0, (b, t)),
             sight.seen.unflatten(0, (b, t)),
             bev.unflatten(0, (b, t)) if self.lifted_masks is not None else None,
+            None if sight.masks is None else sight.masks.unflatten(0, (b, t)),
         )
 
     def _lift(self, levels: list[Float[Tensor, "b t 6 d h w"]], sensors: ModelInput) -> Float[Tensor, "b t cells d"]:
@@ -244,6 +257,8 @@ class RawWorldModel(nn.Module):
         }
         if self.lifted_masks is not None and sight.bev is not None:
             terms["lifted"] = self.lifted_masks.loss(sight.bev, batch.words)
+        if sight.masks is not None:
+            terms["told"] = told_loss(sight.masks, batch.words, config.world_model)
         if policy is not None:
             taken = policy.log_policy(likeliest(privileged).features())
             terms["align_policy"] = distillation(policy.log_policy(likeliest(raw).features()), taken).mean()
@@ -268,6 +283,7 @@ class RawWorldModel(nn.Module):
             "continuation": config.continuation,
             "seen": guidance.seen,
             "lifted": guidance.lifted,
+            "told": guidance.told,
             "align_embed": embed,
             "align_vector": embed,
             "align_stoch": guidance.stoch,
@@ -298,6 +314,18 @@ class RawWorldModel(nn.Module):
             logits = full_precision(self.continue_head(seen)[..., 0])
             losses["continuation"] = binary_loss(logits, teacher.continue_target(batch)).mean()
         return losses
+
+
+def told_loss(
+    logits: Float[Tensor, "b t channels h w"], words: Int64[Tensor, "b t h w"], world: WorldModelConfig
+) -> Float[Tensor, ""]:
+    """Cross entropy of the masks that the neck tells, summed over pixels and masks, each with the weight that it has in
+    the privileged reconstruction, at least LEAST_TOLD."""
+    bits = torch.arange(world.observation.channels, device=words.device)
+    masks = (words.flatten(0, 1)[:, None] >> bits[:, None, None]) & 1
+    weights = torch.tensor(world.vision.channel_weights or [1.0], device=words.device).clamp_min(LEAST_TOLD)
+    loss = F.binary_cross_entropy_with_logits(logits.flatten(0, 1).float(), masks.float(), reduction="none")
+    return (loss.sum((2, 3)) * weights).sum(1).mean()
 
 
 def _image_encoder(config: EncoderConfig, generator: torch.Generator | None) -> ImageEncoder:

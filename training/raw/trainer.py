@@ -21,6 +21,7 @@ from agent.config import ConfigError
 from agent.model.driving_model import small_encoder
 from agent.model.front_view import FrontViewConfig
 from agent.model.image_encoder import ImageEncoder
+from agent.model.raw_model import RawNeck
 from training.distributed import joined
 from training.experience.batches import Batches
 from training.experience.features import FeatureStore
@@ -42,6 +43,8 @@ from training.raw.load import TEACHER
 
 FINER_STRIDE = 8
 """Of the stage before the first one that the small encoder reads."""
+TOLD, REGRESSED = "masks.", ("last.", "last_act.")
+"""Beginnings of the names of weights by which a neck makes its map: from masks that it tells, or at once."""
 FEATURES = "features"
 """Folder beside a replay for what frozen backbones have computed."""
 
@@ -52,6 +55,7 @@ def configured(run: RawRunConfig, teacher: Path) -> RawConfig:
         load_model(teacher).config,
         encoder=with_finer_map(small_encoder()) if run.image_stride == FINER_STRIDE else None,
         front=FrontViewConfig() if run.front_view else None,
+        told=run.told_masks,
         guidance=run.guidance,
         heads=run.heads,
         distillation=run.distillation,
@@ -227,6 +231,9 @@ def _load_part(module: nn.Module, tensors: Mapping[str, Tensor], name: str, wher
     }
     if isinstance(module, ImageEncoder):
         part = weights_with_finer_map(module, part)
+    if isinstance(module, RawNeck) and module.masks is not None and not any(key.startswith(TOLD) for key in part):
+        kept = {key: value for key, value in part.items() if not key.startswith(REGRESSED)}
+        part = kept | {key: value for key, value in module.state_dict().items() if key.startswith(TOLD)}
     try:
         check_state(module.state_dict(), part, where)
     except CheckpointError as error:
