@@ -107,7 +107,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_result(data: Path, tmp_path: Pat
 
 
 def test_what_is_finished_is_kept_and_other_data_are_refused(data: Path, tmp_path: Path) -> None:
-    config = config_of(data, "no_decoder")
+    config = replace(config_of(data, "no_decoder"), run=replace(run_of(data), carry_over=True))
     first = ablate.ablate(config, tmp_path)
     model = tmp_path / "no_decoder" / "seed-0" / "model" / "model.safetensors"
     written_ns = model.stat().st_mtime_ns
