@@ -47,7 +47,12 @@ def load_agent(folder: Path) -> object:
     return load_model(folder / AgentConfig.read(folder / "agent.yaml").checkpoint, "cpu")
 
 
-SHIPPED = {"raw_clone": (load_agent,), "raw_tiny": (load_agent,), "privileged_tiny": (load_policy, load_privileged)}
+SHIPPED = {
+    "raw_clone": (load_agent,),
+    "raw_tiny": (load_agent,),
+    "raw_masks": (load_agent,),
+    "privileged_tiny": (load_policy, load_privileged),
+}
 """Every folder of weights/ with what loads it: the agent, an evaluation, an analysis or another run."""
 SHIPPED_FILES = [
     (weights, loader, path.name)
