@@ -189,11 +189,15 @@ class RawNeck(nn.Module):
         else:
             self.last = nn.Conv2d(2 * width, config.channels, 3, stride=2, padding=1, bias=norm == "rms")
             self.last_act = norm_act(norm, config.channels)
+        self.peek = None
         if config.vector_units:
             told = VECTOR_SIZE + MANOEUVRE_SIZE + 2 * ROUTE_POINTS
             self.told = nn.Sequential(nn.Linear(told, 64), NormAct(64))
             self.squeeze = ConvNormAct(2 * width, 32, kernel=1)
             read = 32 * (2 * config.cells) ** 2 + 64 + front_units
+            if config.masks is not None and config.masks.seen_channels:
+                self.peek = ConvNormAct(config.masks.middle_channels, config.masks.seen_channels, kernel=1)
+                read += config.masks.seen_channels * (2 * config.cells) ** 2
             self.seen = nn.Sequential(
                 nn.Linear(read, config.seen_hidden, bias=False),
                 NormAct(config.seen_hidden),
@@ -231,9 +235,10 @@ class RawNeck(nn.Module):
             last = self.last(middle) if self.masks is None else self.masks(wide, middle)
         if self.half_convolutions:
             middle, last = middle.float(), last.float()
-        masks = None
+        masks = told_map = None
         if self.masks is not None:
-            masks, cells = last, self.masks.reader(last.sigmoid())
+            masks = last
+            cells, told_map = self.masks.reader(last.sigmoid())
         else:
             cells = self.last_act(last.permute(0, 2, 3, 1)).flatten(1)
         if not self.config.vector_units:
@@ -245,6 +250,9 @@ class RawNeck(nn.Module):
         read = [self.squeeze(middle).flatten(1), told.to(middle.dtype)]
         if looked is not None:
             read.append(looked.to(middle.dtype))
+        if self.peek is not None and told_map is not None:
+            # What the numbers need of the masks is in them; they shall not bend the masks.
+            read.append(self.peek(told_map.detach()).flatten(1).to(middle.dtype))
         seen = self.seen_usual + self.seen_spread * self.seen(torch.cat(read, -1)).float()
         ego = self.vector(symlog(ego_vector(vector, action, seen)))
         return Sight(torch.cat([cells, ego.to(cells.dtype)], -1), seen, masks=masks)

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent.actions import FULL_BRAKE
+from agent.checkpoint import load_checkpoint, save_checkpoint
+from agent.config import ConfigError
 from agent.ego_vector import FIELDS
 from tests.training.test_raw_run import record as record_steps
 from training import bev
@@ -17,7 +20,8 @@ from training.raw.config import raw_config
 from training.raw.record import RecordConfig, record
 from training.raw.recording import Recording
 
-TEACHER = Path(__file__).parents[2] / "weights" / "privileged_tiny"
+WEIGHTS = Path(__file__).parents[2] / "weights"
+TEACHER = WEIGHTS / "privileged_tiny"
 STEPS = 20
 ROUTE = """\
 <routes>
@@ -66,3 +70,35 @@ def test_a_folder_that_holds_enough_is_left_alone(tmp_path: Path) -> None:
         record(RecordConfig(teacher=TEACHER), tmp_path, minutes=0.0)
     with pytest.raises(ValueError, match="total"):
         RecordConfig(total=0)
+
+
+@pytest.mark.timeout(240)
+def test_an_agent_takes_its_turns(tmp_path: Path) -> None:
+    plain, tensors = load_checkpoint(WEIGHTS / "raw_masks")
+    tensors["actor.2.bias"][FULL_BRAKE] = 100.0  # one that never sets off, as the privileged model does
+    save_checkpoint(tmp_path / "braking", plain, tensors, step=1, created_by="a test")
+    (tmp_path / "routes.xml").write_text(ROUTE)
+    routes = RouteConfig(file=tmp_path / "routes.xml", evaluation_file=tmp_path / "routes.xml")
+    config = RecordConfig(
+        teacher=TEACHER,
+        steps=STEPS,
+        agent=tmp_path / "braking",
+        privileged_share=0.0,
+        env=EnvConfig(traffic=0),
+        routes=routes,
+    )
+    record(config, tmp_path / "data")
+    recording = Recording(tmp_path / "data" / "replay", raw_config(load_model(TEACHER).config))
+    (stretch,) = recording.stretches()
+    vector = recording.read(stretch, 0, stretch.steps).vector
+    assert vector is not None
+    brake = vector[0, 1:, FIELDS["action"]][:, 2]
+    assert float((brake == 1.0).float().mean()) > 0.8  # one in a hundred is drawn at random
+
+
+def test_what_is_no_raw_agent_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "routes.xml").write_text(ROUTE)
+    routes = RouteConfig(file=tmp_path / "routes.xml", evaluation_file=tmp_path / "routes.xml")
+    config = RecordConfig(teacher=TEACHER, agent=WEIGHTS / "raw_clone", env=EnvConfig(traffic=0), routes=routes)
+    with pytest.raises(ConfigError, match=r"config\.agent: .*raw_clone holds no raw agent; give a folder made by"):
+        record(config, tmp_path / "data")

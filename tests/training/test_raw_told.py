@@ -49,7 +49,7 @@ def test_true_masks_are_read_as_the_privileged_encoder_reads_them(guide: Privile
     words = batch_for(config).words.flatten(0, 1)
     assert model.neck.masks is not None
     masks = logits_of(words, config.world_model.observation.channels).sigmoid()
-    found = model.neck.masks.reader(masks)
+    found, _ = model.neck.masks.reader(masks)
     torch.testing.assert_close(found, guide.world_model.encoder.masks(words), atol=1e-5, rtol=1e-4)
 
 
@@ -89,7 +89,40 @@ def test_an_agent_without_told_masks_gives_the_rest_of_its_neck(guide: Privilege
     own = {name: value.clone() for name, value in model.neck.state_dict().items()}
     _load_part(model.neck, {f"neck.{name}": value for name, value in plain.neck.state_dict().items()}, "neck", "test")
     for name, value in model.neck.state_dict().items():
-        assert torch.equal(value, own[name] if name.startswith("masks.") else plain.neck.state_dict()[name]), name
+        if name == "seen.0.weight":  # what it reads besides counts nothing yet
+            value, more = value.tensor_split([plain.neck.state_dict()[name].shape[1]], 1)
+            assert more.shape[1] > 0
+            assert not more.any()
+        expected = own if name.startswith(("masks.", "peek.")) else plain.neck.state_dict()
+        assert torch.equal(value, expected[name]), name
+
+
+def test_seen_numbers_are_read_off_the_told_masks_which_they_do_not_bend(
+    guide: PrivilegedModel, config: RawConfig
+) -> None:
+    masks = config.model.neck.masks
+    assert masks is not None
+    assert masks.seen_channels > 0
+    blind_neck = replace(config.model.neck, masks=replace(masks, seen_channels=0))
+    before = RawWorldModel(replace(config, model=replace(config.model, neck=blind_neck)), torch.Generator())
+    model = RawWorldModel(config, torch.Generator().manual_seed(6))
+    for part in ("encoder", "neck"):
+        state = getattr(before, part).state_dict()
+        _load_part(getattr(model, part), {f"{part}.{name}": value for name, value in state.items()}, part, "test")
+    batch = batch_for(config)
+    actions = guide.world_model.one_hot(batch.previous_action)
+    sensors = batch.sensors
+    assert sensors is not None
+    before.eval()
+    model.eval()
+    torch.testing.assert_close(model.see(sensors, actions).seen, before.see(sensors, actions).seen)
+    with torch.no_grad():
+        model.neck.get_parameter("seen.0.weight")[:, -1] = 1.0
+    sight = model.see(sensors, actions)
+    assert not torch.equal(sight.seen, before.see(sensors, actions).seen)
+    sight.seen.sum().backward()
+    assert model.neck.masks is not None
+    assert model.neck.masks.out.weight.grad is None
 
 
 def test_only_masks_that_the_privileged_encoder_reads(guide: PrivilegedModel, config: RawConfig) -> None:

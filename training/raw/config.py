@@ -23,6 +23,9 @@ from training.world_model.config import MIN_GRID_PX, WorldModelConfig
 Start = Literal["copy", "random", "tied"]
 Backbone = Literal["learned", "frozen"]
 
+SEEN_CHANNELS = 32
+"""Of the told masks' map, to the head of the numbers that have to be seen."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuidanceConfig:
@@ -133,7 +136,8 @@ class RawConfig(PrivilegedConfig):
             raise ValueError("image_gradients is for a backbone that learns; leave it out where it is frozen")
         wanted = fitting_model(self.world_model, self.policy, self.model.encoder)
         masks = self.model.neck.masks
-        if masks is not None and masks != replace(told_masks(self.world_model), hidden=masks.hidden):
+        own = {} if masks is None else {"hidden": masks.hidden, "seen_channels": masks.seen_channels}
+        if masks is not None and masks != replace(told_masks(self.world_model), **own):
             raise ValueError("model.neck.masks is not what the privileged encoder reads; make it with `raw_config`")
         if self.model != replace(wanted, neck=_with_widths_of(wanted.neck, self.model.neck)):
             raise ValueError("model does not fit the privileged world model; make it with `raw_config`")
@@ -174,12 +178,14 @@ def told_masks(world: WorldModelConfig) -> ToldMasksConfig:
     vision, observation = world.vision, world.observation
     if vision.kind != "patch":
         raise ValueError(f"told_masks: the privileged encoder is of kind {vision.kind}; it has to be of kind patch")
+    stages = int(math.log2(observation.size_px // vision.patch_px // MIN_GRID_PX))
     return ToldMasksConfig(
         size_px=observation.size_px,
         channels=observation.channels,
         patch_px=vision.patch_px,
         depth=vision.depth,
-        stages=int(math.log2(observation.size_px // vision.patch_px // MIN_GRID_PX)),
+        stages=stages,
+        seen_channels=SEEN_CHANNELS if stages else 0,
     )
 
 

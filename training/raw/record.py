@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from agent.config import ConfigError
 from training.env.config import EnvConfig
 from training.experience.config import ReplayConfig
 from training.experience.sampler import Sampler
 from training.privileged.config import RouteConfig
 from training.privileged.crew import Crew, Worker
+from training.privileged.driver import write_weights
 from training.privileged.resume import locked
 from training.privileged.routes import routes_of
 from training.privileged.trainer import stopping_on_signals
-from training.raw.config import RawRunConfig
-from training.raw.trainer import configured, job_of, take_teacher
+from training.raw.config import RawConfig, RawRunConfig
+from training.raw.trainer import configured, job_of, raw_agent, take_teacher
 
-REPLAY = "replay"
+REPLAY, WEIGHTS = "replay", "weights"
 WAIT_S = 0.5
 SHOW_S = 15.0
 logger = logging.getLogger(__name__)
@@ -42,6 +45,10 @@ class RecordConfig:
     """Share of the time that the rule-based expert drives, in turns of some seconds."""
     noise_share: float = 0.0
     """Share of the time that a random action is held, so that there are mistakes to see, and how they are mended."""
+    agent: Path | None = None
+    """Folder of an exported raw agent that takes turns with the privileged model: states that it gets into itself."""
+    privileged_share: float = 0.5
+    """Share of the time that the privileged model drives, beside an agent."""
     random_looks: bool = True
     """Whether weather and time of day are drawn anew for every episode."""
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -52,6 +59,8 @@ class RecordConfig:
             raise ValueError(
                 f"steps, collectors and total must be at least 1, got {self.steps}, {self.collectors}, {self.total}"
             )
+        if not 0.0 <= self.privileged_share <= 1.0:
+            raise ValueError(f"privileged_share must lie in [0, 1], got {self.privileged_share}")
 
 
 def record(config: RecordConfig, folder: Path, minutes: float = math.inf) -> str:
@@ -75,6 +84,8 @@ def record(config: RecordConfig, folder: Path, minutes: float = math.inf) -> str
             seed=config.seed,
             expert_share=config.expert_share,
             noise_share=config.noise_share,
+            privileged_share=config.privileged_share,
+            final_privileged_share=config.privileged_share,
             random_looks=config.random_looks,
             env=config.env,
             routes=config.routes,
@@ -87,7 +98,7 @@ def record(config: RecordConfig, folder: Path, minutes: float = math.inf) -> str
         begun_s = shown_s = time.monotonic()
         recorded = episodes = 0
         stop = threading.Event()
-        crew = Crew(configured(run, teacher), run, folder, routes, (), {}, hire)
+        crew = Crew(_stage(config, run, teacher, folder), run, folder, routes, (), {}, hire)
         with stopping_on_signals(stop), crew:
             while recorded < wanted and not stop.is_set() and time.monotonic() - begun_s < 60.0 * minutes:
                 for message in crew.listen():
@@ -100,6 +111,20 @@ def record(config: RecordConfig, folder: Path, minutes: float = math.inf) -> str
         rate = recorded / (time.monotonic() - begun_s)
     after = f"{folder / REPLAY} now holds {before + recorded}"
     return f"{recorded} decisions of {episodes} whole episodes, {rate:.2f} per s; {after}"
+
+
+def _stage(config: RecordConfig, run: RawRunConfig, teacher: Path, folder: Path) -> RawConfig:
+    """The stage whose collectors drive; the weights of an agent that shall drive too are laid where they look."""
+    stage, weights = configured(run, teacher), folder / WEIGHTS
+    shutil.rmtree(weights, ignore_errors=True)
+    if config.agent is None:
+        return stage
+    model, tensors = raw_agent(config.agent, "config.agent")
+    write_weights(weights, tensors, 0)
+    try:
+        return replace(stage, model=replace(model, decoder=None))
+    except ValueError as error:
+        raise ConfigError(f"config.agent: {config.agent} was not made under the model {config.teacher}") from error
 
 
 def stored_decisions(replay: Path) -> int:

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from agent import config as configs
 from agent.checkpoint import CheckpointError, check_state, latest_valid, load_checkpoint
 from agent.config import ConfigError
 from agent.model.driving_model import small_encoder
 from agent.model.front_view import FrontViewConfig
 from agent.model.image_encoder import ImageEncoder
-from agent.model.raw_model import RawNeck
+from agent.model.raw_model import RawModelConfig, RawNeck
 from training.distributed import joined
 from training.experience.batches import Batches
 from training.experience.features import FeatureStore
@@ -45,6 +47,9 @@ FINER_STRIDE = 8
 """Of the stage before the first one that the small encoder reads."""
 TOLD, REGRESSED = "masks.", ("last.", "last_act.")
 """Beginnings of the names of weights by which a neck makes its map: from masks that it tells, or at once."""
+PEEK, SEEN_LAYER = "peek.", "seen.0.weight"
+"""What brings told masks to the head of the seen numbers, and the layer that reads them there after everything else."""
+DECODER_PART = "decoder."
 FEATURES = "features"
 """Folder beside a replay for what frozen backbones have computed."""
 
@@ -199,7 +204,8 @@ def take_encoder(learner: RawLearner, folder: Path) -> None:
 
 def take_neck(learner: RawLearner, folder: Path) -> None:
     """Begin with the neck of an exported agent. Raises: CheckpointError, ConfigError if it is none, or does not fit."""
-    _load_part(learner.model.neck, _agent_tensors(folder, "config.neck"), "neck", f"config.neck: {folder}")
+    _, tensors = raw_agent(folder, "config.neck")
+    _load_part(learner.model.neck, tensors, "neck", f"config.neck: {folder}")
 
 
 def take_agent(learner: RawLearner, folder: Path) -> None:
@@ -207,7 +213,7 @@ def take_agent(learner: RawLearner, folder: Path) -> None:
 
     Raises: CheckpointError, ConfigError if it is none, or of another shape.
     """
-    tensors = _agent_tensors(folder, "config.init")
+    _, tensors = raw_agent(folder, "config.init")
     parts = {"encoder": learner.model.encoder, "neck": learner.model.neck, "actor": learner.policy.actor}
     if learner.model.rssm is not None:
         parts["rssm"] = learner.model.rssm
@@ -215,11 +221,20 @@ def take_agent(learner: RawLearner, folder: Path) -> None:
         _load_part(module, tensors, name, f"config.init: {folder}")
 
 
-def _agent_tensors(folder: Path, option: str) -> Mapping[str, Tensor]:
+def raw_agent(folder: Path, option: str) -> tuple[RawModelConfig, dict[str, Tensor]]:
+    """Shape and float32 weights of an exported agent, without what only shows its masks.
+
+    option: what names the folder, for messages. Raises: CheckpointError, ConfigError if it is none.
+    """
     plain, tensors = load_checkpoint(folder)
     if "raw_model" not in plain:
         raise ConfigError(f"{option}: {folder} holds no raw agent; give a folder made by export-raw")
-    return tensors
+    model = configs.parse(RawModelConfig, plain["raw_model"], f"{option}: {folder}")
+    return model, {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in tensors.items()
+        if not name.startswith(DECODER_PART)
+    }
 
 
 def _load_part(module: nn.Module, tensors: Mapping[str, Tensor], name: str, where: str) -> None:
@@ -231,11 +246,26 @@ def _load_part(module: nn.Module, tensors: Mapping[str, Tensor], name: str, wher
     }
     if isinstance(module, ImageEncoder):
         part = weights_with_finer_map(module, part)
-    if isinstance(module, RawNeck) and module.masks is not None and not any(key.startswith(TOLD) for key in part):
-        kept = {key: value for key, value in part.items() if not key.startswith(REGRESSED)}
-        part = kept | {key: value for key, value in module.state_dict().items() if key.startswith(TOLD)}
+    if isinstance(module, RawNeck):
+        part = _neck_with_masks(module, part)
     try:
         check_state(module.state_dict(), part, where)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
     module.load_state_dict(part)
+
+
+def _neck_with_masks(neck: RawNeck, part: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A neck's weights for one that tells masks, or reads the seen numbers off them, which that one may not do.
+
+    It tells the same numbers as before at first: what they are read off besides counts nothing yet.
+    """
+    part, fresh = dict(part), neck.state_dict()
+    if neck.masks is not None and not any(name.startswith(TOLD) for name in part):
+        part = {name: value for name, value in part.items() if not name.startswith(REGRESSED)}
+        part |= {name: value for name, value in fresh.items() if name.startswith(TOLD)}
+    if neck.peek is not None and SEEN_LAYER in part and not any(name.startswith(PEEK) for name in part):
+        part |= {name: value for name, value in fresh.items() if name.startswith(PEEK)}
+        more = fresh[SEEN_LAYER].shape[1] - part[SEEN_LAYER].shape[1]
+        part[SEEN_LAYER] = F.pad(part[SEEN_LAYER], (0, max(more, 0)))
+    return part
