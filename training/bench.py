@@ -122,6 +122,7 @@ def run(config: BenchConfig) -> list[Timing]:
     updates = variants(config, random_windows(config))
     cpu: dict[str, list[float]] = {name: [] for name in updates}
     wall: dict[str, list[float]] = {name: [] for name in updates}
+    begun_s = time.perf_counter()
     for turn in range(config.rounds + 1):
         for name, update in updates.items():
             before = time.process_time(), time.perf_counter()
@@ -129,8 +130,9 @@ def run(config: BenchConfig) -> list[Timing]:
             if turn:
                 cpu[name].append(time.process_time() - before[0])
                 wall[name].append(time.perf_counter() - before[1])
-        if sys.stderr.isatty():
-            print(f"\rround {turn} of {config.rounds}", end="\n" if turn == config.rounds else "", file=sys.stderr)
+        left_s = (time.perf_counter() - begun_s) / (turn + 1) * (config.rounds - turn)
+        back, end = ("\r", "") if sys.stderr.isatty() and turn < config.rounds else ("", "\n")
+        print(f"{back}round {turn} of {config.rounds}, {left_s:.0f} s left ", end=end, file=sys.stderr, flush=True)
     return [Timing(name, tuple(cpu[name]), tuple(wall[name])) for name in updates]
 
 
