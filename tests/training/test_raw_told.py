@@ -14,6 +14,7 @@ from training.privileged.checkpoint import PrivilegedModel
 from training.raw.config import RawConfig, told_masks
 from training.raw.learner import RawLearner
 from training.raw.model import LEAST_TOLD, RawWorldModel, told_loss
+from training.raw.told import _plain, mask_cross_entropy
 from training.raw.trainer import _load_part
 from training.world_model.model import WorldModel
 
@@ -68,6 +69,21 @@ def test_the_loss_by_hand(config: RawConfig) -> None:
     assert float(told_loss(wrong, words, world)) == pytest.approx(
         weights[7] * SURE / words[..., 0, 0].numel(), rel=1e-3
     )
+
+
+def test_one_pass_on_a_cpu_is_the_plain_loss_and_its_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(-(2**63), 2**63 - 1, (3, 8, 16), generator=generator)  # bits beyond the channels are nobody's
+    logits = 6.0 * torch.randn(3, 43, 8, 16, generator=generator)
+    logits[0, :, 0, 0], logits[1, :, 0, 0] = 300.0, -300.0
+    weights = torch.rand(43, generator=generator)
+    found, expected = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = mask_cross_entropy(found, words, weights)
+    plain = _plain(expected, words, weights)
+    torch.testing.assert_close(loss, plain, rtol=1e-5, atol=1e-3)
+    (3.0 * loss).backward()
+    (3.0 * plain).backward()
+    torch.testing.assert_close(found.grad, expected.grad)
 
 
 def test_masks_are_told_better_and_teach_the_image_encoder(guide: PrivilegedModel, config: RawConfig) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Float16, Int64, UInt8
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from training.raw.guidance import deter_alignment, distillation, embed_alignment
 from training.raw.lift import fits, lift_windows
 from training.raw.lifted import LiftedMasks
 from training.raw.streams import Streams, Windows, filter_both, likeliest
+from training.raw.told import mask_cross_entropy
 from training.world_model.config import WorldModelConfig
 from training.world_model.decoder import Decoder
 from training.world_model.distributions import TwoHot, binary_loss
@@ -321,11 +321,9 @@ def told_loss(
 ) -> Float[Tensor, ""]:
     """Cross entropy of the masks that the neck tells, summed over pixels and masks, each with the weight that it has in
     the privileged reconstruction, at least LEAST_TOLD."""
-    bits = torch.arange(world.observation.channels, device=words.device)
-    masks = (words.flatten(0, 1)[:, None] >> bits[:, None, None]) & 1
-    weights = torch.tensor(world.vision.channel_weights or [1.0], device=words.device).clamp_min(LEAST_TOLD)
-    loss = F.binary_cross_entropy_with_logits(logits.flatten(0, 1).float(), masks.float(), reduction="none")
-    return (loss.sum((2, 3)) * weights).sum(1).mean()
+    weights = torch.tensor(world.vision.channel_weights or [1.0] * world.observation.channels, device=words.device)
+    logits = logits.flatten(0, 1)
+    return mask_cross_entropy(logits, words.flatten(0, 1), weights.clamp_min(LEAST_TOLD)) / len(logits)
 
 
 def _image_encoder(config: EncoderConfig, generator: torch.Generator | None) -> ImageEncoder:
