@@ -234,13 +234,13 @@ class RawNeck(nn.Module):
             middle = self.convolutions[1:](wide)
             last = self.last(middle) if self.masks is None else self.masks(wide, middle)
         if self.half_convolutions:
-            middle, last = middle.float(), last.float()
+            middle = middle.float()
         masks = told_map = None
         if self.masks is not None:
             masks = last
             cells, told_map = self.masks.reader(last.sigmoid())
         else:
-            cells = self.last_act(last.permute(0, 2, 3, 1)).flatten(1)
+            cells = self.last_act(last.to(middle.dtype).permute(0, 2, 3, 1)).flatten(1)
         if not self.config.vector_units:
             return Sight(cells, cells.new_zeros(n, SEEN_SIZE + self.config.gaps), masks=masks)
         # Points lie up to hundreds of metres away; the square root keeps the near ones resolved.

@@ -58,7 +58,8 @@ class MaskReader(nn.Module):
     ) -> tuple[Float[Tensor, "n cells"], Float[Tensor, "n middle i j"]]:
         """Features of the smallest map, and the map before it; masks between 0 and 1, row 0 farthest ahead."""
         weight = self.bits.weight.unflatten(1, (self.patch, self.patch, -1))[..., : self.channels].permute(0, 3, 1, 2)
-        x = self.bits_act(F.conv2d(masks, weight.to(masks.dtype), stride=self.patch).permute(0, 2, 3, 1))
+        x = F.conv2d(masks, weight.to(masks.dtype), stride=self.patch).to(self.bits.weight.dtype)
+        x = self.bits_act(x.permute(0, 2, 3, 1))
         middle = x
         for layer in self.layers:
             middle = x

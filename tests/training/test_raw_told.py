@@ -84,6 +84,10 @@ def test_one_pass_on_a_cpu_is_the_plain_loss_and_its_gradient() -> None:
     (3.0 * loss).backward()
     (3.0 * plain).backward()
     torch.testing.assert_close(found.grad, expected.grad)
+    half = logits.bfloat16().requires_grad_()
+    (3.0 * mask_cross_entropy(half, words, weights)).backward()
+    assert half.grad is not None
+    torch.testing.assert_close(half.grad.float(), expected.grad, atol=0.02, rtol=0.1)
 
 
 def test_masks_are_told_better_and_teach_the_image_encoder(guide: PrivilegedModel, config: RawConfig) -> None:

@@ -39,12 +39,12 @@ def _plain(logits: Tensor, words: Tensor, weights: Tensor) -> Tensor:
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, words: Tensor, weights: Tensor) -> Tensor:
-        logits = logits.detach().float().contiguous()
+        logits, weights = logits.detach().contiguous(), weights.float()
         gradient = torch.empty_like(logits)
-        logs = torch.empty_like(logits[0])
-        weights = weights.float()
+        chance, logs = (torch.empty(logits.shape[1:]) for _ in range(2))
         total = 0.0
-        for picture, chance, word in zip(logits, gradient, words.contiguous(), strict=True):
+        for half, own, word in zip(logits, gradient, words.contiguous(), strict=True):
+            picture = half.float()
             torch.sigmoid(picture, out=chance)
             # softplus(x) = x - ln sigmoid(x); far below 0, where the sigmoid is 0, it is 0 too.
             torch.log(chance.clamp_(min=torch.finfo(chance.dtype).tiny), out=logs)
@@ -52,13 +52,14 @@ class _CrossEntropy(torch.autograd.Function):
             total += float(logs.sum((1, 2)) @ weights)
             chance.mul_(weights[:, None, None])
             total -= _take_set_bits(word.numpy(), picture.numpy(), weights.numpy(), chance.numpy())
+            own.copy_(chance)
         ctx.save_for_backward(gradient)
-        return logits.new_tensor(total)
+        return weights.new_tensor(total)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.saved_tensors[0] * gradient, None, None
+        return ctx.saved_tensors[0] * gradient.to(ctx.saved_tensors[0].dtype), None, None
 
 
 @numba.njit("float64(int64[:, ::1], float32[:, :, ::1], float32[::1], float32[:, :, ::1])", cache=True, nogil=True)
