@@ -29,6 +29,7 @@ from agent.model.mask_decoder import SHOWN_MASKS, MaskDecoderConfig, PatchMasks
 from agent.model.recurrent import NormKind, hidden_layers, norm_act
 from agent.model.rssm import LatentState, Rssm, RssmConfig, unimix_log_probs
 from agent.model.told_masks import ToldMasks, ToldMasksConfig
+from agent.model.way import WayReader
 from agent.route import ROUTE_POINTS, VECTOR_SIZE
 
 CANVAS_PER_CELL = 8
@@ -189,20 +190,26 @@ class RawNeck(nn.Module):
         else:
             self.last = nn.Conv2d(2 * width, config.channels, 3, stride=2, padding=1, bias=norm == "rms")
             self.last_act = norm_act(norm, config.channels)
-        self.peek = None
+        self.way = None
         if config.vector_units:
             told = VECTOR_SIZE + MANOEUVRE_SIZE + 2 * ROUTE_POINTS
             self.told = nn.Sequential(nn.Linear(told, 64), NormAct(64))
             self.squeeze = ConvNormAct(2 * width, 32, kernel=1)
             read = 32 * (2 * config.cells) ** 2 + 64 + front_units
-            if config.masks is not None and config.masks.seen_channels:
-                self.peek = ConvNormAct(config.masks.middle_channels, config.masks.seen_channels, kernel=1)
-                read += config.masks.seen_channels * (2 * config.cells) ** 2
+            along_way = bool(config.gaps and config.masks is not None and config.masks.way_units)
             self.seen = nn.Sequential(
                 nn.Linear(read, config.seen_hidden, bias=False),
                 NormAct(config.seen_hidden),
-                nn.Linear(config.seen_hidden, SEEN_SIZE + config.gaps),
+                nn.Linear(config.seen_hidden, SEEN_SIZE + (0 if along_way else config.gaps)),
             )
+            if along_way and config.masks is not None:
+                units = config.masks.way_units
+                self.way = WayReader(config.masks.channels, units, config.window_m, config.ahead_m)
+                self.gaps = nn.Sequential(
+                    nn.Linear(units + 64 + front_units, units, bias=False),
+                    NormAct(units),
+                    nn.Linear(units, config.gaps),
+                )
             read = EGO_SIZE + config.gaps
             self.vector = nn.Sequential(*hidden_layers(read, config.vector_units, config.vector_layers, norm))
 
@@ -235,10 +242,10 @@ class RawNeck(nn.Module):
             last = self.last(middle) if self.masks is None else self.masks(wide, middle)
         if self.half_convolutions:
             middle = middle.float()
-        masks = told_map = None
+        masks = soft = None
         if self.masks is not None:
-            masks = last
-            cells, told_map = self.masks.reader(last.sigmoid())
+            masks, soft = last, last.sigmoid()
+            cells = self.masks.reader(soft)
         else:
             cells = self.last_act(last.to(middle.dtype).permute(0, 2, 3, 1)).flatten(1)
         if not self.config.vector_units:
@@ -247,15 +254,24 @@ class RawNeck(nn.Module):
         points = (route / POINT_SCALE_M).clamp(-POINT_CLIP, POINT_CLIP)
         points = points.sign() * points.abs().sqrt()
         told = self.told(torch.cat([vector, points.flatten(1)], -1))
-        read = [self.squeeze(middle).flatten(1), told.to(middle.dtype)]
-        if looked is not None:
-            read.append(looked.to(middle.dtype))
-        if self.peek is not None and told_map is not None:
-            # What the numbers need of the masks is in them; they shall not bend the masks.
-            read.append(self.peek(told_map.detach()).flatten(1).to(middle.dtype))
-        seen = self.seen_usual + self.seen_spread * self.seen(torch.cat(read, -1)).float()
+        known = [told.to(middle.dtype)] if looked is None else [told.to(middle.dtype), looked.to(middle.dtype)]
+        found = self.seen(torch.cat([self.squeeze(middle).flatten(1), *known], -1)).float()
+        if self.way is not None and soft is not None:
+            found = torch.cat([found, self._gaps_on_the_way(found, soft, known)], -1)
+        seen = self.seen_usual + self.seen_spread * found
         ego = self.vector(symlog(ego_vector(vector, action, seen)))
         return Sight(torch.cat([cells, ego.to(cells.dtype)], -1), seen, masks=masks)
+
+    def _gaps_on_the_way(
+        self, found: Float[Tensor, "n 17"], soft: Float[Tensor, "n channels h w"], known: list[Tensor]
+    ) -> Float[Tensor, "n gaps"]:
+        """In units of their spread. The gradients of the gaps end at masks and points: both are told for themselves."""
+        assert self.way is not None
+        points = (self.seen_usual[1:SEEN_SIZE] + self.seen_spread[1:SEEN_SIZE] * found[:, 1:].detach()).unflatten(
+            1, (-1, 2)
+        )
+        read = self.way(soft.detach().float(), points)
+        return self.gaps(torch.cat([read, *(one.float() for one in known)], -1)).float()
 
     def _look(self, image: Tensor | None, valid: Tensor | None) -> Float[Tensor, "n units"] | None:
         if self.front is None:

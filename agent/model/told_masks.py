@@ -30,13 +30,8 @@ class ToldMasksConfig:
     """Merges of 2x2 cells behind the patches."""
     hidden: int = 64
     """Channels of the convolutions that tell the masks."""
-    seen_channels: int = 0
-    """So many channels of the reader's last map but one go to the head of the numbers that have to be seen."""
-
-    @property
-    def middle_channels(self) -> int:
-        """Of the reader's last map but one."""
-        return self.depth * 2**self.stages
+    way_units: int = 0
+    """So many units tell the gaps from the masks along the way; 0: they are told as the other seen numbers are."""
 
 
 class MaskReader(nn.Module):
@@ -53,20 +48,16 @@ class MaskReader(nn.Module):
             self.layers.append(nn.Sequential(*hidden_layers(4 * width, 2 * width, 1, norm)))
             width *= 2
 
-    def forward(
-        self, masks: Float[Tensor, "n channels h w"]
-    ) -> tuple[Float[Tensor, "n cells"], Float[Tensor, "n middle i j"]]:
-        """Features of the smallest map, and the map before it; masks between 0 and 1, row 0 farthest ahead."""
+    def forward(self, masks: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n cells"]:
+        """Flattened features of the smallest map; masks between 0 and 1, row 0 farthest ahead."""
         weight = self.bits.weight.unflatten(1, (self.patch, self.patch, -1))[..., : self.channels].permute(0, 3, 1, 2)
         x = F.conv2d(masks, weight.to(masks.dtype), stride=self.patch).to(self.bits.weight.dtype)
         x = self.bits_act(x.permute(0, 2, 3, 1))
-        middle = x
         for layer in self.layers:
-            middle = x
             n, h, w, c = x.shape
             merged = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(2, 3).reshape(n, h // 2, w // 2, 4 * c)
             x = layer(merged)
-        return x.flatten(1), middle.permute(0, 3, 1, 2)
+        return x.flatten(1)
 
 
 class ToldMasks(nn.Module):

@@ -7,8 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from agent.actions import ACTIONS
 from agent.config import parse, to_plain
+from agent.ego_vector import MANOEUVRE_SIZE, SEEN_SIZE
+from agent.model.raw_model import RawNeck
+from agent.route import ROUTE_POINTS, VECTOR_SIZE
 from tests.training.raw import batch_for, config_for, teacher
+from training.env.gaps import GAP_SIZE
 from training.policy.actor_critic import ActorCritic
 from training.privileged.checkpoint import PrivilegedModel
 from training.raw.config import RawConfig, told_masks
@@ -50,7 +55,7 @@ def test_true_masks_are_read_as_the_privileged_encoder_reads_them(guide: Privile
     words = batch_for(config).words.flatten(0, 1)
     assert model.neck.masks is not None
     masks = logits_of(words, config.world_model.observation.channels).sigmoid()
-    found, _ = model.neck.masks.reader(masks)
+    found = model.neck.masks.reader(masks)
     torch.testing.assert_close(found, guide.world_model.encoder.masks(words), atol=1e-5, rtol=1e-4)
 
 
@@ -109,40 +114,29 @@ def test_an_agent_without_told_masks_gives_the_rest_of_its_neck(guide: Privilege
     own = {name: value.clone() for name, value in model.neck.state_dict().items()}
     _load_part(model.neck, {f"neck.{name}": value for name, value in plain.neck.state_dict().items()}, "neck", "test")
     for name, value in model.neck.state_dict().items():
-        if name == "seen.0.weight":  # what it reads besides counts nothing yet
-            value, more = value.tensor_split([plain.neck.state_dict()[name].shape[1]], 1)
-            assert more.shape[1] > 0
-            assert not more.any()
-        expected = own if name.startswith(("masks.", "peek.")) else plain.neck.state_dict()
+        if name in ("seen.2.weight", "seen.2.bias"):  # the gaps behind the other numbers are told along the way now
+            assert torch.equal(value, plain.neck.state_dict()[name][:SEEN_SIZE]), name
+            continue
+        expected = own if name.startswith(("masks.", "way.", "gaps.")) else plain.neck.state_dict()
         assert torch.equal(value, expected[name]), name
 
 
-def test_seen_numbers_are_read_off_the_told_masks_which_they_do_not_bend(
-    guide: PrivilegedModel, config: RawConfig
-) -> None:
-    masks = config.model.neck.masks
-    assert masks is not None
-    assert masks.seen_channels > 0
-    blind_neck = replace(config.model.neck, masks=replace(masks, seen_channels=0))
-    before = RawWorldModel(replace(config, model=replace(config.model, neck=blind_neck)), torch.Generator())
-    model = RawWorldModel(config, torch.Generator().manual_seed(6))
-    for part in ("encoder", "neck"):
-        state = getattr(before, part).state_dict()
-        _load_part(getattr(model, part), {f"{part}.{name}": value for name, value in state.items()}, part, "test")
-    batch = batch_for(config)
-    actions = guide.world_model.one_hot(batch.previous_action)
-    sensors = batch.sensors
-    assert sensors is not None
-    before.eval()
-    model.eval()
-    torch.testing.assert_close(model.see(sensors, actions).seen, before.see(sensors, actions).seen)
-    with torch.no_grad():
-        model.neck.get_parameter("seen.0.weight")[:, -1] = 1.0
-    sight = model.see(sensors, actions)
-    assert not torch.equal(sight.seen, before.see(sensors, actions).seen)
-    sight.seen.sum().backward()
-    assert model.neck.masks is not None
-    assert model.neck.masks.out.weight.grad is None
+def test_gaps_are_told_along_the_way_and_do_not_bend_the_masks(guide: PrivilegedModel, config: RawConfig) -> None:
+    neck = config.model.neck
+    assert neck.masks is not None
+    if not neck.gaps:
+        neck = replace(neck, gaps=GAP_SIZE, masks=replace(neck.masks, way_units=8))
+    model = RawNeck(neck, config.model.encoder, config.model.norm)
+    n = 2
+    bev = torch.randn(n, config.model.encoder.grid.cells, config.model.encoder.embed_dims, requires_grad=True)
+    image = torch.zeros(n, 3, config.model.encoder.image_height, config.model.encoder.image_width, dtype=torch.uint8)
+    known = torch.randn(n, ROUTE_POINTS, 2), torch.randn(n, VECTOR_SIZE + MANOEUVRE_SIZE), torch.zeros(n, len(ACTIONS))
+    sight = model(bev, *known, image, torch.ones(n, dtype=torch.bool))
+    assert sight.seen.shape == (n, SEEN_SIZE + neck.gaps)
+    sight.seen[:, SEEN_SIZE:].sum().backward()
+    told = {name for name, value in model.named_parameters() if value.grad is not None and bool(value.grad.any())}
+    assert {name.split(".")[0] for name in told} >= {"way", "gaps"}
+    assert not any(name.startswith(("masks.", "seen.")) for name in told)
 
 
 def test_only_masks_that_the_privileged_encoder_reads(guide: PrivilegedModel, config: RawConfig) -> None:

@@ -23,8 +23,8 @@ from training.world_model.config import MIN_GRID_PX, WorldModelConfig
 Start = Literal["copy", "random", "tied"]
 Backbone = Literal["learned", "frozen"]
 
-SEEN_CHANNELS = 32
-"""Of the told masks' map, to the head of the numbers that have to be seen."""
+WAY_UNITS = 128
+"""That read the told masks along the way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +136,7 @@ class RawConfig(PrivilegedConfig):
             raise ValueError("image_gradients is for a backbone that learns; leave it out where it is frozen")
         wanted = fitting_model(self.world_model, self.policy, self.model.encoder)
         masks = self.model.neck.masks
-        own = {} if masks is None else {"hidden": masks.hidden, "seen_channels": masks.seen_channels}
+        own = {} if masks is None else {"hidden": masks.hidden, "way_units": masks.way_units}
         if masks is not None and masks != replace(told_masks(self.world_model), **own):
             raise ValueError("model.neck.masks is not what the privileged encoder reads; make it with `raw_config`")
         if self.model != replace(wanted, neck=_with_widths_of(wanted.neck, self.model.neck)):
@@ -178,14 +178,13 @@ def told_masks(world: WorldModelConfig) -> ToldMasksConfig:
     vision, observation = world.vision, world.observation
     if vision.kind != "patch":
         raise ValueError(f"told_masks: the privileged encoder is of kind {vision.kind}; it has to be of kind patch")
-    stages = int(math.log2(observation.size_px // vision.patch_px // MIN_GRID_PX))
     return ToldMasksConfig(
         size_px=observation.size_px,
         channels=observation.channels,
         patch_px=vision.patch_px,
         depth=vision.depth,
-        stages=stages,
-        seen_channels=SEEN_CHANNELS if stages else 0,
+        stages=int(math.log2(observation.size_px // vision.patch_px // MIN_GRID_PX)),
+        way_units=WAY_UNITS if observation.gaps else 0,
     )
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agent import config as configs
@@ -47,8 +46,8 @@ FINER_STRIDE = 8
 """Of the stage before the first one that the small encoder reads."""
 TOLD, REGRESSED = "masks.", ("last.", "last_act.")
 """Beginnings of the names of weights by which a neck makes its map: from masks that it tells, or at once."""
-PEEK, SEEN_LAYER = "peek.", "seen.0.weight"
-"""What brings told masks to the head of the seen numbers, and the layer that reads them there after everything else."""
+WAY, SEEN_LAYER = ("way.", "gaps."), ("seen.2.weight", "seen.2.bias")
+"""What tells the gaps along the way, and the layer that else tells them behind the other seen numbers."""
 DECODER_PART = "decoder."
 FEATURES = "features"
 """Folder beside a replay for what frozen backbones have computed."""
@@ -256,16 +255,12 @@ def _load_part(module: nn.Module, tensors: Mapping[str, Tensor], name: str, wher
 
 
 def _neck_with_masks(neck: RawNeck, part: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A neck's weights for one that tells masks, or reads the seen numbers off them, which that one may not do.
-
-    It tells the same numbers as before at first: what they are read off besides counts nothing yet.
-    """
+    """A neck's weights for one that tells masks, or tells the gaps along the way, which that one may not do."""
     part, fresh = dict(part), neck.state_dict()
     if neck.masks is not None and not any(name.startswith(TOLD) for name in part):
         part = {name: value for name, value in part.items() if not name.startswith(REGRESSED)}
         part |= {name: value for name, value in fresh.items() if name.startswith(TOLD)}
-    if neck.peek is not None and SEEN_LAYER in part and not any(name.startswith(PEEK) for name in part):
-        part |= {name: value for name, value in fresh.items() if name.startswith(PEEK)}
-        more = fresh[SEEN_LAYER].shape[1] - part[SEEN_LAYER].shape[1]
-        part[SEEN_LAYER] = F.pad(part[SEEN_LAYER], (0, max(more, 0)))
+    if neck.way is not None and not any(name.startswith(WAY) for name in part):
+        part |= {name: value for name, value in fresh.items() if name.startswith(WAY)}
+        part |= {name: part[name][: len(fresh[name])] for name in SEEN_LAYER if name in part}
     return part

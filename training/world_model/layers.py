@@ -78,7 +78,7 @@ def initialise(module: nn.Module, norm: NormKind, generator: torch.Generator | N
     counts the inputs of all its blocks. Norms start as the identity.
     """
     for layer in module.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)):
             receptive = layer.weight[0, 0].numel()
             incoming, outgoing = layer.weight.shape[1] * receptive, layer.weight.shape[0] * receptive
             if isinstance(layer, nn.ConvTranspose2d):
