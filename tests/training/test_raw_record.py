@@ -74,7 +74,7 @@ def test_a_folder_that_holds_enough_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(240)
 def test_an_agent_takes_its_turns(tmp_path: Path) -> None:
-    plain, tensors = load_checkpoint(WEIGHTS / "raw_masks")
+    plain, tensors = load_checkpoint(WEIGHTS / "raw")
     tensors["actor.2.bias"][FULL_BRAKE] = 100.0  # one that never sets off, as the privileged model does
     save_checkpoint(tmp_path / "braking", plain, tensors, step=1, created_by="a test")
     (tmp_path / "routes.xml").write_text(ROUTE)
