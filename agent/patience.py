@@ -20,6 +20,8 @@ class PatienceConfig:
     """From here on the smallest share suffices; the leaderboard gives up on a car that stands for 60 s."""
     least_share: float = 0.02
     """Probability of the actions that set off which suffices at `full_s`; it falls linearly from one half."""
+    last_s: float | None = None
+    """From here on any probability suffices: better one red light than the end of the route. None: never."""
     burst_s: float = 1.5
     """So long the car then keeps going before the policy may stop it again."""
 
@@ -28,6 +30,8 @@ class PatienceConfig:
             raise ValueError(f"patience needs 0 < after_s < full_s, got {self.after_s} and {self.full_s}")
         if not 0.0 <= self.least_share <= HALF:
             raise ValueError(f"patience.least_share must lie in [0, {HALF}], got {self.least_share}")
+        if self.last_s is not None and self.last_s < self.full_s:
+            raise ValueError(f"patience.last_s must not lie before full_s, {self.full_s}; got {self.last_s}")
 
 
 class Patience:
@@ -51,5 +55,7 @@ class Patience:
 
     def _needed(self) -> float:
         config = self._config
+        if config.last_s is not None and self._stood_s > config.last_s:
+            return -1.0
         progress = (self._stood_s - config.after_s) / (config.full_s - config.after_s)
         return max(config.least_share, HALF + (config.least_share - HALF) * progress)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,8 +15,8 @@ DECISION_S = 0.1
 CONFIG = PatienceConfig(after_s=10.0, full_s=30.0, least_share=0.02, burst_s=1.0)
 
 
-def first_start_s(share: float) -> float | None:
-    patience = Patience(CONFIG)
+def first_start_s(share: float, config: PatienceConfig = CONFIG) -> float | None:
+    patience = Patience(config)
     for decision in range(1, 600):
         if patience.is_over(0.0, share, DECISION_S):
             return decision * DECISION_S
@@ -26,6 +28,12 @@ def test_less_probability_takes_longer_and_too_little_never_suffices() -> None:
     assert first_start_s(0.9) == pytest.approx(10.1, abs=0.11)
     assert first_start_s(0.26) == pytest.approx(20.1, abs=0.11)
     assert first_start_s(0.03) == pytest.approx(29.7, abs=0.11)
+
+
+def test_before_the_leaderboard_gives_up_any_probability_suffices() -> None:
+    config = replace(CONFIG, last_s=50.0)
+    assert first_start_s(0.0, config) == pytest.approx(50.1, abs=0.11)
+    assert first_start_s(0.9, config) == first_start_s(0.9)
 
 
 def test_a_start_lasts_and_then_the_policy_decides_again() -> None:
@@ -48,7 +56,7 @@ def test_setting_off_is_the_best_of_the_actions_that_go_forward() -> None:
     assert ACTIONS[action][THROTTLE] > 0.0 and ACTIONS[action][BRAKE] == 0.0
 
 
-@pytest.mark.parametrize("bad", [{"after_s": 40.0}, {"least_share": 0.7}, {"after_s": 0.0}])
+@pytest.mark.parametrize("bad", [{"after_s": 40.0}, {"least_share": 0.7}, {"after_s": 0.0}, {"last_s": 20.0}])
 def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="patience"):
         PatienceConfig(**bad)

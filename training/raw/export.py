@@ -29,6 +29,7 @@ action:
     after_s: 3.0
     full_s: 15.0
     least_share: 0.03
+    last_s: 55.0  # a car that stands for 60 s has lost its route
     burst_s: 1.5
 """
 DECODER_PREFIX = "decoder.masks."
