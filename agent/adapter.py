@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from agent.base_plan import Choice, base_plans, feature_width, state_features
+from agent.base_plan import Choice, Planner, feature_width, state_features
 from agent.checkpoint import check_state, load_checkpoint
 from agent.config import ConfigError, parse
 from agent.model.adapter import VALUES, AdapterNet, AdapterNetConfig, Situated, free_motion, plan_scale
@@ -238,6 +238,7 @@ class Adapter:
         self.config = config
         self._proposer = Proposer(net, config)
         self._choice: Choice = choice
+        self._planner: Planner | None = None
         self._picker = picker
         self._generator = np.random.default_rng(config.seed)
         self._chooser = ActionChooser()
@@ -261,7 +262,9 @@ class Adapter:
         numbers = car_numbers(inputs, speed_mps, self._speed_mps)
         self._speed_mps = speed_mps
         start = start_state(*numbers)[None]
-        plan = base_plans(model, features, torch.tensor([action], device=features.device), start, self._choice)
+        if self._planner is None or self._planner.model is not model:  # another one after a device has failed
+            self._planner = Planner(model, self._choice)
+        plan = self._planner.plan(features, action, start)
         seen = situated(features, numbers, inputs, plan, start)
         self._proposer.net.to(features.device)
         return self.pick(self._proposer.propose(seen, start), action)

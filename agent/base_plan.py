@@ -15,6 +15,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from agent.model.driving_model import AUXILIARY, AUXILIARY_SCALE, PATH_DISTANCES_M, DrivingModel, ModelInput, ModelState
+from agent.model.likeliest import LikeliestDream, can_dream
 from agent.model.policy import pedals_first
 from agent.model.raw_model import RawModel
 from agent.model.rssm import LatentState, unimix_log_probs
@@ -90,6 +91,33 @@ def base_plans(
     if isinstance(model, RawModel):
         actions = imagined_actions(model, features, action, choice).cpu().numpy()
         return plan_of(hold_actions(start, actions))
+    return _told_plans(model, features, action, start)
+
+
+class Planner:
+    """Base plans of one agent, one state at a time; its weights must not change."""
+
+    def __init__(self, model: DrivingModel | RawModel, choice: Choice = "pedal_first") -> None:
+        self.model = model
+        self._choice: Choice = choice
+        self._dream = LikeliestDream(model) if isinstance(model, RawModel) and can_dream(model) else None
+
+    @torch.no_grad()
+    def plan(
+        self, features: Float[Tensor, "1 d"], action: int, start: Float64[np.ndarray, "1 6"]
+    ) -> Float64[np.ndarray, "1 12 2"]:
+        """As `base_plans`."""
+        if self._dream is None:
+            return base_plans(self.model, features, torch.tensor([action], device=features.device), start, self._choice)
+        choice = "greedy" if self._choice == "greedy" else "pedal_first"
+        actions = self._dream.actions(features[0].numpy(), action, PLAN_DECISIONS, choice)
+        return plan_of(hold_actions(start, actions[None]))
+
+
+def _told_plans(
+    model: DrivingModel, features: Float[Tensor, "b d"], action: Int64[Tensor, " b"], start: Float64[np.ndarray, "b 6"]
+) -> Float64[np.ndarray, "b 12 2"]:
+    """The cloned agent's plans."""
     embed = split(model, features)[1]
     told = (model.auxiliary_head(embed) * torch.tensor(AUXILIARY_SCALE, device=embed.device)).cpu().numpy()
     return clone_plans(told.astype(np.float64), action.cpu().numpy(), start)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from agent.adapter import AdapterConfig, Proposer, situated
-from agent.base_plan import base_plans, feature_width, state_features
+from agent.base_plan import Planner, feature_width, state_features
 from agent.decider import Network
 from agent.ego_vector import MANOEUVRE_SIZE
 from agent.model.adapter import AdapterNet, AdapterNetConfig
@@ -37,12 +37,12 @@ def _time(model: Network, settings: Settings, config: AdapterConfig) -> dict[str
     proposer = Proposer(net, config)
     inputs, state = _inputs(model, settings.device), model.initial(1)
     start = start_state(8.0, 0.3, 0.02)[None]
-    action = torch.tensor([5], device=settings.device)
+    planner = Planner(model)
 
     def frame(watch: Stopwatch) -> None:
         features = state_features(model, inputs, state)
         watch.mark("state")
-        plan = base_plans(model, features, action, start)
+        plan = planner.plan(features, 5, start)
         watch.mark("base plan")
         proposals = proposer.propose(situated(features, (8.0, 0.3, 0.02), inputs, plan, start), start)
         watch.mark("candidates")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float64
 
 from agent.adapter import Adapter, car_numbers
-from agent.base_plan import base_plans, state_features
+from agent.base_plan import Planner, state_features
 from agent.decider import Network
 from agent.driver import ActionChoice, AgentConfig
 from agent.ego_vector import SPEED_SCALE_MPS
@@ -28,6 +28,7 @@ class Pilot:
     def __init__(self, model: Network, own: AgentConfig, adapter: Adapter | None) -> None:
         self._model, self._own, self._adapter = model, own, adapter
         self._choice = ActionChoice(own.action)
+        self._planner = Planner(model, own.action.choice)
         self._state = model.initial(1)
         self._previous: int | None = None
         self._speed_mps: float | None = None
@@ -62,5 +63,5 @@ class Pilot:
     def _plan(self, inputs: ModelInput, speed_mps: float, action: int) -> Float64[np.ndarray, "61 4"]:
         features = state_features(self._model, inputs, self._state)
         start = start_state(*car_numbers(inputs, speed_mps, self._speed_mps))[None]
-        plan = base_plans(self._model, features, torch.tensor([action]), start, self._own.action.choice)
+        plan = self._planner.plan(features, action, start)
         return follow_plan(start, plan)[0]
