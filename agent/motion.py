@@ -101,6 +101,31 @@ def hardest_mps2(speed_mps: Float64[np.ndarray, " n"], jerk_step_mps2: float) ->
     return np.where(n > 0, (lost + 0.5 * jerk_step_mps2 * n * (n - 1.0)) / np.maximum(n, 1.0), 0.0)
 
 
+Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Those of states, apart: what is worked out for a dozen cars at a time is mostly the handling of arrays."""
+
+
+def _advanced(columns: Columns, accel: np.ndarray, curvature: np.ndarray, limits: VehicleLimits) -> Columns:
+    x, y, yaw, speed, before, bent = columns
+    step, turn = limits.jerk_mps3 * TICK_S, limits.steering_per_m_s * TICK_S
+    low = np.maximum(before - step, -limits.decel_mps2)
+    high = np.minimum(before + step, limits.accel_mps2)
+    high = np.maximum(np.minimum(high, (limits.speed_mps - speed) / TICK_S), low)
+    value = np.minimum(np.maximum(accel, low), high)
+    braking = value < 0.0
+    if braking.any():
+        let_go = np.minimum(np.maximum(value, -hardest_mps2(speed, step)), high)
+        value = np.where(braking, let_go, value)
+    faster = np.maximum(speed + value * TICK_S, 0.0)
+    bend = np.minimum(np.maximum(curvature, bent - turn), bent + turn)
+    bound = np.minimum(limits.curvature_per_m, limits.lateral_mps2 / np.maximum(np.maximum(speed, faster) ** 2, 1e-6))
+    bend = np.minimum(np.maximum(bend, -bound), bound)
+    way = 0.5 * (speed + faster) * TICK_S
+    turned = way * bend
+    middle = yaw + 0.5 * turned
+    return x + way * np.cos(middle), y + way * np.sin(middle), yaw + turned, faster, value, bend
+
+
 def advance(
     state: Float64[np.ndarray, "n 6"],
     accel: Float64[np.ndarray, " n"],
@@ -108,28 +133,12 @@ def advance(
     limits: VehicleLimits = LIMITS,
 ) -> Float64[np.ndarray, "n 6"]:
     """One tick under wanted accelerations and curvatures. Braking is let go before the car stands, as a driver does."""
-    speed, step = state[:, SPEED], limits.jerk_mps3 * TICK_S
-    low = np.maximum(state[:, ACCEL] - step, -limits.decel_mps2)
-    high = np.minimum(state[:, ACCEL] + step, limits.accel_mps2)
-    high = np.maximum(np.minimum(high, (limits.speed_mps - speed) / TICK_S), low)
-    value = np.minimum(np.maximum(accel, low), high)
-    value = np.where(value < 0.0, np.minimum(np.maximum(value, -hardest_mps2(speed, step)), high), value)
-    faster = np.maximum(speed + value * TICK_S, 0.0)
-    turn = limits.steering_per_m_s * TICK_S
-    bend = np.minimum(np.maximum(curvature, state[:, CURVATURE] - turn), state[:, CURVATURE] + turn)
-    bound = np.minimum(limits.curvature_per_m, limits.lateral_mps2 / np.maximum(np.maximum(speed, faster) ** 2, 1e-6))
-    bend = np.minimum(np.maximum(bend, -bound), bound)
-    way = 0.5 * (speed + faster) * TICK_S
-    middle = state[:, YAW] + 0.5 * way * bend
-    columns = (
-        state[:, X] + way * np.cos(middle),
-        state[:, Y] + way * np.sin(middle),
-        state[:, YAW] + way * bend,
-        faster,
-        value,
-        bend,
-    )
-    return np.stack(columns, 1)
+    return np.stack(_advanced(_columns(state), accel, curvature, limits), 1)
+
+
+def _columns(state: Float64[np.ndarray, "n 6"]) -> Columns:
+    x, y, yaw, speed, accel, curvature = state.T
+    return x, y, yaw, speed, accel, curvature
 
 
 def start_state(speed_mps: float, accel_mps2: float, yaw_rate_radps: float) -> Float64[np.ndarray, " 6"]:
@@ -156,11 +165,14 @@ def follow_plan(
     start: Float64[np.ndarray, "n 6"], plan: Float64[np.ndarray, "n 12 2"], limits: VehicleLimits = LIMITS
 ) -> Float64[np.ndarray, "n 61 4"]:
     """Motions under wanted accelerations and curvatures, each held for a quarter of a second."""
-    states = [start]
-    for tick in range(PLAN_TICKS):
-        wanted = plan[:, tick // KNOT_TICKS]
-        states.append(advance(states[-1], wanted[:, 0], wanted[:, 1], limits))
-    return motions_of(np.stack(states, 1))
+    columns = _columns(start)
+    ticks = [columns]
+    for knot in range(KNOTS):
+        accel, curvature = plan[:, knot, 0], plan[:, knot, 1]
+        for _ in range(KNOT_TICKS):
+            columns = _advanced(columns, accel, curvature, limits)
+            ticks.append(columns)
+    return motions_of(np.array(ticks).transpose(2, 0, 1))
 
 
 def plan_of(motions: Float64[np.ndarray, "n 61 4"]) -> Float64[np.ndarray, "n 12 2"]:
@@ -207,11 +219,13 @@ def hold_actions(
     start: Float64[np.ndarray, "n 6"], actions: Int64[np.ndarray, "n d"], limits: VehicleLimits = LIMITS
 ) -> Float64[np.ndarray, "n t 4"]:
     """Motions under actions held for a tenth of a second each; t = 2 d + 1."""
-    states = [start]
+    columns = _columns(start)
+    ticks = [columns]
     for tick in range(DECISION_TICKS * actions.shape[1]):
-        accel, curvature = response(actions[:, tick // DECISION_TICKS], states[-1][:, SPEED])
-        states.append(advance(states[-1], accel, curvature, limits))
-    return motions_of(np.stack(states, 1))
+        accel, curvature = response(actions[:, tick // DECISION_TICKS], columns[SPEED])
+        columns = _advanced(columns, accel, curvature, limits)
+        ticks.append(columns)
+    return motions_of(np.array(ticks).transpose(2, 0, 1))
 
 
 class ActionChooser:
