@@ -181,9 +181,14 @@ class ExportRaw:
     """Model card to include: what it was trained on and how it scores."""
     decoder: bool = False
     """Include the decoder of the masks: films and live view then show what the agent believes and imagines."""
+    blended_with: Path | None = None
+    """Folder of the agent that the run began with: weights between both forget less of what that one knew."""
+    share: float = 0.5
+    """Of the run's weights in a blend."""
 
     def run(self) -> int:
         """Exit code."""
         card = self.card.read_text(encoding="utf-8")
-        print(raw_export.export(self.run_folder, self.out, card, decoder=self.decoder))
+        blend = {"blended_with": self.blended_with, "share": self.share}
+        print(raw_export.export(self.run_folder, self.out, card, decoder=self.decoder, **blend))
         return 0

@@ -11,7 +11,7 @@ from agent import config as configs
 from agent.checkpoint import check_state, load_checkpoint, read_manifest, save_checkpoint
 from agent.config import ConfigError
 from agent.model.mask_decoder import MaskDecoderConfig
-from agent.model.raw_model import RawModel
+from agent.model.raw_model import RawModel, RawModelConfig
 from training.privileged.checkpoint import load_model
 from training.raw.config import RawConfig
 from training.raw.load import MODEL, TEACHER
@@ -35,10 +35,20 @@ action:
 DECODER_PREFIX = "decoder.masks."
 
 
-def export(run_folder: Path, out: Path, card: str, *, decoder: bool = False) -> Path:
+def export(
+    run_folder: Path,
+    out: Path,
+    card: str,
+    *,
+    decoder: bool = False,
+    blended_with: Path | None = None,
+    share: float = 0.5,
+) -> Path:
     """Write a run's agent as float16, with its card; gives the folder.
 
     decoder: with the decoder of the masks, to show what the agent believes and imagines; it drives the same without.
+    blended_with: the agent that the run began with; every weight becomes `share` of the run's and the rest of that
+    one's. It keeps what little new data would make it forget. Source: Wortsman et al. 2022 (WiSE-FT, arXiv 2109.01903).
     Raises: CheckpointError, ConfigError.
     """
     source = run_folder / MODEL
@@ -51,6 +61,8 @@ def export(run_folder: Path, out: Path, card: str, *, decoder: bool = False) -> 
     for part, prefix in AGENT_PARTS.items():
         state |= {f"{part}.{name[len(prefix) :]}": v for name, v in tensors.items() if name.startswith(prefix)}
     model = config.model
+    if blended_with is not None:
+        state = _blended(state, model, blended_with, share)
     if decoder:
         model = replace(model, decoder=_decoder_config(config, source))
         own = f"model.{DECODER_PREFIX}"
@@ -68,6 +80,20 @@ def export(run_folder: Path, out: Path, card: str, *, decoder: bool = False) -> 
         extra_files={"agent.yaml": AGENT_YAML, "model_card.md": card},
     )
     return out
+
+
+def _blended(state: dict[str, Tensor], model: RawModelConfig, other: Path, share: float) -> dict[str, Tensor]:
+    """Raises: CheckpointError, ConfigError for weights that are not of the same network."""
+    if not 0.0 <= share <= 1.0:
+        raise ConfigError(f"--share must lie in [0, 1], got {share}")
+    plain, theirs = load_checkpoint(other)
+    found = configs.parse(RawModelConfig, plain["raw_model"], f"{other}: raw_model") if "raw_model" in plain else None
+    if found is None or replace(found, decoder=None) != model:
+        raise ConfigError(f"{other}: holds another network than the run; blend it with the agent that it began with")
+    return {
+        name: value.float().lerp(theirs[name].float(), 1.0 - share) if value.is_floating_point() else value
+        for name, value in state.items()
+    }
 
 
 def _decoder_config(config: RawConfig, source: Path) -> MaskDecoderConfig:
