@@ -141,6 +141,7 @@ def test_a_run_on_recorded_data_resumes_and_its_agent_drives(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="RawModel"):
         load_driving_model(out, "cpu")
     check_decoder(export(tmp_path / "run", tmp_path / "showing", "# a test\n", decoder=True), tmp_path / "run", model)
+    check_blend(tmp_path / "run", out, tmp_path)
     assert load_teacher(tmp_path / "run" / "teacher").config.world_model.observation.vector == EGO_SIZE
 
 
@@ -208,6 +209,23 @@ def check_beginning(run: RawRunConfig, agent: Path, model: RawModel, out: Path) 
         for take in (take_agent, take_neck):
             with pytest.raises(ConfigError, match="give a folder made by export-raw"):
                 take(learner, other)
+
+
+def check_blend(run: Path, agent: Path, room: Path) -> None:
+    """Every weight lies where the share says; an agent of another shape, or a cloned one, is refused."""
+    plain, own = load_checkpoint(agent)
+    shifted = {name: value + 1.0 for name, value in own.items() if value.is_floating_point()}
+    save_checkpoint(room / "shifted", plain, own | shifted, step=1, created_by="tests")
+    out = export(run, room / "blended", "# a test\n", blended_with=room / "shifted", share=0.75)
+    for name, value in load_checkpoint(out)[1].items():
+        expected = own[name].float() + (0.25 if name in shifted else 0.0)
+        torch.testing.assert_close(value.float(), expected, atol=2e-3, rtol=2e-3)
+    with pytest.raises(ConfigError, match=r"--share must lie in \[0, 1\], got 1.5"):
+        export(run, room / "refused", "# a test\n", blended_with=agent, share=1.5)
+    for other in ("raw", "raw_clone"):
+        with pytest.raises(ConfigError, match="another network than the run"):
+            export(run, room / "refused", "# a test\n", blended_with=REPOSITORY / "weights" / other)
+    assert not (room / "refused").exists()
 
 
 def check_decoder(folder: Path, run: Path, plain: RawModel) -> None:
