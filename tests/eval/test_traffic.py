@@ -13,7 +13,17 @@ FROZEN = """
 import os, signal, threading, time
 import carla
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
-from eval.traffic import Traffic, TrafficConfig
+from eval.traffic import Traffic, TrafficConfig, pin_core, pinned
+from eval.watchdog import Watchdog
+
+core, watchdog = pin_core(), Watchdog()
+
+
+def advance(ticks, rescue):  # as a route's: on one core, and woken whenever the manager misses a signal
+    for _ in range(ticks):
+        with watchdog.phase("tick", 50.0, rescue=rescue), pinned(core):
+            world.tick()
+
 
 with EmbeddedServer(EmbeddedServerConfig(town="Gen03", render=False)) as server:
     client = connect(server.host, server.port, 30.0)
@@ -22,10 +32,9 @@ with EmbeddedServer(EmbeddedServerConfig(town="Gen03", render=False)) as server:
     settings.synchronous_mode, settings.fixed_delta_seconds = True, 0.05
     world.apply_settings(settings)
     world.tick()
-    traffic = Traffic(client, world, carla.Location(), TrafficConfig(5, 0), None)
+    traffic = Traffic(client, world, carla.Location(), TrafficConfig(5, 0), core)
     traffic.start_driving()
-    for _ in range(20):
-        world.tick()
+    advance(20, traffic.wake)
     stopped = threading.Event()
 
     def stop(snapshot):  # the frame is here, the manager's step is not: it has to ask the server
@@ -46,12 +55,11 @@ with EmbeddedServer(EmbeddedServerConfig(town="Gen03", render=False)) as server:
     helper = threading.Thread(target=rescue)
     helper.start()
     callback = world.on_tick(stop)
-    world.tick()
+    advance(1, traffic.wake)
     ticked.set()
     world.remove_on_tick(callback)
     helper.join()
-    for _ in range(40):
-        world.tick()
+    advance(40, traffic.wake)
     print("went on", traffic.speeds_mps() != [], flush=True)
     traffic.destroy()
 """
