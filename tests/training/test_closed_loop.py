@@ -122,6 +122,10 @@ def test_an_adapter_that_can_only_keep_the_plan_drives_as_the_agent_does(tmp_pat
     path.write_text(json.dumps(json.loads(path.read_text()) | {"score": 77.0}))
     again = joint.run(config, sides, {"in-domain": routes}, out)
     assert again["sets"]["in-domain"]["arms"]["both"]["score"] == 77.0, "what was driven is kept"
+    path.unlink()
+    in_time = joint.run(replace(config, minutes=1e-6), sides, {"in-domain": routes}, out)
+    assert list(in_time["sets"]["in-domain"]["arms"]) == ["base", "refined", "adapter"], "no time for the fourth"
+    assert in_time["sets"]["in-domain"]["effects"]["interaction"] is None
     with pytest.raises(ValueError, match=r"another arm adapter, arm both; give that of before"):
         joint.run(replace(config, adapter=AdapterConfig(candidates=1, steps=2)), sides, {"in-domain": routes}, out)
     assert np.isfinite([row["mean_mps"] for row in arms.values()]).all()

@@ -180,6 +180,18 @@ def test_every_part_learns(source: str) -> None:
     assert sum(float(p.grad.abs().sum()) > 0 for p in model.parameters() if p.grad is not None) > 20
 
 
+def test_bfloat16_says_nearly_the_same(data: FutureSet) -> None:
+    torch.manual_seed(0)
+    model = RiskModel(SMALL)
+    inputs, targets = Sampler(data, Arm.COUNTERFACTUAL, np.random.default_rng(0)).draw(4)
+    exact = losses(model, inputs, targets, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = losses(model, inputs, targets, 2)
+    assert rough["total"].dtype == torch.float32 and rough["total"] != exact["total"]
+    for name, value in exact.items():
+        assert float(rough[name].detach()) == pytest.approx(float(value.detach()), rel=0.02), name
+
+
 def test_training_and_benchmark_end_to_end(tmp_path: Path) -> None:
     """Trained a little on one road, measured on another one; models that exist are kept, tables are written."""
     made = {"train": [episode(k, "Road") for k in range(2)], "test": [episode(k, "Street") for k in range(10, 12)]}
@@ -187,7 +199,12 @@ def test_training_and_benchmark_end_to_end(tmp_path: Path) -> None:
         for part in parts:
             synthesis.save(part, tmp_path / name / f"{part.meta['episode']}{synthesis.SUFFIX}")
     config = RiskTrainConfig(
-        arms=(Arm.EXPERT, Arm.NOISE, Arm.COUNTERFACTUAL), updates=25, states=1, model=SMALL, warmup_updates=5
+        arms=(Arm.EXPERT, Arm.NOISE, Arm.COUNTERFACTUAL),
+        updates=25,
+        states=1,
+        model=SMALL,
+        warmup_updates=5,
+        bfloat16=True,
     )
     data = FutureSet.read([tmp_path / "train"])
     models = train(config, data, tmp_path / "run")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +35,7 @@ from training.env.config import EndConfig, EnvConfig
 from training.env.reward import End
 from training.env.scheduler import kind_of
 from training.raw.environment import SensingEnv
-from training.workers import Reporter, Told, work_through
+from training.workers import Done, Reporter, work_through
 
 BEGUN = "begun.json"
 ARM_NAME = re.compile(r"[a-z0-9_]{1,40}")
@@ -51,13 +53,15 @@ class ClosedLoopConfig:
     workers: int = 1
     max_s: float = 90.0
     """Game time after which a drive ends."""
+    minutes: float = math.inf
+    """Wall time for each route file; drives that are unfinished then are left to the next time."""
     draws: int = 10_000
     """Of the paired bootstrap over routes."""
     env: EnvConfig = field(default_factory=lambda: EnvConfig(traffic=12))
 
     def __post_init__(self) -> None:
-        if min(self.seeds, self.workers, self.draws) < 1 or self.max_s <= 0.0:
-            raise ValueError(f"seeds, workers and draws must be at least 1, max-s positive, got {self}")
+        if min(self.seeds, self.workers, self.draws) < 1 or min(self.max_s, self.minutes) <= 0.0:
+            raise ValueError(f"seeds, workers and draws must be at least 1, max-s and minutes positive, got {self}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +142,18 @@ def drive(config: ClosedLoopConfig, arms: Sequence[Arm], routes_file: Path, out:
     towns = {task.route.town: [one for one in missing if one.route.town == task.route.town] for task in missing}
     begun_s, done = time.monotonic(), 0
     work = partial(_work, config, {arm.name: arm for arm in arms}, out)
-    for event in work_through(work, list(towns.values()), config.workers, label=_label):
-        if isinstance(event, Told):
-            continue
-        done += 1
-        left_min = (time.monotonic() - begun_s) / done * (len(missing) - done) / 60.0
-        what = event.lost or f"HD-score {event.outcome:.0f}"
-        logger.info("%s: %s; %d of %d drives, %.0f min left", _label(event.item), what, done, len(missing), left_min)
+    with closing(work_through(work, list(towns.values()), config.workers, label=_label)) as events:
+        for event in events:
+            passed_s = time.monotonic() - begun_s
+            if isinstance(event, Done):
+                done += 1
+                left_min = passed_s / done * (len(missing) - done) / 60.0
+                what = event.lost or f"HD-score {event.outcome:.0f}"
+                told = f"{done} of {len(missing)} drives, {left_min:.0f} min left"
+                logger.info("%s: %s; %s", _label(event.item), what, told)
+            if passed_s > 60.0 * config.minutes:
+                logger.info("%g minutes are over; %d drives are left for later", config.minutes, len(missing) - done)
+                break
     return {
         name: [
             json.loads(task.path(out).read_text(encoding="utf-8"))

@@ -193,7 +193,7 @@ class RiskModel(nn.Module):
         x, y, yaw, speed = motion.unbind(-1)
         way = [x / WAY_SCALE_M, y / WAY_SCALE_M, yaw.sin(), yaw.cos(), speed / SPEED_SCALE_MPS, time]
         state = (vector / self.scale)[:, None, None].expand(b, k, STEPS, -1)
-        out = self.head(torch.cat([found, torch.stack(way, -1), state], -1))
+        out = self.head(torch.cat([found, torch.stack(way, -1), state], -1)).float()
         return Forecast(out[..., 0], out[..., 1], IMPACT_SCALE_MPS * F.softplus(out[..., 2]))
 
     def occupancy(self, maps: Maps, motion: Float[Tensor, "b k 12 4"]) -> Float[Tensor, "b k 6 classes 32 32"]:
@@ -201,7 +201,7 @@ class RiskModel(nn.Module):
         b, k = motion.shape[:2]
         steps = range(FRAME_STEPS - 1, STEPS, FRAME_STEPS)
         found = _look_up(maps, motion, self.cells, steps).flatten(0, 2)
-        return self.decoder(found.unflatten(-1, (render.ROWS, render.COLUMNS))).unflatten(0, (b, k, FRAMES))
+        return self.decoder(found.unflatten(-1, (render.ROWS, render.COLUMNS))).float().unflatten(0, (b, k, FRAMES))
 
 
 def _look_up(

@@ -48,6 +48,8 @@ class RiskTrainConfig:
     weight_decay: float = 1e-3
     clip_norm: float = 1.0
     device: str = "cpu"
+    bfloat16: bool = False
+    """Convolutions and products in bfloat16: half the time on processors that can (avx512_bf16, amx)."""
     model: RiskConfig = field(default_factory=RiskConfig)
 
     def __post_init__(self) -> None:
@@ -79,7 +81,7 @@ def train(config: RiskTrainConfig, data: FutureSet, out: Path) -> list[Path]:
 def _train_one(config: RiskTrainConfig, data: FutureSet, arm: Arm, seed: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)  # the same initial weights for every arm
-    model = RiskModel(config.model).to(config.device)
+    model = RiskModel(config.model).to(config.device, memory_format=torch.channels_last)
     sampler = Sampler(data, arm, np.random.default_rng(seed))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     begun_s, sums = time.monotonic(), dict[str, float]()
@@ -88,7 +90,8 @@ def _train_one(config: RiskTrainConfig, data: FutureSet, arm: Arm, seed: int, fo
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(update)
             inputs, targets = (_on(batch, config.device) for batch in sampler.draw(config.states))
-            terms = losses(model, inputs, targets, config.seen)
+            with torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.bfloat16):
+                terms = losses(model, inputs, targets, config.seen)
             if not torch.isfinite(terms["total"]):
                 raise RunStoppedError(
                     f"{arm.value}, seed {seed}: the loss of update {update} is no number; take a smaller learning rate"
