@@ -46,6 +46,8 @@ class StudyConfig:
     horizons: tuple[int, ...] = (2, 4, 8, 12)
     """Quarter seconds that the Q-values sum up: what shorter rollouts would have told."""
     guidance: tuple[float, ...] = (0.1, 0.3, 1.0)
+    margins: tuple[float, ...] = (0.1, 0.3, 1.0)
+    """By how much a plan must be better than the base plan."""
     weights: tuple[tuple[float, float, float, float], ...] = ((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 20.0, 0.5))
     """Other weights of route, distance, collision and speed; the truth keeps those of `base`."""
     data: DataConfig = field(default_factory=lambda: DataConfig(around=0))
@@ -69,6 +71,7 @@ class StudyConfig:
         found |= {f"{n} steps": replace(base, steps=n) for n in self.steps}
         found |= {f"{n / 4:g} s": replace(base, horizon=n) for n in self.horizons}
         found |= {f"guidance {strength:g}": replace(base, guidance=strength) for strength in self.guidance}
+        found |= {f"margin {margin:g}": replace(base, margin=margin) for margin in self.margins}
         found |= {f"weights {' '.join(f'{w:g}' for w in each)}": replace(base, weights=each) for each in self.weights}
         return found
 

@@ -27,7 +27,7 @@ from agent.inputs import model_input
 from agent.model.driving_model import ModelState
 from eval.criteria import TICK_S
 from eval.progress import counted
-from eval.routes import Route
+from eval.routes import Route, read_routes
 from eval.server import ServerDiedError
 from training.counterfactual import log as logs
 from training.counterfactual.log import EpisodeLog
@@ -101,7 +101,8 @@ def record(config: LogConfig, out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     if config.raw is not None:
         load_model(config.raw, "cpu")  # told once, not by every worker
-    routes, _ = routes_of(config.routes, config.env, out)
+    given = config.routes.file
+    routes = read_routes(given) if given is not None else routes_of(config.routes, config.env, out)[0]
     tasks = [Task(route, config.seed + k) for k in range(config.seeds) for route in routes]
     missing = [task for task in tasks if not (out / f"{task.name}{logs.SUFFIX}").exists()]
     towns = {task.route.town: [other for other in missing if other.route.town == task.route.town] for task in missing}
