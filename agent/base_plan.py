@@ -1,11 +1,14 @@
 """What a base agent means to do in the next three seconds, as a plan of accelerations and curvatures.
 
-The raw agent's plan is what its policy does in its world model. The cloned agent's recurrence does not see actions, so
-nothing can be rolled out in it: its plan is the path and the speed that its embedding tells, begun with its action.
+The raw agent's plan goes along the road that it sees, at the accelerations that its policy wants in its world model: a
+quarter of the plans that steered as they dreamt left the road within three seconds. The cloned agent's recurrence does
+not see actions, so nothing can be rolled out in it: its plan is the path and the speed that its embedding tells. Both
+begin with the agent's own action.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from agent.ego_vector import ROUTE_AHEAD_M, SEEN_SIZE
 from agent.model.driving_model import AUXILIARY, AUXILIARY_SCALE, PATH_DISTANCES_M, DrivingModel, ModelInput, ModelState
 from agent.model.likeliest import LikeliestDream, can_dream
 from agent.model.policy import pedals_first
@@ -29,6 +33,7 @@ from agent.motion import (
     advance,
     follow_plan,
     hold_actions,
+    motions_of,
     plan_of,
     response,
 )
@@ -44,9 +49,12 @@ PLANNED_MPS2 = (-5.0, 2.5)
 
 
 def state_features(model: DrivingModel | RawModel, inputs: ModelInput, state: ModelState) -> Float[Tensor, "b d"]:
-    """What an agent knows after a decision: (h, z), and of the cloned one e_t, which its policy reads, too."""
+    """What an agent knows after a decision: (h, z), with what the raw one has seen of its ego vector, or e_t of the
+    cloned one, which its policy reads, too.
+    """
     if isinstance(model, RawModel):
-        return state.latent.features()
+        assert state.seen is not None
+        return torch.cat([state.latent.features(), state.seen], -1)
     bev = state.memory.transpose(1, 2).unflatten(2, (model.config.encoder.bev_rows, model.config.encoder.bev_columns))
     embed = model.neck(bev, inputs.route, inputs.vector)
     return torch.cat([state.latent.features(), embed.float()], -1)
@@ -55,12 +63,12 @@ def state_features(model: DrivingModel | RawModel, inputs: ModelInput, state: Mo
 def feature_width(model: DrivingModel | RawModel) -> int:
     """Numbers that `state_features` gives."""
     rssm = model.config.rssm
-    own = rssm.deter + rssm.stoch
-    return own if isinstance(model, RawModel) else own + model.config.neck.embed
+    told = SEEN_SIZE + model.config.neck.gaps if isinstance(model, RawModel) else model.config.neck.embed
+    return rssm.deter + rssm.stoch + told
 
 
 def split(model: DrivingModel | RawModel, features: Float[Tensor, "b d"]) -> tuple[LatentState, Tensor]:
-    """(h, z) and e_t (empty for the raw agent) from features."""
+    """(h, z), and what was seen or e_t, from features."""
     deter, latent = model.config.rssm.deter, model.config.rssm.deter + model.config.rssm.stoch
     return LatentState(features[:, :deter], features[:, deter:latent]), features[:, latent:]
 
@@ -90,7 +98,7 @@ def base_plans(
     """Plans of an agent that takes an action now, brought within what the car can do."""
     if isinstance(model, RawModel):
         actions = imagined_actions(model, features, action, choice).cpu().numpy()
-        return plan_of(hold_actions(start, actions))
+        return plan_of(drive_actions(model, features, actions, start))
     return _told_plans(model, features, action, start)
 
 
@@ -111,7 +119,31 @@ class Planner:
             return base_plans(self.model, features, torch.tensor([action], device=features.device), start, self._choice)
         choice = "greedy" if self._choice == "greedy" else "pedal_first"
         actions = self._dream.actions(features[0].numpy(), action, PLAN_DECISIONS, choice)
-        return plan_of(hold_actions(start, actions[None]))
+        assert isinstance(self.model, RawModel)
+        return plan_of(drive_actions(self.model, features, actions[None], start))
+
+
+def drive_actions(
+    model: RawModel,
+    features: Float[Tensor, "b d"],
+    actions: Int64[np.ndarray, "b d"],
+    start: Float64[np.ndarray, "b 6"],
+) -> Float64[np.ndarray, "b t 4"]:
+    """Motions of dreamt actions, t = 2 d + 1: their pedals along the road that is seen, after the first one's steering.
+
+    An agent that tells no road steers as it dreams.
+    """
+    if not model.config.neck.vector_units:
+        return hold_actions(start, actions)
+    path = _dense(model.told_road(split(model, features)[1]).double().cpu().numpy(), ROUTE_AHEAD_M)
+    state, states, curvature = start, [start], np.zeros(len(start))
+    for tick in range(DECISION_TICKS * actions.shape[1]):
+        accel, steered = response(actions[:, tick // DECISION_TICKS], state[:, SPEED])
+        if tick % DECISION_TICKS == 0:
+            curvature = _pursuit(state, path, curvature) if tick else steered
+        state = advance(state, accel, curvature)
+        states.append(state)
+    return motions_of(np.stack(states, 1))
 
 
 def _told_plans(
@@ -145,7 +177,7 @@ def clone_plans(
     told: Float64[np.ndarray, "b auxiliary"], action: Int64[np.ndarray, " b"], start: Float64[np.ndarray, "b 6"]
 ) -> Float64[np.ndarray, "b 12 2"]:
     """Along the path that is told, towards the speed that is told; the first quarter second is the action's."""
-    path = _dense(told)
+    path = _dense(np.stack([told[:, _PATH], told[:, [k + 1 for k in _PATH]]], -1), PATH_DISTANCES_M)
     wanted_mps = np.maximum(told[:, _TARGET], 0.0)
     state, plan = start, np.zeros((len(start), KNOTS, 2))
     curvature = np.zeros(len(start))
@@ -160,11 +192,10 @@ def clone_plans(
     return plan_of(follow_plan(start, plan))
 
 
-def _dense(told: np.ndarray) -> np.ndarray:
-    """(b, p, 2) the path in steps of about a metre, from the origin on."""
-    points = np.stack([told[:, _PATH], told[:, [k + 1 for k in _PATH]]], -1)
-    points = np.concatenate([np.zeros((len(told), 1, 2)), points], 1)
-    knots = np.array([0.0, *PATH_DISTANCES_M])
+def _dense(points: Float64[np.ndarray, "b p 2"], distances_m: Sequence[float]) -> Float64[np.ndarray, "b q 2"]:
+    """A path in steps of about a metre, from the origin on; points: on it, in those distances."""
+    points = np.concatenate([np.zeros((len(points), 1, 2)), points], 1)
+    knots = np.array([0.0, *distances_m])
     at = np.arange(0.0, knots[-1] + 0.5 * PATH_STEP_M, PATH_STEP_M)
     left = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, len(knots) - 2)
     share = ((at - knots[left]) / (knots[left + 1] - knots[left]))[None, :, None]

@@ -136,10 +136,13 @@ class ModelState:
     memory: Float[Tensor, "b cells d"]
     """BEV features of the previous decision."""
     has_memory: Bool[Tensor, " b"]
+    seen: Float[Tensor, "b seen"] | None = None
+    """What was seen of the ego vector, in units of its spread; by models that have to see some of it."""
 
     def detach(self) -> ModelState:
         """The same state, cut from the graph."""
-        return ModelState(self.latent.detach(), self.memory.detach(), self.has_memory)
+        seen = None if self.seen is None else self.seen.detach()
+        return ModelState(self.latent.detach(), self.memory.detach(), self.has_memory, seen)
 
 
 @dataclass(frozen=True, slots=True)

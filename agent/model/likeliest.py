@@ -53,9 +53,11 @@ class LikeliestDream:
     def actions(
         self, features: Row, action: int, steps: int, choice: Literal["greedy", "pedal_first"]
     ) -> Int64[np.ndarray, " steps"]:
-        """The action and those that the policy then takes. features: [h, z] of the state in which it is taken."""
+        """The action and those that the policy then takes. features: [h, z] of the state in which it is taken; what
+        follows does not count.
+        """
         deter = features[: self._acted.shape[1]]
-        stoch = features[len(deter) :].reshape(self._shape).argmax(1) + self._groups
+        stoch = features[len(deter) : len(deter) + len(self._stoch)].reshape(self._shape).argmax(1) + self._groups
         actions = np.full(steps, action, np.int64)
         for k in range(1, steps):
             deter = self._advance(deter, stoch, int(actions[k - 1]))

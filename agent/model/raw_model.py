@@ -362,6 +362,7 @@ class RawModel(nn.Module):
             latent=self.rssm.initial(batch),
             memory=torch.zeros(batch, encoder.grid.cells, encoder.embed_dims, device=device),
             has_memory=torch.zeros(batch, dtype=torch.bool, device=device),
+            seen=torch.zeros(batch, SEEN_SIZE + self.config.neck.gaps, device=device),
         )
 
     def see(
@@ -395,7 +396,14 @@ class RawModel(nn.Module):
             state.latent, action, sight.embed.float(), inputs.first, mode=mode, generator=generator
         )
         logits = unimix_log_probs(self.actor(latent.features()), self.config.actor.unimix)
-        return logits, ModelState(latent, memory, torch.ones_like(state.has_memory))
+        seen = (sight.seen - self.neck.seen_usual) / self.neck.seen_spread
+        return logits, ModelState(latent, memory, torch.ones_like(state.has_memory), seen)
+
+    def told_road(self, seen: Float[Tensor, "b seen"]) -> Float[Tensor, "b points 2"]:
+        """Points of the road to follow, ROUTE_AHEAD_M along it (x forward, y left, metres), from a state's `seen`."""
+        points = slice(1, SEEN_SIZE)
+        told = self.neck.seen_usual[points] + self.neck.seen_spread[points] * seen[:, points]
+        return AHEAD_SCALE_M * told.unflatten(1, (-1, 2))
 
     @torch.no_grad()
     def imagine(self, latent: LatentState, action: int, steps: int) -> list[LatentState]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 import torch
@@ -27,7 +28,7 @@ class FixedStep:
         self._model = model
         device = model.neck.centres_m.device
         self._buffers = [value.to(device, copy=True) for value in _tensors(inputs, state, previous_action)]
-        self._has_previous = previous_action is not None
+        self._has_previous, self._has_seen = previous_action is not None, state.seen is not None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._outputs: list[Tensor] = []
 
@@ -41,19 +42,18 @@ class FixedStep:
             self.run()
         else:
             self._graph.replay()
-        logits, deter, stoch, memory, has_memory = (output.clone() for output in self._outputs)
-        return logits, ModelState(LatentState(deter, stoch), memory, has_memory)
+        logits, *state = (output.clone() for output in self._outputs)
+        return logits, _state(state)
 
     def run(self) -> None:
         """The recorded part: no copy from or to the host, no wait for the device, shapes that never change."""
         count = len(fields(ModelInput))
-        deter, stoch, memory, has_memory = self._buffers[count : count + 4]
         logits, state = self._model.act(
             ModelInput(*self._buffers[:count]),
-            ModelState(LatentState(deter, stoch), memory, has_memory),
+            _state(self._buffers[count : count + 4 + int(self._has_seen)]),
             self._buffers[-1] if self._has_previous else None,
         )
-        self._outputs = [logits, state.latent.deter, state.latent.stoch, state.memory, state.has_memory]
+        self._outputs = [logits, *_state_tensors(state)]
 
     def record(self) -> None:
         """Record the graph and compare it with the single operations.
@@ -79,5 +79,15 @@ class FixedStep:
 
 def _tensors(inputs: ModelInput, state: ModelState, previous_action: Tensor | None) -> list[Tensor]:
     values = [getattr(inputs, field.name) for field in fields(ModelInput)]
-    values += [state.latent.deter, state.latent.stoch, state.memory, state.has_memory]
+    values += _state_tensors(state)
     return values if previous_action is None else [*values, previous_action]
+
+
+def _state_tensors(state: ModelState) -> list[Tensor]:
+    values = [state.latent.deter, state.latent.stoch, state.memory, state.has_memory]
+    return values if state.seen is None else [*values, state.seen]
+
+
+def _state(tensors: Sequence[Tensor]) -> ModelState:
+    deter, stoch, *others = tensors
+    return ModelState(LatentState(deter, stoch), *others)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from agent import carla_io
+from agent.actions import ACTIONS, STEER, THROTTLE
 from agent.adapter import (
     MAX_PARAMETERS,
     Adapter,
@@ -24,6 +25,7 @@ from agent.adapter import (
 from agent.base_plan import (
     base_plans,
     clone_plans,
+    drive_actions,
     feature_width,
     imagined_actions,
     policy_logits,
@@ -32,6 +34,7 @@ from agent.base_plan import (
 from agent.checkpoint import save_checkpoint
 from agent.config import ConfigError, to_plain
 from agent.driver import Driver, load_model
+from agent.ego_vector import POINT_SCALE_M, ROUTE_AHEAD_M, SEEN_SIZE
 from agent.geodesy import Dialect
 from agent.guard import is_valid
 from agent.model.adapter import VALUES, AdapterNet, AdapterNetConfig, Situated, TimeConv, free_motion, plan_scale
@@ -39,7 +42,7 @@ from agent.model.driving_model import AUXILIARY, PATH_DISTANCES_M, DrivingModel,
 from agent.model.policy import pedal_first, pedals_first
 from agent.model.raw_model import RawActorConfig, RawModel, RawModelConfig, RawNeckConfig
 from agent.model.rssm import LatentState, RssmConfig
-from agent.motion import KNOTS, follow_plan, plan_of, seen_from_start, start_state
+from agent.motion import KNOTS, follow_plan, hold_actions, plan_of, seen_from_start, start_state
 from tests.agent.synthetic import SyntheticDrive, save_agent, tiny_model_config
 
 SMALL = AdapterNetConfig(features=48, code=16, hidden=16, channels=8, modes=2, train_steps=20, value_units=16)
@@ -186,15 +189,34 @@ def test_the_raw_agents_plan_is_what_its_policy_does_in_its_world_model() -> Non
     generator = torch.Generator().manual_seed(2)
     features = torch.randn(3, feature_width(model), generator=generator)
     rows = torch.nn.functional.one_hot(torch.randint(0, 8, (3, 4), generator=generator), 8).flatten(1).float()
-    features[:, 16:] = rows
+    features[:, 16:48] = rows
     start = np.stack([start_state(8.0, 0.0, 0.0)] * 3)
     plans = base_plans(model, features, torch.tensor([0, 5, 25]), start, "greedy")
-    assert plans[0, 0, 0] < -5.0 and plans[1, 0, 0] > 0.3  # begun with the full brake, and with throttle
+    assert plans[0, 0, 0] < -2.0 and plans[1, 0, 0] > 0.3  # begun with the full brake, and with throttle
     for k, action in enumerate((0, 5, 25)):
         mine = imagined_actions(model, features[k : k + 1], torch.tensor([action]), "greedy")[0]
-        states = model.imagine(LatentState(features[k : k + 1, :16], features[k : k + 1, 16:]), action, 29)
+        states = model.imagine(LatentState(features[k : k + 1, :16], features[k : k + 1, 16:48]), action, 29)
         theirs = [action, *(int(model.actor(state.features()).argmax()) for state in states)]
         assert mine.tolist() == theirs
+
+
+def test_the_raw_agents_plan_follows_the_road_that_it_sees() -> None:
+    """Whatever its policy would steer in the dream, after the first decision; pedals are the dream's."""
+    model, start = raw_model(), np.stack([start_state(5.0, 0.0, 0.0)] * 2)
+    ahead = torch.tensor(ROUTE_AHEAD_M)
+    points = torch.stack([torch.stack([ahead, bend * ahead**2], -1) for bend in (0.0, 0.01)])  # the second to the left
+    neck, inside = model.neck, slice(1, SEEN_SIZE)
+    features = torch.zeros(2, feature_width(model))
+    seen = features[:, 48:]
+    seen[:, inside] = ((points / POINT_SCALE_M).flatten(1) - neck.seen_usual[inside]) / neck.seen_spread[inside]
+    torch.testing.assert_close(model.told_road(seen), points, atol=1e-5, rtol=1e-5)
+    to_the_right = np.isclose(ACTIONS[:, THROTTLE], 0.7) & np.isclose(ACTIONS[:, STEER], 0.3)
+    actions = np.full((2, 30), np.flatnonzero(to_the_right)[0])
+    assert abs(hold_actions(start, actions)[0, -1, 1]) > 2.0, "steered as dreamt it would leave its lane"
+    motion = drive_actions(model, features, actions, start)
+    assert np.abs(motion[0, :, 1]).max() < 0.3 and motion[0, -1, 3] > 6.0
+    bend = motion[1, ::10]
+    assert np.abs(bend[:, 1] - 0.01 * bend[:, 0] ** 2).max() < 0.6 and bend[-1, 1] > 1.5
 
 
 def test_the_clones_plan_follows_what_it_tells() -> None:

@@ -39,10 +39,10 @@ def states(model: RawModel, count: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     rssm = model.config.rssm
     classes = torch.randint(0, rssm.classes, (count, rssm.groups), generator=generator)
-    return torch.cat(
-        [torch.tanh(torch.randn(count, rssm.deter, generator=generator)), F.one_hot(classes, rssm.classes).flatten(1)],
-        1,
-    )
+    deter = torch.tanh(torch.randn(count, rssm.deter, generator=generator))
+    stoch = F.one_hot(classes, rssm.classes).flatten(1)
+    seen = torch.randn(count, feature_width(model) - rssm.deter - rssm.stoch, generator=generator)
+    return torch.cat([deter, stoch, seen], 1)
 
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])

@@ -102,7 +102,7 @@ def test_the_route_is_the_agents_own(model: RawModel) -> None:
 
 def test_logs_of_other_agents_are_refused(model: RawModel) -> None:
     log = agent_log(0, model)
-    with pytest.raises(ValueError, match=r"has states of 5 numbers, this agent's have 48; record it"):
+    with pytest.raises(ValueError, match=r"has states of 5 numbers, this agent's have 65; record it"):
         check_width(Path("a.log.npz"), replace(log, latent=log.latent[:, :5]), model)
     with pytest.raises(ValueError, match="has no states of an agent"):
         check_width(Path("a.log.npz"), replace(log, latent=log.latent[:, :0]), model)

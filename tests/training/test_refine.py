@@ -104,7 +104,7 @@ def test_what_a_forecast_costs() -> None:
 def one_state(bodies: list[Body], mps: float = 8.0) -> RefineStates:
     log = road_log(bodies, mps)
     return RefineStates(
-        np.zeros((1, 48), np.float32),
+        np.zeros((1, 65), np.float32),
         start_state(mps, 0.0, 0.0)[None],
         [Truth(log, open_ground(), BASE)],
         np.zeros((1, 64, 64), np.uint64),
@@ -141,7 +141,7 @@ def test_the_true_critic_knows_the_contact() -> None:
 @pytest.mark.parametrize("source", ["masks", "latent"])
 def test_a_models_fear_is_subtracted(critic: Critic, source: str) -> None:
     torch.manual_seed(0)
-    config = RiskConfig(depth=8, features=4, units=16, source=source, latent=48 if source == "latent" else 0)  # type: ignore[arg-type]
+    config = RiskConfig(depth=8, features=4, units=16, source=source, latent=65 if source == "latent" else 0)  # type: ignore[arg-type]
     model = RiskModel(config).eval().requires_grad_(False)
     states = one_state([Body(20.0, 0.0)])
     task = Judge(Critic.NONE, ScoreConfig()).scores(states, np.array([0]), going_and_braking())

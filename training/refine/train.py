@@ -17,13 +17,12 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from agent.base_plan import PLAN_DECISIONS, split
+from agent.base_plan import PLAN_DECISIONS, drive_actions, feature_width, split
 from agent.checkpoint import check_state, load_checkpoint, read_manifest, save_checkpoint
 from agent.config import ConfigError, to_plain
 from agent.driver import load_model
 from agent.model.raw_model import RawModel
 from agent.model.rssm import unimix_log_probs
-from agent.motion import hold_actions
 from training import steady
 from training.adapter.data import DataConfig
 from training.learner import NonFiniteUpdateError
@@ -120,7 +119,8 @@ class RefineLearner:
             generator=self._generator,
         )
         cars = np.repeat(self._states.start[rows], k, 0)
-        motions = hold_actions(cars, rollout.action.t().numpy())
+        known = torch.from_numpy(self._states.features[rows]).repeat_interleave(k, 0)
+        motions = drive_actions(model, known, rollout.action.t().numpy(), cars)
         return Dream(rollout, motions.reshape(len(rows), k, -1, 4))
 
     def improve(self, dream: Dream, scores: Float[Tensor, "b k"]) -> dict[str, Tensor]:
@@ -190,8 +190,7 @@ def refine(config: RefineConfig, logs: tuple[Path, ...], agent: Path, critic_mod
         raise ConfigError(
             f"{agent}: a cloned agent's world model does not see actions, so it cannot dream of them; give a raw agent"
         )
-    features = model.config.rssm.deter + model.config.rssm.stoch
-    critic = load_critic(config.critic, critic_model, features)
+    critic = load_critic(config.critic, critic_model, feature_width(model))
     states = read_states(logs, model, config.data)
     learner = RefineLearner(config, model, states, Judge(config.critic, config.score, critic))
     about = _about(states, agent, critic_model)
