@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.conftest import REPOSITORY
 from training.ablate_table import SCORE
-from training.studies import rules
+from training.studies import pictures, rules
 from training.studies.claims import CLAIMS
 from training.studies.page import STUDIES, read_studies, write
 from training.studies.rules import NOT_MEASURED, NOT_REPLICATED, NOT_TESTABLE, REPLICATED
@@ -90,7 +91,6 @@ def test_the_adapter_s_rules() -> None:
 
 def test_the_page_holds_what_is_there_and_names_what_is_not(tmp_path: Path) -> None:
     shutil.copy(RISK, tmp_path / "risk_bench.json")
-    (tmp_path / "risk_bench.png").write_bytes(b"")
     found = write(tmp_path, tmp_path / "page.md")
     verdicts = {claim["says"]: claim["verdict"] for claim in found["claims"]}
     assert len(found["claims"]) == len(CLAIMS)
@@ -100,6 +100,28 @@ def test_the_page_holds_what_is_there_and_names_what_is_not(tmp_path: Path) -> N
     text = (tmp_path / "page.md").read_text()
     assert "## AD-R1: risk benchmark" in text and "](risk_bench.png)" in text and "## MPA" not in text
     assert json.loads((tmp_path / "studies.json").read_text()) == found
+    width, height = Image.open(tmp_path / "risk_bench.png").size
+    assert width > 3 * height, "three panels side by side"
+
+
+def test_pictures_show_what_the_files_hold(tmp_path: Path) -> None:
+    (panel,) = pictures.ablation(ablation(no_decoder=(20.0, 5.0, 35.0)))
+    assert panel.rows == [("no_decoder", -20.0, -35.0, -5.0)]
+    gain = {
+        "hd_score": (12.0, 3.0, 20.0),
+        "collisions_per_km": (None, None, None),
+        "completion_percent": (1.0, 0.0, 2.0),
+    }
+    panels = pictures.closed_loop({"arms": {"base": {}, "full": {"minus_base": gain}}})
+    assert [panel.rows for panel in panels] == [[("full", 12.0, 3.0, 20.0)], [], [("full", 1.0, 0.0, 2.0)]]
+    assert pictures.draw(panels, tmp_path / "a.png")
+    assert not pictures.draw(panels[1:2], tmp_path / "b.png") and not (tmp_path / "b.png").exists()
+    settings = {"full": {"gain": [1.0, 0.5, 1.5]}, "nobody": {"gain": [None, None, None]}}
+    models = {
+        "small": {"training": {"states": 1}, "settings": {}},
+        "all": {"training": {"states": 9}, "settings": settings},
+    }
+    assert [panel.rows for panel in pictures.stored_states({"models": models})] == [[("full", 1.0, 0.5, 1.5)]]
 
 
 def test_every_claim_names_a_study_or_cannot_be_tested() -> None:

@@ -17,7 +17,9 @@ from training.ablate_table import markdown as ablation_table
 from training.adapter.study import table as adapter_study_table
 from training.closed_loop.agents import table as closed_loop_table
 from training.risk.benchmark import table as risk_table
+from training.studies import pictures
 from training.studies.claims import CLAIMS, Claim
+from training.studies.pictures import Panel
 from training.studies.rules import NOT_MEASURED, NOT_TESTABLE, Finding, Summary
 
 RESULTS = "studies.json"
@@ -31,23 +33,32 @@ class Study:
 
     title: str
     table: Callable[[Summary], str]
+    panels: Callable[[Summary], list[Panel]]
 
 
 STUDIES = {
-    "ablation": Study("Raw2Drive: guidance, heads and policy", ablation_table),
-    "risk_bench": Study("AD-R1: risk benchmark", risk_table),
-    "refinement_adversarial": Study("AD-R1: refined policies on adversarial routes", closed_loop_table),
-    "refinement_in_domain": Study("AD-R1: refined policies on in-domain routes", closed_loop_table),
+    "ablation": Study("Raw2Drive: guidance, heads and policy", ablation_table, pictures.ablation),
+    "risk_bench": Study("AD-R1: risk benchmark", risk_table, pictures.risk),
+    **{
+        f"refinement_{place}": Study(
+            f"AD-R1: refined policies, {place.replace('_', ' ')}", closed_loop_table, pictures.closed_loop
+        )
+        for place in ("adversarial", "in_domain")
+    },
     **{
         f"adapter_{base}_{place}": Study(
-            f"MPA: adapter of the {base} agent, {place.replace('_', ' ')}", closed_loop_table
+            f"MPA: adapter of the {base} agent, {place.replace('_', ' ')}", closed_loop_table, pictures.closed_loop
         )
         for base in ("raw", "clone")
         for place in ("adversarial", "unseen", "in_domain")
     },
-    "adapter_raw_study": Study("MPA: adapter of the raw agent on stored states", adapter_study_table),
-    "adapter_clone_study": Study("MPA: adapter of the clone agent on stored states", adapter_study_table),
-    "joint": Study("Refinement and adapter together", joint.table),
+    **{
+        f"adapter_{base}_study": Study(
+            f"MPA: adapter of the {base} agent on stored states", adapter_study_table, pictures.stored_states
+        )
+        for base in ("raw", "clone")
+    },
+    "joint": Study("Refinement and adapter together", joint.table, pictures.joint),
 }
 
 
@@ -90,7 +101,7 @@ def _of_its_study(name: str, reader: Callable[[Summary], Read], summary: Summary
 
 
 def write(folder: Path, page: Path) -> dict[str, Any]:
-    """Write `studies.json` into the folder of results files, and the page; gives the former's content.
+    """Write `studies.json` and pictures into the folder of results files, and the page; gives the first's content.
 
     Raises: ValueError for a file that cannot be read or is not of its study.
     """
@@ -130,6 +141,6 @@ def _page(findings: Sequence[tuple[Claim, Finding]], studies: Mapping[str, Summa
             continue
         lines += ["", f"## {study.title}", "", _of_its_study(name, study.table, studies[name]).strip()]
         picture = folder / f"{name}.png"
-        if picture.is_file():
+        if pictures.draw(_of_its_study(name, study.panels, studies[name]), picture):
             lines += ["", f"![{study.title}]({picture.relative_to(page.parent).as_posix()})"]
     return "\n".join(lines) + "\n"
