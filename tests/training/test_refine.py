@@ -22,6 +22,7 @@ from tests.training.test_adapter_train import agent_log
 from training import steady
 from training.adapter.data import DataConfig
 from training.adapter.truth import IMPACT_MPS, Truth
+from training.commands import line
 from training.learner import NonFiniteUpdateError
 from training.optim import OptimizerConfig
 from training.refine.critic import PROGRESS_M, Critic, Judge, ScoreConfig, feared, load_critic
@@ -287,3 +288,17 @@ def test_scores_of_dreams_that_are_no_numbers_change_nothing(states: RefineState
     with pytest.raises(NonFiniteUpdateError):
         learner.improve(dream, torch.tensor([[math.nan, *[1.0] * 5]] * 6))
     assert all(torch.equal(value, before[name]) for name, value in learner.model.state_dict().items())
+
+
+def test_the_command_line_takes_critics_and_arms_as_the_documents_write_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What it then complains about are the folders."""
+    nothing = str(tmp_path / "nothing")
+    for words in (
+        ["refine", "--logs", nothing, "--agent", nothing, "--out", nothing, "--config.critic", "expert-only"],
+        ["risk", "--futures", nothing, "--out", nothing, "--config.arms", "counterfactual", "shuffled"],
+    ):
+        monkeypatch.setattr("sys.argv", ["training", *words])
+        assert line.main() == line.BAD_INPUT
+        assert nothing in capsys.readouterr().err

@@ -56,7 +56,7 @@ def main() -> int:
     """Run the command line; gives the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        return tyro.cli(Command, prog="python -m training").run()
+        return tyro.cli(Command, prog="python -m training", config=(tyro.conf.EnumChoicesFromValues,)).run()
     except (
         CheckpointError,
         ConfigError,
