@@ -56,8 +56,8 @@ class AdapterConfig:
 
     checkpoint: str = "adapter"
     """Folder of the adapter's weights, relative to the configuration file."""
-    source: Literal["diffusion", "random"] = "diffusion"
-    """random: the base plan turned, slowed down and disturbed at random."""
+    source: Literal["diffusion", "random", "both"] = "diffusion"
+    """random: the base plan turned, slowed down and disturbed at random; both: half of them so."""
     pick: Literal["value", "first", "random"] = "value"
     """value: the best by the Q-values; first: the first that was proposed; random: any."""
     candidates: int = 20
@@ -133,16 +133,17 @@ class Proposer:
         wanted = config.candidates - int(config.keep_base)
         self._noise = torch.randn(max(wanted, 0), KNOTS, 2, generator=generator)
         self._draws = np.random.default_rng(config.seed).uniform(size=(max(wanted, 0), 2))
+        self._diffused = {"diffusion": wanted, "random": 0, "both": (wanted + 1) // 2}[config.source]
 
     @torch.no_grad()
     def propose(self, seen: Situated, start: Float64[np.ndarray, "b 6"]) -> Proposals:
         """Candidates around base plans; start: states of the cars, each seen from its own pose."""
         base = seen.plan.double().cpu().numpy()[:, None]
-        if self.config.source == "diffusion":
-            added = self.additions(seen).double().cpu().numpy()
-            plans = base + added
-        else:
-            plans = random_plans(base[:, 0], start[:, 3], self._draws, self._noise.double().numpy())
+        own = self._diffused
+        plans = base + self.additions(seen).double().cpu().numpy()
+        if own < len(self._noise):
+            disturbed = random_plans(base[:, 0], start[:, 3], self._draws[own:], self._noise[own:].double().numpy())
+            plans = np.concatenate([plans, disturbed], 1)
         if self.config.keep_base:
             plans = np.concatenate([base, plans], 1)
         n = plans.shape[1]
@@ -152,7 +153,7 @@ class Proposer:
     def additions(self, seen: Situated) -> Float[Tensor, "b n 12 2"]:
         """What the adapter adds to base plans; candidate j follows mode j modulo their number."""
         denoiser, config = self.net.denoiser, self.config
-        noise = self._noise.to(seen.plan)
+        noise = self._noise[: self._diffused].to(seen.plan)
         b, n = len(seen.plan), len(noise)
         if not n:
             return seen.plan.new_zeros(b, 0, KNOTS, 2)

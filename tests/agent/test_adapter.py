@@ -170,6 +170,21 @@ def observed(model: DrivingModel | RawModel) -> ModelInput:
     )
 
 
+@pytest.mark.parametrize("keep_base", [True, False])
+def test_half_of_the_plans_can_be_random_ones(keep_base: bool) -> None:
+    """The first are those that the diffusion model makes, the last those made by chance; noise and draws are theirs."""
+    net, (seen, start) = net_of(), situation(3)
+    config = AdapterConfig(candidates=8, keep_base=keep_base, steps=2)
+    made = {
+        source: Proposer(net, replace(config, source=source)).propose(seen, start).plans  # type: ignore[arg-type]
+        for source in ("diffusion", "random", "both")
+    }
+    diffused = 5 if keep_base else 4  # the base plan, if kept, and four of them
+    assert made["both"].shape == made["diffusion"].shape == (3, 8, KNOTS, 2)
+    np.testing.assert_allclose(made["both"][:, :diffused], made["diffusion"][:, :diffused], atol=1e-6)
+    np.testing.assert_allclose(made["both"][:, diffused:], made["random"][:, diffused:], atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["clone", "raw"])
 def test_features_hold_what_the_policy_reads(kind: str) -> None:
     """The policy gives the same logits from the features alone as it gave while driving."""

@@ -58,6 +58,15 @@ def test_advantages_know_no_level_and_no_state(row: list[float], shift: float) -
     assert (advantages(torch.full((1, len(row)), row[0])) == 0.0).all()
 
 
+def test_by_the_spread_of_the_batch_a_large_difference_counts_more() -> None:
+    """Ten times as far apart is ten times the advantage; by the group's own spread it would be as much."""
+    scores = torch.tensor([[1.0, -1.0], [10.0, -10.0], [3.0, 3.0]])
+    by_batch = advantages(scores, "batch")
+    assert by_batch.square().mean() == pytest.approx(1.0, abs=1e-3) and (by_batch[2] == 0.0).all()
+    torch.testing.assert_close(by_batch[1], 10.0 * by_batch[0])
+    torch.testing.assert_close(advantages(scores)[1], advantages(scores)[0], atol=1e-3, rtol=0.0)
+
+
 def test_the_surrogate_is_the_policy_gradient_and_stops_at_the_clip() -> None:
     log_probs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
     advantage = torch.tensor([2.0, -0.5])

@@ -1,23 +1,31 @@
 """Group-relative policy optimisation on dreamt rollouts, and how far the policy is from its base.
 
-A_k = (R_k - mean) / (std + eps) within the K rollouts of a state; the loss is -mean min(r A, clip(r) A) + beta KL, with
-r the ratio of the policy's probability to that at the time of the rollout. Source: Shao et al. 2024 (GRPO).
+A_k = (R_k - mean) / (std + eps) with the mean within the K rollouts of a state; the loss is
+-mean min(r A, clip(r) A) + beta KL, with r the ratio of the policy's probability to that at the time of the rollout.
+Source: Shao et al. 2024 (GRPO), with the std within a state; that over all states is ours.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 EPSILON = 1e-4
+Scale = Literal["group", "batch"]
 
 
-def advantages(scores: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
-    """Scores relative to their group; exactly 0 in a group whose scores are all the same."""
+def advantages(scores: Float[Tensor, "b k"], scale: Scale = "group") -> Float[Tensor, "b k"]:
+    """Scores relative to the mean of their group; exactly 0 in a group whose scores are all the same.
+
+    scale: what they are divided by, the spread within their group or that of all groups together.
+    """
     centred = scores - scores.mean(-1, keepdim=True)
     spread = scores.amax(-1, keepdim=True) - scores.amin(-1, keepdim=True)
-    found = centred / (scores.std(-1, correction=0, keepdim=True) + EPSILON)
+    within = centred.square().mean(-1, keepdim=True)
+    found = centred / ((within if scale == "group" else within.mean()).sqrt() + EPSILON)
     return torch.where(spread > 0.0, found, torch.zeros_like(found))
 
 

@@ -29,7 +29,7 @@ from training.learner import NonFiniteUpdateError
 from training.optim import OptimizerConfig, Stepper
 from training.policy.imagination import Imagined, IndexedNet, IndexedState, imagine
 from training.refine.critic import Critic, Judge, ScoreConfig, load_critic
-from training.refine.policy import advantages, divergence, surrogate
+from training.refine.policy import Scale, advantages, divergence, surrogate
 from training.refine.states import RefineStates, read_states
 from training.steady import Purpose, SteadyConfig
 
@@ -55,6 +55,9 @@ class RefineConfig:
     """K: rollouts of each."""
     epochs: int = 1
     """Steps on the same rollouts."""
+    scale: Scale = "batch"
+    """What scores are divided by: the spread of all dreams of an update, or within each state (group), as GRPO does.
+    Then a state where nothing can go wrong pulls towards speed as strongly as one with a collision away from it."""
     clip: float = 0.2
     """Of the ratio of probabilities."""
     kl: float = 0.1
@@ -128,7 +131,7 @@ class RefineLearner:
         config, rollout = self._config, dream.rollout
         if not bool(torch.isfinite(scores).all()):
             raise NonFiniteUpdateError(f"{int((~torch.isfinite(scores)).sum())} scores of dreams are not finite")
-        advantage = advantages(scores).flatten()
+        advantage = advantages(scores, config.scale).flatten()
         before, metrics = None, {}
         for _ in range(config.epochs):
             self._stepper.zero_grad()
