@@ -43,6 +43,8 @@ RANDOM_NOISE = 0.05
 """Perturbations of the base plan as in MPA's data: turned, slowed down, and noise in units of `plan_scale`."""
 RAMP_KNOTS = 4
 """A random plan has turned, and has its new speed, after so many quarter seconds."""
+RISKY = 1000.0
+"""Below every sum of Q-values."""
 CHOSEN_KNOTS = 2
 """The action serves the mean of so many quarter seconds of the picked plan."""
 logger = logging.getLogger(__name__)
@@ -75,6 +77,8 @@ class AdapterConfig:
     """How far each step of the sampler goes up the gradient of the weighted Q-values, in units of `plan_scale`."""
     margin: float = 0.0
     """By how much a plan must be better than the base plan."""
+    careful: float | None = None
+    """How far the collision's Q-value of the picked plan may lie below that of the base plan; None: however far."""
     seed: int = 0
     """Of the noise, which is drawn once for a drive, so that plans change no more than what they are made for."""
 
@@ -84,8 +88,8 @@ class AdapterConfig:
                 f"adapter: candidates must lie in 1 to 256, horizon in 1 to {KNOTS}, steps be at least 1, got "
                 f"{self.candidates}, {self.horizon}, {self.steps}"
             )
-        if self.guidance < 0.0 or self.margin < 0.0 or (self.pick == "value" and not self.values):
-            raise ValueError("adapter: guidance and margin must not be negative, and pick value needs values")
+        if min(self.guidance, self.margin, self.careful or 0.0) < 0.0 or (self.pick == "value" and not self.values):
+            raise ValueError("adapter: guidance, margin and careful must not be negative, and pick value needs values")
 
     def value_weights(self) -> Float[Tensor, " 4"]:
         """Weights of all VALUES; 0 for those that do not judge."""
@@ -183,8 +187,13 @@ class Proposer:
         return judge(seen, judge.encoder(seen), make(told), make(rows))
 
     def scores(self, proposals: Proposals) -> Float[Tensor, "b n"]:
-        """Weighted Q-values of all candidates."""
-        return weighted(self.values(proposals), self.config)
+        """Weighted Q-values of all candidates; those of plans too risky for a careful one lie RISKY below."""
+        values, careful = self.values(proposals), self.config.careful
+        found = weighted(values, self.config)
+        if careful is None or not self.config.keep_base:
+            return found
+        risk = values[:, :, self.config.horizon - 1, VALUES.index("collision")]
+        return torch.where(risk < risk[:, :1] - careful, found - RISKY, found)
 
 
 class Guide:

@@ -185,6 +185,21 @@ def test_half_of_the_plans_can_be_random_ones(keep_base: bool) -> None:
     np.testing.assert_allclose(made["both"][:, diffused:], made["random"][:, diffused:], atol=1e-6)
 
 
+def test_a_careful_one_takes_no_plan_that_is_believed_to_be_riskier() -> None:
+    """Whatever else it promises; with slack it may be a little riskier."""
+    net, (seen, start) = net_of(), situation(8)
+    config = AdapterConfig(candidates=12, steps=2, weights=(1.0, 1.0, 0.0, 1.0))
+    free, careful = Proposer(net, config), Proposer(net, replace(config, careful=0.0))
+    proposals = free.propose(seen, start)
+    risk = free.values(proposals)[:, :, -1, VALUES.index("collision")]
+    own, others = risk[:, 0], risk.gather(1, free.scores(proposals).argmax(1)[:, None])[:, 0]
+    taken = risk.gather(1, careful.scores(proposals).argmax(1)[:, None])[:, 0]
+    assert (others < own).any(), "somebody would have taken a riskier one"
+    assert (taken >= own).all()
+    slack = float((own - risk.amin(1)).max())
+    torch.testing.assert_close(Proposer(net, replace(config, careful=slack)).scores(proposals), free.scores(proposals))
+
+
 @pytest.mark.parametrize("kind", ["clone", "raw"])
 def test_features_hold_what_the_policy_reads(kind: str) -> None:
     """The policy gives the same logits from the features alone as it gave while driving."""

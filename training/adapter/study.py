@@ -48,6 +48,8 @@ class StudyConfig:
     guidance: tuple[float, ...] = (0.1, 0.3, 1.0)
     margins: tuple[float, ...] = (0.1, 0.3, 1.0)
     """By how much a plan must be better than the base plan."""
+    careful: tuple[float, ...] = (0.0, 0.1)
+    """How far the collision's Q-value may lie below the base plan's."""
     weights: tuple[tuple[float, float, float, float], ...] = ((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 20.0, 0.5))
     """Other weights of route, distance, collision and speed; the truth keeps those of `base`."""
     data: DataConfig = field(default_factory=lambda: DataConfig(around=0))
@@ -65,6 +67,7 @@ class StudyConfig:
         found |= {f"without {name}": _without(base, name) for name in VALUES}
         found |= {f"random plans without {name}": _without(random, name) for name in VALUES}
         found |= {f"only {name}": replace(base, values=(name,)) for name in VALUES}
+        found |= {"half random plans": replace(base, source="both")}
         found |= {"random plans": random, "random pick": replace(base, pick="random")}
         found |= {"no values": replace(base, pick="first", keep_base=False, candidates=1)}
         found |= {f"{n} candidates": replace(base, candidates=n) for n in self.candidates}
@@ -72,6 +75,7 @@ class StudyConfig:
         found |= {f"{n / 4:g} s": replace(base, horizon=n) for n in self.horizons}
         found |= {f"guidance {strength:g}": replace(base, guidance=strength) for strength in self.guidance}
         found |= {f"margin {margin:g}": replace(base, margin=margin) for margin in self.margins}
+        found |= {f"careful {slack:g}": replace(base, careful=slack) for slack in self.careful}
         found |= {f"weights {' '.join(f'{w:g}' for w in each)}": replace(base, weights=each) for each in self.weights}
         return found
 
