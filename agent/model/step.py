@@ -42,8 +42,8 @@ class FixedStep:
             self.run()
         else:
             self._graph.replay()
-        logits, *state = (output.clone() for output in self._outputs)
-        return logits, _state(state)
+        logits, *carried = (output.clone() for output in self._outputs)
+        return logits, _state(carried)
 
     def run(self) -> None:
         """The recorded part: no copy from or to the host, no wait for the device, shapes that never change."""

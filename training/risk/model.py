@@ -84,7 +84,8 @@ class Maps:
 
     def of(self, states: Tensor) -> Maps:
         """Those of some states."""
-        return Maps(*(None if one is None else one[states] for one in (self.features, self.planes, self.flow)))
+        planes, flow = (None if one is None else one[states] for one in (self.planes, self.flow))
+        return Maps(self.features[states], planes, flow)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,11 +104,12 @@ def stored_states(summary: Summary) -> list[Panel]:
 
 def ablation(summary: Summary) -> list[Panel]:
     """How far each arm is from the full method in driving score."""
-    rows = [
-        (name, arm["minus_full"][SCORE]["difference"], *(arm["minus_full"][SCORE]["interval_95"] or (None, None)))
-        for name, arm in summary["arms"].items()
-        if arm.get("minus_full") is not None
-    ]
+    rows: list[Row] = []
+    for name, arm in summary["arms"].items():
+        if arm.get("minus_full") is not None:
+            apart = arm["minus_full"][SCORE]
+            low, high = apart["interval_95"] or (None, None)
+            rows.append((name, apart["difference"], low, high))
     return [Panel("driving score, minus full", rows)]
 
 
