@@ -81,7 +81,7 @@ def train(config: RiskTrainConfig, data: FutureSet, out: Path) -> list[Path]:
 def _train_one(config: RiskTrainConfig, data: FutureSet, arm: Arm, seed: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)  # the same initial weights for every arm
-    model = RiskModel(config.model).to(config.device).to(memory_format=torch.channels_last)
+    model = RiskModel(config.model).to(config.device)
     sampler = Sampler(data, arm, np.random.default_rng(seed))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     begun_s, sums = time.monotonic(), dict[str, float]()
