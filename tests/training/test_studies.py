@@ -89,6 +89,16 @@ def test_the_adapter_s_rules() -> None:
     assert rules.more_candidates_help(study(0.5, (0.0, 1.0, 0.7))).verdict == NOT_REPLICATED
 
 
+@pytest.mark.parametrize(
+    ("interaction", "verdict"),
+    [((1.0, -3.0, 4.9), REPLICATED), ((0.0, -11.0, 11.0), NOT_REPLICATED), ((4.0, 3.0, 5.5), NOT_REPLICATED)],
+)
+def test_effects_add_up_where_that_is_known(interaction: tuple[float, float, float], verdict: str) -> None:
+    sets = {"all": {"effects": {"interaction": {"hd_score": interaction}}}}
+    assert rules.effects_add_up({"sets": sets}).verdict == verdict
+    assert rules.effects_add_up({"sets": {"all": {"effects": {"interaction": None}}}}).verdict == NOT_MEASURED
+
+
 def test_the_page_holds_what_is_there_and_names_what_is_not(tmp_path: Path) -> None:
     shutil.copy(RISK, tmp_path / "risk_bench.json")
     found = write(tmp_path, tmp_path / "page.md")

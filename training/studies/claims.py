@@ -183,7 +183,7 @@ CLAIMS = [
     Claim(
         "ours",
         "refinement and adapter add up",
-        "their interaction in HD-score cannot be told from 0",
+        "the interval of their interaction in HD-score lies within 5 points of 0",
         "joint",
         rules.effects_add_up,
     ),
