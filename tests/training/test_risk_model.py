@@ -158,8 +158,8 @@ def test_what_stands_is_looked_up_as_it_is() -> None:
 
 
 def test_who_moves_is_looked_up_where_it_will_be() -> None:
-    """A car 10 m to the right crosses at 5 m/s: told so, it is seen 10 m farther to the left after 2 s."""
-    futures = futures_of(road_log([Body(20.0, -10.0, math.pi / 2, 5.0)], 0.0), road_map(), SynthesisConfig())
+    """A car 15 m to the right crosses at 5 m/s: told so, it is seen 10 m farther to the left after 2 s."""
+    futures = futures_of(road_log([Body(20.0, -15.0, math.pi / 2, 5.0)], 0.0), road_map(), SynthesisConfig())
     data = FutureSet([futures])
     model = RiskModel(SMALL)
     model.decoder = torch.nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
@@ -171,7 +171,7 @@ def test_who_moves_is_looked_up_where_it_will_be() -> None:
     for place, moved_s in ((SMALL.features + 1, 0.0), (SMALL.features + len(PLANES), 2.0)):
         rows, columns = np.nonzero(frame[place].numpy() > 0.5)
         assert 24.0 - rows.mean() - 0.5 == pytest.approx(20.0, abs=0.7)
-        assert 16.0 - columns.mean() - 0.5 == pytest.approx(-10.0 + 5.0 * (passed_s + moved_s), abs=0.7)
+        assert 16.0 - columns.mean() - 0.5 == pytest.approx(-15.0 + 5.0 * (passed_s + moved_s), abs=0.7)
 
 
 def test_candidates_do_not_depend_on_each_other(data: FutureSet) -> None:
