@@ -117,7 +117,7 @@ def one_state(bodies: list[Body], mps: float = 8.0) -> RefineStates:
         np.zeros((1, 65), np.float32),
         start_state(mps, 0.0, 0.0)[None],
         [Truth(log, open_ground(), BASE)],
-        np.zeros((1, 128, 128), np.uint64),
+        np.zeros((1, 64, 64), np.uint64),
         np.array([[mps, 0.0, 0.0, 13.9]], np.float32),
         ["Road"],
     )

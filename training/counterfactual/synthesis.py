@@ -34,8 +34,8 @@ from training.counterfactual.replay import HORIZON_TICKS, NO, Outcomes, Scene, m
 from training.counterfactual.surface import Surface, outside_share
 
 SUFFIX = ".futures.npz"
-SIZE_PX = bev.SIZE_PX
-"""Masks of a base state are kept as they are: between a near miss and a contact lie decimetres."""
+SIZE_PX = 64
+"""Masks of a base state are pooled to this."""
 MOTION_TICKS = 5
 """The motion is told every quarter of a second."""
 STEPS = HORIZON_TICKS // MOTION_TICKS
@@ -77,7 +77,7 @@ class Futures:
 
     meta: dict[str, Any]
     words: np.ndarray
-    """(s, 128, 128) uint64 at the base state."""
+    """(s, 64, 64) uint64 at the base state."""
     vector: np.ndarray
     """(s, 4) float32, see VECTOR."""
     latent: np.ndarray

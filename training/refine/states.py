@@ -31,7 +31,7 @@ class RefineStates:
     """States of the car, each from its own pose."""
     truths: list[Truth]
     words: np.ndarray
-    """(s, 128, 128) masks, for a critic that sees them."""
+    """(s, 64, 64) masks, for a critic that sees them."""
     vector: Float32[np.ndarray, "s 4"]
     towns: list[str]
 

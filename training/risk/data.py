@@ -59,7 +59,7 @@ PER_STATE = 4
 class Inputs:
     """Base states; b of them."""
 
-    words: Int64[Tensor, "b 128 128"]
+    words: Int64[Tensor, "b 64 64"]
     vector: Float[Tensor, "b 4"]
     latent: Float[Tensor, "b d"]
 

@@ -4,7 +4,6 @@ the probability of a collision, of leaving the road, and the impact speed.
 The base state (masks, or the state of another world model) becomes maps of features for every quarter second, once;
 each candidate looks them up where its footprint will be. So many candidates of one state cost little more than one.
 Where masks are seen, who is and was where is looked up besides, at full resolution: what stands need not be learnt.
-Others are also looked up where they will have come from: every place tells the velocity of who will be there.
 """
 
 from __future__ import annotations
@@ -37,16 +36,12 @@ WAY_SCALE_M, SPEED_SCALE_MPS = 30.0, 10.0
 VECTOR_SCALE = (10.0, 5.0, 0.5, 15.0)
 STEP_NUMBERS = 6
 IMPACT_SCALE_MPS = 10.0
-_OTHERS = {channels[0] for channels in render.CLASS_CHANNELS[1:]}
 PLANES = tuple(
     (tuple(channel + age for channel in channels))
     for channels, ages in zip(render.CLASS_CHANNELS, ((0,), *((range(len(bev.HISTORY_S))),) * 2), strict=True)
     for age in ages
 )
 """Channels of what is looked up as it is: road, then vehicles and things at four ages, then walkers and cyclists."""
-MOVED = tuple(place for place, channels in enumerate(PLANES) if any(c in _OTHERS for c in channels))
-"""Planes of others as they are now."""
-FLOW_SCALE_MPS = 10.0
 START_HAZARD = -4.0
 """Logit of a quarter second's risk before anything is learnt."""
 
@@ -77,15 +72,12 @@ class Maps:
     """What candidates look up."""
 
     features: Float[Tensor, "b 12 c 32 32"]
-    planes: Float[Tensor, "b p 128 128"] | None
+    planes: Float[Tensor, "b p 64 64"] | None
     """What is and was where (PLANES); None where masks are not seen."""
-    flow: Float[Tensor, "b 12 2 32 32"] | None = None
-    """Velocity (ahead, left; FLOW_SCALE_MPS) of who will be there in each quarter second; None likewise."""
 
     def of(self, states: Tensor) -> Maps:
         """Those of some states."""
-        planes, flow = (None if one is None else one[states] for one in (self.planes, self.flow))
-        return Maps(self.features[states], planes, flow)
+        return Maps(self.features[states], None if self.planes is None else self.planes[states])
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +118,7 @@ class RiskModel(nn.Module):
         self.config = config
         depth = config.depth
         if config.source == "masks":
-            self.stem = nn.Conv2d(padded_channels(bev.CHANNELS), depth, 8, 4, 2)
+            self.stem = nn.Conv2d(padded_channels(bev.CHANNELS), depth, 4, 2, 1)
         else:
             self.stem = nn.Sequential(
                 nn.Linear(config.latent, 4 * depth * 16),
@@ -140,9 +132,8 @@ class RiskModel(nn.Module):
         self.to_middle = _block(6 * depth, 2 * depth)
         self.to_fine = _block(3 * depth, 2 * depth)
         self.maps = nn.Conv2d(2 * depth, STEPS * config.features, 1)
-        self.flow = nn.Conv2d(2 * depth, STEPS * 2, 1) if config.source == "masks" else None
         probes = len(PROBES_AHEAD_M) * len(PROBES_LEFT_M)
-        looked_up = config.features + (len(PLANES) + len(MOVED) if config.source == "masks" else 0)
+        looked_up = config.features + (len(PLANES) if config.source == "masks" else 0)
         self.head = nn.Sequential(
             nn.Linear(probes * looked_up + STEP_NUMBERS + len(VECTOR), config.units),
             nn.SiLU(),
@@ -187,8 +178,7 @@ class RiskModel(nn.Module):
         coarse = F.interpolate(self.coarse(middle), scale_factor=2.0)
         middle = self.to_middle(torch.cat([middle, coarse], 1))
         fine = self.to_fine(torch.cat([fine, F.interpolate(middle, scale_factor=2.0)], 1))
-        flow = None if self.flow is None else self.flow(fine).unflatten(1, (STEPS, 2)).float()
-        return Maps(self.maps(fine).unflatten(1, (STEPS, self.config.features)), planes, flow)
+        return Maps(self.maps(fine).unflatten(1, (STEPS, self.config.features)), planes)
 
     def foresee(
         self,
@@ -218,28 +208,16 @@ def _look_up(
     maps: Maps, motion: Float[Tensor, "b k 12 4"], points: Float[Tensor, "p 2"], steps: range
 ) -> Float[Tensor, "b k steps c p"]:
     """Features and planes at points around the candidates' poses at some steps."""
-    b = len(motion)
+    b, k = motion.shape[:2]
     chosen = slice(steps.start, steps.stop, steps.step)
     grid = _grid(motion[:, :, chosen].transpose(1, 2).flatten(0, 1), points)  # (b steps) k p 2
     found = F.grid_sample(maps.features[:, chosen].flatten(0, 1), grid, align_corners=False)
     found = found.unflatten(0, (b, len(steps))).permute(0, 3, 1, 2, 4)
-    if maps.planes is None or maps.flow is None:
+    if maps.planes is None:
         return found
-    flow = F.grid_sample(maps.flow[:, chosen].flatten(0, 1), grid, align_corners=False)  # (b steps) 2 k p
-    seconds = STEP_S * (torch.arange(STEPS, device=grid.device)[chosen] + 1.0)
-    way = FLOW_SCALE_MPS * flow.unflatten(0, (b, len(steps))) * seconds[:, None, None, None]
-    back = torch.stack([way[:, :, 1], way[:, :, 0]], -1) * (2.0 / VIEW_M)  # left and ahead, as columns and rows count
-    whole = grid.unflatten(0, (b, len(steps)))
-    parts = (maps.planes, whole), (maps.planes[:, list(MOVED)], whole + back)
-    return torch.cat([found, *(_at_full_resolution(planes, where) for planes, where in parts)], 3)
-
-
-def _at_full_resolution(
-    planes: Float[Tensor, "b c 128 128"], grid: Float[Tensor, "b steps k p 2"]
-) -> Float[Tensor, "b k steps c p"]:
-    steps, k = grid.shape[1:3]
-    seen = F.grid_sample(planes, grid.transpose(1, 2).flatten(1, 2), align_corners=False)
-    return seen.unflatten(2, (k, steps)).permute(0, 2, 3, 1, 4)
+    whole = grid.unflatten(0, (b, len(steps))).transpose(1, 2).flatten(1, 2)  # b (k steps) p 2
+    seen = F.grid_sample(maps.planes, whole, align_corners=False)
+    return torch.cat([found, seen.unflatten(2, (k, len(steps))).permute(0, 2, 3, 1, 4)], 3)
 
 
 def _grid(poses: Float[Tensor, "n k 4"], points: Float[Tensor, "p 2"]) -> Float[Tensor, "n k p 2"]:
