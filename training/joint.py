@@ -79,12 +79,17 @@ def table(summary: Mapping[str, Any]) -> str:
     """Markdown: per set of routes the four arms, their differences, main effects and interaction."""
     lines = [summary["says"]]
     for name, own in summary["sets"].items():
-        effects = own["effects"]
-        rows = compare.differences(own["arms"]) | {
-            f"main effect of {FACTORS[0]}": effects["first"],
-            f"main effect of {FACTORS[1]}": effects["second"],
-            "interaction": effects["interaction"],
-        }
-        lines += ["", f"### {name}", "", *compare.arms_table(own["arms"]), "", *compare.differences_table(rows)]
+        rows = compare.differences_table(differences(own))
+        lines += ["", f"### {name}", "", *compare.arms_table(own["arms"]), "", *rows]
         lines += ["", *compare.ratio_lines(own["arms"])]
     return "\n".join(lines) + "\n"
+
+
+def differences(own: Mapping[str, Any]) -> dict[str, Mapping[str, Any] | None]:
+    """Of one set of routes: the arms from the base, the main effects and the interaction, by a name for their rows."""
+    effects = own["effects"]
+    return compare.differences(own["arms"]) | {
+        f"main effect of {FACTORS[0]}": effects["first"],
+        f"main effect of {FACTORS[1]}": effects["second"],
+        "interaction": effects["interaction"],
+    }

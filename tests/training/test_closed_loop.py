@@ -117,7 +117,7 @@ def test_an_adapter_that_can_only_keep_the_plan_drives_as_the_agent_does(tmp_pat
     effects = found["sets"]["in-domain"]["effects"]
     assert effects["interaction"]["completion_percent"] == (0.0, 0.0, 0.0)
     shown = {panel.title: [name for name, *_ in panel.rows] for panel in pictures.joint(found)}
-    told = ["effect of refinement", "effect of adapter", "interaction"]
+    told = ["main effect of refinement", "main effect of adapter", "interaction"]
     assert shown == {"HD-score, in-domain": ["refined", "adapter", "both", *told]}
     text = (out / "joint.md").read_text()
     assert "main effect of adapter" in text and "embedded server, not CARLA" in text

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from training import joint as factorial
 from training.ablate_table import SCORE
 from training.closed_loop import compare
-from training.joint import FACTORS
 from training.studies.rules import Summary
 
 Row = tuple[str, float, float | None, float | None]
@@ -75,16 +75,10 @@ def closed_loop(summary: Summary) -> list[Panel]:
 
 def joint(summary: Summary) -> list[Panel]:
     """Arms against the base, main effects and interaction in HD-score, a panel per set of routes."""
-    panels = []
-    for name, own in summary["sets"].items():
-        effects = own["effects"]
-        rows = compare.differences(own["arms"]) | {
-            f"effect of {FACTORS[0]}": effects["first"],
-            f"effect of {FACTORS[1]}": effects["second"],
-            "interaction": effects["interaction"],
-        }
-        panels.append(Panel(f"HD-score, {name}", _apart(rows, "hd_score")))
-    return panels
+    return [
+        Panel(f"HD-score, {name}", _apart(factorial.differences(own), "hd_score"))
+        for name, own in summary["sets"].items()
+    ]
 
 
 def risk(summary: Summary) -> list[Panel]:
