@@ -42,6 +42,21 @@ def test_a_start_lasts_and_then_the_policy_decides_again() -> None:
     assert going.index(True) == 100 and 10 <= sum(going) <= 11
 
 
+def test_a_car_that_is_stopped_again_has_not_begun_to_wait_anew() -> None:
+    """It stands, goes for its second, and is stopped 2 m further by a policy that has not changed its mind."""
+    starts = {}
+    for stand_m in (0.0, 6.0):
+        patience, speed_mps, starts[stand_m] = Patience(replace(CONFIG, stand_m=stand_m)), 0.0, []
+        for decision in range(600):
+            going = patience.is_over(speed_mps, 0.9, DECISION_S)
+            if going and not speed_mps:
+                starts[stand_m].append(decision * DECISION_S)
+            speed_mps = 2.0 if going else 0.0
+    assert starts[0.0] == pytest.approx([10.0, 21.2, 32.4, 43.6, 54.8], abs=0.3)
+    after_6_m = [10.0, 11.2, 12.4, 23.6, 24.8]
+    assert starts[6.0][:5] == pytest.approx(after_6_m, abs=0.3)
+
+
 def test_a_moving_car_is_left_alone() -> None:
     patience = Patience(CONFIG)
     assert not any(patience.is_over(0.3, 1.0, DECISION_S) for _ in range(600))
@@ -56,7 +71,7 @@ def test_setting_off_is_the_best_of_the_actions_that_go_forward() -> None:
     assert ACTIONS[action][THROTTLE] > 0.0 and ACTIONS[action][BRAKE] == 0.0
 
 
-@pytest.mark.parametrize("bad", [{"after_s": 40.0}, {"least_share": 0.7}, {"after_s": 0.0}, {"last_s": 20.0}])
+@pytest.mark.parametrize("bad", [{"after_s": 40.0}, {"least_share": 0.7}, {"after_s": 0.0}, {"last_s": 20.0}, {"stand_m": -1.0}])
 def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="patience"):
         PatienceConfig(**bad)
