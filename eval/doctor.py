@@ -33,7 +33,7 @@ MEMORY_WARN_BYTES: Final = 4 * GIB
 MEMORY_FAIL_BYTES: Final = 3 * GIB // 2
 SMI_TIMEOUT_S: Final = 20.0
 XODR_HEAD_BYTES: Final = 4096
-DEFAULT_WEIGHTS: Final = Path("weights/raw_clone/agent.yaml")
+DEFAULT_WEIGHTS: Final = Path("weights/raw_refined/agent.yaml")
 
 
 class Level(Enum):

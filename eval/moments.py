@@ -486,8 +486,13 @@ def _bev(driver: Driver, decision: Decision, every: int) -> tuple[BevView | None
     if isinstance(model, DrivingModel):
         masks, _ = model.explain(decision.state)
         return BevView(masks[0].float().cpu().numpy(), MASKS, range_m), {}
-    if model.decoder is None or decision.action is None:
+    if decision.action is None:
         return None, {}
+    if model.decoder is None:
+        if model.neck.masks is None:
+            return None, {}
+        masks = model.told_masks(decision.inputs, decision.state)
+        return BevView(masks[0].float().cpu().numpy(), tuple(SHOWN_MASKS), range_m), {}
     latent = decision.state.latent
     ahead = [max(1, round(steps / every)) * every for steps in IMAGINED_STEPS]
     states = model.imagine(latent, decision.action, ahead[-1])

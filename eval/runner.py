@@ -53,7 +53,7 @@ EXIT_UNEXPECTED = 1  # of a job: Python ended it with a traceback
 CARLA_TOWN = re.compile(r"Town\d+.*")
 """Names of CARLA's own towns, whose maps are files."""
 DEFAULT_AGENT = "agent/entry.py"
-DEFAULT_WEIGHTS = Path("weights/raw_clone/agent.yaml")
+DEFAULT_WEIGHTS = Path("weights/raw_refined/agent.yaml")
 
 
 class InputError(ValueError):

@@ -1,6 +1,6 @@
 """What the encoder and the driving network cost per frame, part by part.
 
-    python -m agent.model bench [--models tiny,b2d-tiny,base,shipped] [--device cpu|cuda] [--dtype float32|bfloat16]
+    python -m agent.model bench [--models tiny,b2d-tiny,base,clone] [--device cpu|cuda] [--dtype float32|bfloat16]
 
 On a CPU, milliseconds are the process's CPU time on one thread, which other programs disturb less than the clock; on a
 GPU they are the clock's, between synchronisations. Official shapes have random weights: time does not depend on them.
@@ -35,10 +35,10 @@ from agent.model.rig import BENCH2DRIVE_LIDAR_EGO_M, BENCH2DRIVE_RIG
 from agent.model.static_bevformer import StaticBEVFormer
 from agent.route import ROUTE_POINTS, VECTOR_SIZE
 
-SHIPPED = "shipped"
-MODELS = ("tiny", "b2d-tiny", "base", SHIPPED)
+CLONE = "clone"
+MODELS = ("tiny", "b2d-tiny", "base", CLONE)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SHIPPED_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "raw_clone"
+CLONE_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "raw_clone"
 TIMED_ON_CPU_GFLOP = 1_000.0
 """Larger networks are counted but not timed on a CPU, unless asked for: a frame takes half a minute."""
 CORNERS = 4
@@ -199,11 +199,11 @@ def _ready(module: nn.Module, device: torch.device) -> nn.Module:
     return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def time_shipped(settings: Settings) -> dict[str, float]:
-    """Milliseconds of the parts of the driving network that is shipped, as the agent runs it."""
+def time_clone(settings: Settings) -> dict[str, float]:
+    """Milliseconds of the parts of the cloned driving network, as the agent runs it."""
     model = load_driving_model(settings.weights, str(settings.device))
     fold_batch_norms(model.encoder.backbone)
-    inputs = _shipped_inputs(model, settings.device)
+    inputs = _clone_inputs(model, settings.device)
     state = model.initial(1)
     state = replace(state, has_memory=torch.ones_like(state.has_memory))
     encoder, grid = model.encoder, model.config.encoder.grid
@@ -234,7 +234,7 @@ class _Inputs:
     first: Tensor
 
 
-def _shipped_inputs(model: DrivingModel, device: torch.device) -> _Inputs:
+def _clone_inputs(model: DrivingModel, device: torch.device) -> _Inputs:
     config = model.config.encoder
     cameras = len(BENCH2DRIVE_RIG.mounts)
     generator = torch.Generator().manual_seed(0)
@@ -257,10 +257,10 @@ def row(name: str, parts: dict[str, float]) -> str:
     return f"{name:10} {sum(parts.values()):9.1f} ms  ({shown})"
 
 
-def raw_stream(shipped: Mapping[str, float]) -> dict[str, float]:
-    """The shipped network's parts as the paper divides them: everything before the world model is the encoder."""
-    later = {part: shipped[part] for part in LATENCY_PARTS[1:]}
-    return {"encoder": sum(shipped.values()) - sum(later.values()), **later}
+def raw_stream(parts: Mapping[str, float]) -> dict[str, float]:
+    """The cloned network's parts as the paper divides them: everything before the world model is the encoder."""
+    later = {part: parts[part] for part in LATENCY_PARTS[1:]}
+    return {"encoder": sum(parts.values()) - sum(later.values()), **later}
 
 
 def privileged_stream(settings: Settings) -> dict[str, float] | None:
@@ -301,13 +301,13 @@ def run(models: Iterable[str], settings: Settings) -> None:
     print(f"{settings.device} ({kind}), torch {torch.__version__}, {settings.dtype}, {form}; ms per frame ({unit})")
     streams: dict[str, dict[str, float] | None] = {}
     for name in models:
-        if name == SHIPPED:
+        if name == CLONE:
             try:
-                shipped = time_shipped(settings)
+                clone = time_clone(settings)
             except (CheckpointError, ConfigError) as error:
                 raise BenchError(str(error)) from error
-            print(row(name, shipped), flush=True)
-            streams["raw sensor stream"] = raw_stream(shipped)
+            print(row(name, clone), flush=True)
+            streams["raw sensor stream"] = raw_stream(clone)
             streams["privileged stream"] = privileged_stream(settings)
             continue
         count = count_official(name, settings)
@@ -327,21 +327,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m agent.model bench", description="Milliseconds per frame, part by part."
     )
-    parser.add_argument("--models", default=",".join(MODELS), help=f"of {', '.join((*OFFICIAL_MODELS, SHIPPED))}")
+    parser.add_argument("--models", default=",".join(MODELS), help=f"of {', '.join((*OFFICIAL_MODELS, CLONE))}")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1...")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
     parser.add_argument("--compiled", action="store_true", help="torch.compile; the first frame takes minutes")
     parser.add_argument("--full", action="store_true", help="time large models on a CPU, too")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--weights", type=Path, default=SHIPPED_WEIGHTS, help="checkpoint folder of the driving network"
-    )
+    parser.add_argument("--weights", type=Path, default=CLONE_WEIGHTS, help="checkpoint folder of the driving network")
     options = parser.parse_args(arguments)
     models = [name for name in options.models.split(",") if name]
     try:
         for name in models:
-            if name not in (*OFFICIAL_MODELS, SHIPPED):
-                raise BenchError(f"--models: no model {name!r}; choose of {', '.join((*OFFICIAL_MODELS, SHIPPED))}")
+            if name not in (*OFFICIAL_MODELS, CLONE):
+                raise BenchError(f"--models: no model {name!r}; choose of {', '.join((*OFFICIAL_MODELS, CLONE))}")
         if options.repeats < 1:
             raise BenchError(f"--repeats must be at least 1, got {options.repeats}")
         settings = Settings(
@@ -373,7 +371,7 @@ def one_thread() -> Iterator[None]:
 
 def make_settings(device: str, *, repeats: int) -> Settings:
     """To time in float32, uncompiled. Raises: BenchError for a device that is not there."""
-    return Settings(_device(device), torch.float32, False, repeats, False, SHIPPED_WEIGHTS)
+    return Settings(_device(device), torch.float32, False, repeats, False, CLONE_WEIGHTS)
 
 
 def _device(name: str) -> torch.device:

@@ -1,6 +1,6 @@
 """Operations and bytes of one whole decision, counted without a device, and the least time that GPUs could take.
 
-    python -m agent.model count [--models shipped,r50,base] [--dtype bfloat16]
+    python -m agent.model count [--models clone,r50,base] [--dtype bfloat16]
 
 The networks run on torch's meta device, on which tensors have shapes and no values. Every operation reads its inputs
 and writes its outputs once; what a cache or a fusion would save is not taken off.
@@ -22,7 +22,7 @@ from agent.checkpoint import CheckpointError
 from agent.config import ConfigError
 from agent.driver import load_driving_model
 from agent.model.backbone import fold_batch_norms
-from agent.model.bench import DTYPES, SHIPPED, SHIPPED_WEIGHTS, BenchError, official_geometry
+from agent.model.bench import CLONE, CLONE_WEIGHTS, DTYPES, BenchError, official_geometry
 from agent.model.bev_grid import BevGrid
 from agent.model.bevformer import CAN_BUS_SIZE
 from agent.model.driving_model import DrivingModel, ModelInput
@@ -37,7 +37,7 @@ COUNTED: dict[str, OfficialModel] = {
     "base": OFFICIAL_MODELS["base"],
 }
 """r50: ResNet-50, 480 x 800, 100 x 100 cells, 3 layers."""
-MODELS = (SHIPPED, *COUNTED)
+MODELS = (CLONE, *COUNTED)
 CAMERA_HW = (900, 1600)
 CAMERA_CHANNELS = 4
 INDEX_BYTES = 4
@@ -138,7 +138,7 @@ def cost(run: Callable[[], Any]) -> tuple[Cost, Any]:
     return Cost(bytes_.kernels, flops.get_total_flops() / 1e9, bytes_.bytes / 1e9), result
 
 
-def cost_of_shipped(model: DrivingModel, dtype: torch.dtype) -> dict[str, Cost]:
+def cost_of_clone(model: DrivingModel, dtype: torch.dtype) -> dict[str, Cost]:
     """Parts of the driving network's decision; encoder geometry and latent states stay in float32."""
     fold_batch_norms(model.encoder.backbone)
     model = model.to(META)
@@ -202,15 +202,15 @@ def _meta_inputs(height: int, width: int) -> ModelInput:
     )
 
 
-def decision_costs(name: str, dtype: torch.dtype, weights: Path = SHIPPED_WEIGHTS) -> dict[str, Cost]:
-    """Parts of one decision. The larger encoders are followed by the shipped neck, world model and policy.
+def decision_costs(name: str, dtype: torch.dtype, weights: Path = CLONE_WEIGHTS) -> dict[str, Cost]:
+    """Parts of one decision. The larger encoders are followed by the clone's neck, world model and policy.
 
     Raises: CheckpointError, ConfigError.
     """
-    shipped = cost_of_shipped(load_driving_model(weights, "cpu"), dtype)
-    if name == SHIPPED:
-        return shipped
-    later = {part: shipped[part] for part in ("neck", "world model", "policy")}
+    clone = cost_of_clone(load_driving_model(weights, "cpu"), dtype)
+    if name == CLONE:
+        return clone
+    later = {part: clone[part] for part in ("neck", "world model", "policy")}
     return {**cost_of_official(COUNTED[name], dtype), **later}
 
 
@@ -240,7 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m agent.model count", description="Operations and bytes.")
     parser.add_argument("--models", default=",".join(MODELS), help=f"of {', '.join(MODELS)}")
     parser.add_argument("--dtype", choices=list(DTYPES), default="bfloat16", help="of convolutions and products")
-    parser.add_argument("--weights", type=Path, default=SHIPPED_WEIGHTS, help="checkpoint folder of the shipped model")
+    parser.add_argument("--weights", type=Path, default=CLONE_WEIGHTS, help="checkpoint folder of the cloned agent")
     options = parser.parse_args(arguments)
     names = [name for name in options.models.split(",") if name]
     unknown = [name for name in names if name not in MODELS]

@@ -50,7 +50,7 @@ AUXILIARY_SCALE = (1.0, 0.2, 0.05, 20.0, 20.0, 4.0) + (5.0, 2.0) * len(PATH_DIST
 
 
 def small_encoder() -> EncoderConfig:
-    """Encoder of the shipped model: about one million parameters, 2 m cells from 8 m behind to 40 m ahead."""
+    """Encoder of the shipped agents: about one million parameters, 2 m cells from 8 m behind to 40 m ahead."""
     return EncoderConfig(
         backbone_depth=18,
         backbone_width=16,

@@ -18,7 +18,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Image encoder of a driving model; the defaults are the shipped model's."""
+    """Image encoder of a driving model; the defaults are those of the shipped agents."""
 
     backbone_depth: int = 18
     backbone_width: int = 32

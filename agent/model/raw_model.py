@@ -425,7 +425,22 @@ class RawModel(nn.Module):
         """
         if self.decoder is None or self.config.decoder is None:
             raise ValueError("this agent has no decoder; export it with one")
-        masks = self.decoder(torch.cat([latent.features() for latent in latents]))
+        return self._shown(self.decoder(torch.cat([latent.features() for latent in latents])))
+
+    @torch.no_grad()
+    def told_masks(self, inputs: ModelInput, state: ModelState) -> Float[Tensor, "b masks rows columns"]:
+        """Probabilities of `SHOWN_MASKS` as the neck told them on the way to a state, placed as `shown_masks`.
+
+        inputs, state: of one decision. Raises: ValueError for an agent whose neck tells none.
+        """
+        image, valid = inputs.images[:, FRONT], inputs.camera_valid[:, FRONT]
+        unused = torch.zeros(inputs.vector.shape[0], len(ACTIONS), device=inputs.vector.device)
+        told = self.neck(state.memory, inputs.route, inputs.vector, unused, image, valid).masks
+        if told is None:
+            raise ValueError("this agent's neck tells no masks; train it with told masks")
+        return self._shown(told.sigmoid())
+
+    def _shown(self, masks: Float[Tensor, "n channels size size"]) -> Float[Tensor, "n masks rows columns"]:
         shown = torch.stack([masks[:, list(channels)].amax(1) for channels in SHOWN_MASKS.values()], 1)
-        rows, columns = seen_ground(self.config.neck, self.config.encoder, self.config.decoder.size_px)
+        rows, columns = seen_ground(self.config.neck, self.config.encoder, masks.shape[-1])
         return shown[:, :, rows, columns].flip(2)

@@ -19,9 +19,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_agent(tmp_path_factory.mktemp("bench") / "w").parent
 
 
-def test_shipped_model_and_the_six_cells_are_printed(weights: Path, capsys: pytest.CaptureFixture):
+def test_the_clone_and_the_six_cells_are_printed(weights: Path, capsys: pytest.CaptureFixture):
     threads = torch.get_num_threads()
-    assert main(["bench", "--models", "shipped", "--device", "cpu", "--repeats", "1", "--weights", str(weights)]) == 0
+    assert main(["bench", "--models", "clone", "--device", "cpu", "--repeats", "1", "--weights", str(weights)]) == 0
     out = capsys.readouterr().out
     for part in ("backbone and pyramid", "encoder", "neck", "world model", "policy"):
         assert f"{part} " in out
@@ -42,7 +42,7 @@ def test_large_models_are_counted_on_a_cpu(capsys: pytest.CaptureFixture):
 
 
 def test_counts_are_those_of_the_published_networks():
-    settings = bench.Settings(torch.device("cpu"), torch.float32, False, 1, False, bench.SHIPPED_WEIGHTS)
+    settings = bench.Settings(torch.device("cpu"), torch.float32, False, 1, False, bench.CLONE_WEIGHTS)
     tiny = bench.count_official("tiny", settings)
     # 4.1 G multiply-adds of ResNet-50 at 224 x 224, for six images of 480 x 800 (He et al. 2015: 3.8 to 4.1).
     assert tiny.backbone_gflop == pytest.approx(2 * 4.1 * 6 * 480 * 800 / 224**2, rel=0.05)
@@ -56,7 +56,7 @@ def test_parts_of_an_official_encoder_are_timed(monkeypatch: pytest.MonkeyPatch)
     tiny = bench.OFFICIAL_MODELS["tiny"]
     small = replace(tiny, grid=BevGrid(6, 5, tiny.grid.range_m), image_hw=(64, 96))
     monkeypatch.setitem(bench.OFFICIAL_MODELS, "tiny", small)
-    settings = bench.Settings(torch.device("cpu"), torch.bfloat16, False, 1, False, bench.SHIPPED_WEIGHTS)
+    settings = bench.Settings(torch.device("cpu"), torch.bfloat16, False, 1, False, bench.CLONE_WEIGHTS)
     parts = bench.time_official("tiny", settings)
     assert list(parts) == ["backbone", "pyramid", "align", "values", "temporal", "spatial", "ffn"]
     assert all(value > 0.0 for value in parts.values())
@@ -70,7 +70,7 @@ def test_parts_of_an_official_encoder_are_timed(monkeypatch: pytest.MonkeyPatch)
         ["--device", "meta"],
         ["--device", "cuda:99"],
         ["--repeats", "0"],
-        ["--models", "shipped", "--device", "cpu", "--weights", "/nowhere"],
+        ["--models", "clone", "--device", "cpu", "--weights", "/nowhere"],
     ],
 )
 def test_impossible_measurements_give_one_clear_line(arguments: list[str], capsys: pytest.CaptureFixture):

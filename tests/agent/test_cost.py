@@ -41,9 +41,9 @@ def test_counts_agree_with_the_closed_form():
 
 def test_the_table_names_every_part_and_its_sum(tmp_path: Path, capsys: pytest.CaptureFixture):
     weights = save_agent(tmp_path / "w").parent
-    assert main(["count", "--models", "shipped,r50", "--weights", str(weights)]) == 0
+    assert main(["count", "--models", "clone,r50", "--weights", str(weights)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = [line.split(" | ") for line in lines if line.startswith(("| shipped", "| r50"))]
+    rows = [line.split(" | ") for line in lines if line.startswith(("| clone", "| r50"))]
     parts = ["backbone and pyramid", "encoder", "neck", "world model", "policy", "all"]
     assert [row[1] for row in rows] == parts + parts
     for model in (rows[:6], rows[6:]):

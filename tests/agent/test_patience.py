@@ -71,7 +71,10 @@ def test_setting_off_is_the_best_of_the_actions_that_go_forward() -> None:
     assert ACTIONS[action][THROTTLE] > 0.0 and ACTIONS[action][BRAKE] == 0.0
 
 
-@pytest.mark.parametrize("bad", [{"after_s": 40.0}, {"least_share": 0.7}, {"after_s": 0.0}, {"last_s": 20.0}, {"stand_m": -1.0}])
+IMPOSSIBLE = [{"after_s": 40.0}, {"least_share": 0.7}, {"after_s": 0.0}, {"last_s": 20.0}, {"stand_m": -1.0}]
+
+
+@pytest.mark.parametrize("bad", IMPOSSIBLE)
 def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="patience"):
         PatienceConfig(**bad)

@@ -30,7 +30,7 @@ from eval.vulkan import VulkanError, adapters
 from simulator.towns.generate import generate
 from tests.faults.runs import DIES, launcher
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "raw_clone"
+WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "raw_refined"
 OTHER_DIALECT = {"0.9.15": "0.9.16", "0.9.16": "0.9.15"}
 
 

@@ -13,7 +13,7 @@ from eval.generate import generate_routes
 from eval.sensors import InputData
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
 
-CONFIG = Path(__file__).resolve().parents[2] / "weights" / "raw_clone" / "agent.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "weights" / "raw_refined" / "agent.yaml"
 TOWN = "Gen03"
 TICK_S = 0.05
 BLIND_FROM_S, BLIND_TO_S = 3.0, 7.0

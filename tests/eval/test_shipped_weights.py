@@ -6,18 +6,19 @@ import math
 from pathlib import Path
 
 import carla
+import pytest
 import torch
 
 from agent.actions import ACTIONS
 from agent.driver import Decision
 from agent.entry import LeaderboardAgent
-from agent.model.driving_model import AUXILIARY, MASKS
+from agent.model.mask_decoder import SHOWN_MASKS
 from agent.observation import IMAGE_HEIGHT_PX, IMAGE_WIDTH_PX
 from eval.episode import Episode, EpisodeConfig, Tick
 from eval.generate import generate_routes
 from eval.server import EmbeddedServer, EmbeddedServerConfig, connect
 
-CONFIG = Path(__file__).resolve().parents[2] / "weights" / "raw_clone" / "agent.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "weights" / "raw_refined" / "agent.yaml"
 TOWN = "Gen03"
 DECISIONS = 3
 
@@ -32,10 +33,14 @@ def test_the_shipped_agent_decides_on_what_it_sees(generated_map: carla.Map) -> 
         decisions.append(episode.agent.driver.last_decision)
         if len(ticks) == 1:
             model, state = episode.agent.driver.model, decisions[0].state
-            masks, auxiliary = model.explain(state, model.see(decisions[0].inputs, model.initial(1))[1])
             encoder = model.config.encoder
-            assert masks.shape == (1, len(MASKS), 2 * encoder.bev_rows, 2 * encoder.bev_columns)
-            assert auxiliary.shape == (1, len(AUXILIARY)) and torch.isfinite(auxiliary).all()
+            masks = model.told_masks(decisions[0].inputs, state)
+            metres = [high - low for low, high in zip(encoder.bev_range_m[:2], encoder.bev_range_m[3:5], strict=True)]
+            assert masks.shape[:2] == (1, len(SHOWN_MASKS))
+            assert masks.shape[2] / masks.shape[3] == pytest.approx(metres[1] / metres[0], rel=0.05)
+            road = masks[0, list(SHOWN_MASKS).index("road")]
+            at_the_car = road[round(-encoder.bev_range_m[1] / metres[1] * len(road)), masks.shape[3] // 2]
+            assert at_the_car > 0.9, "it does not see the road that it stands on"
             assert state.memory.shape == (1, encoder.bev_rows * encoder.bev_columns, encoder.embed_dims)
 
     with EmbeddedServer(EmbeddedServerConfig(town=TOWN)) as server:

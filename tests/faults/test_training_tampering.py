@@ -51,6 +51,7 @@ SHIPPED = {
     "raw_clone": (load_agent,),
     "raw_tiny": (load_agent,),
     "raw": (load_agent,),
+    "raw_refined": (load_agent,),
     "privileged_tiny": (load_policy, load_privileged),
 }
 """Every folder of weights/ with what loads it: the agent, an evaluation, an analysis or another run."""
