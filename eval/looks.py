@@ -1,14 +1,15 @@
 """Does the agent drive by what it sees? The same routes with its cameras, without, and with another episode's.
 
-The controls are paired by route: what a control loses is the mean of the differences in route completion, with a
-bootstrap interval over routes. Black cameras are shown twice: the whole agent notices them and stops the car; with the
-checks of the cameras off the network itself has to drive by them, so that its loss is its own.
+The controls are paired by route: what a control loses is the mean of the differences in route completion, in driving
+score and in success, with bootstrap intervals over routes. Black cameras are shown twice: the whole agent notices them
+and stops the car; with the checks of the cameras off the network itself has to drive by them, so that its loss is its
+own.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +41,13 @@ ARMS: Final = {
     "other": "another episode's cameras",
     "constant": "constant throttle",
 }
+Measure = Callable[[RouteRecord], float]
+MEASURES: Final[Mapping[str, Measure]] = {
+    "route_completion": lambda record: record.scores.score_route,
+    "driving_score": lambda record: record.scores.score_composed,
+    "success": lambda record: 100.0 * record.success,
+}
+TITLES: Final = {"route_completion": "completion", "driving_score": "driving score", "success": "success"}
 UNCHECKED_CAMERAS: Final = {"black_level": -1, "frozen_ticks": 1_000_000}
 """Settings of the agent's `inputs.cameras` with which no picture is black or frozen."""
 
@@ -69,8 +77,8 @@ class LooksConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
-    """How much less of the routes a control completes, in points, with its 95 % interval."""
+class Estimate:
+    """A mean over routes, in points, with its 95 % interval."""
 
     mean: float
     low: float
@@ -146,44 +154,51 @@ def _run_config(config: LooksConfig, arm: str) -> RunConfig:
 
 def summarise(records: Mapping[str, Sequence[RouteRecord]], seed: int) -> dict[str, dict[str, Any]]:
     """Per arm: mean scores, route completion by route, and what it loses against the agent."""
-    agent = {record.route_id: record.scores.score_route for record in records.get("agent", ())}
+    agent = {record.route_id: record for record in records.get("agent", ())}
     summary: dict[str, dict[str, Any]] = {}
     for arm, rows in records.items():
         entry: dict[str, Any] = {
             "routes": len(rows),
-            "route_completion": mean_and_deviation([row.scores.score_route for row in rows])[0],
-            "driving_score": mean_and_deviation([row.scores.score_composed for row in rows])[0],
+            **{name: mean_and_deviation([measure(row) for row in rows])[0] for name, measure in MEASURES.items()},
+            "intervals": {
+                name: _plain(estimate(np.array([measure(row) for row in rows]), np.random.default_rng(seed)))[1:]
+                for name, measure in MEASURES.items()
+            },
             "successes": sum(row.success for row in rows),
             "route_completions": {row.route_id: round(row.scores.score_route, 2) for row in rows},
+            "driving_scores": {row.route_id: round(row.scores.score_composed, 2) for row in rows},
         }
-        paired = [(agent[row.route_id], row.scores.score_route) for row in rows if row.route_id in agent]
+        paired = [(agent[row.route_id], row) for row in rows if row.route_id in agent]
         if arm != "agent" and paired:
-            loss = paired_loss(np.array(paired), np.random.default_rng(seed))
-            entry |= {"loses": loss.mean, "loses_low": loss.low, "loses_high": loss.high}
+            entry["loses"] = {
+                name: _plain(estimate(_differences(paired, measure), np.random.default_rng(seed)))
+                for name, measure in MEASURES.items()
+            }
         summary[arm] = entry
     return summary
 
 
-def paired_loss(pairs: np.ndarray, generator: np.random.Generator) -> Loss:
-    """Mean of first minus second over (n, 2) pairs, with a percentile bootstrap interval over the pairs."""
-    differences = pairs[:, 0] - pairs[:, 1]
-    draws = generator.integers(0, len(differences), (RESAMPLES, len(differences)))
-    low, high = np.percentile(differences[draws].mean(1), INTERVAL_PERCENT)
-    return Loss(float(differences.mean()), float(low), float(high))
+def _differences(paired: Sequence[tuple[RouteRecord, RouteRecord]], measure: Measure) -> np.ndarray:
+    return np.array([measure(first) - measure(second) for first, second in paired])
+
+
+def estimate(values: np.ndarray, generator: np.random.Generator) -> Estimate:
+    """Mean of (n,) values, one of each route, with a percentile bootstrap interval over the routes."""
+    draws = generator.integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(values[draws].mean(1), INTERVAL_PERCENT)
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def _plain(found: Estimate) -> list[float]:
+    return [round(found.mean, 2), round(found.low, 2), round(found.high, 2)]
 
 
 def print_summary(summary: Mapping[str, Mapping[str, Any]]) -> None:
-    table = Table(title="Embedded server; route completion in %, differences paired by route with 95 % intervals")
-    for column in ("arm", "routes", "route completion", "driving score", "successes", "loses against the agent"):
+    table = Table(title="Embedded server; in %, 95 % intervals over routes; what a control loses is paired by route")
+    for column in ("arm", "routes", *TITLES.values(), *(f"loses in {title}" for title in TITLES.values())):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for arm, entry in summary.items():
-        loss = "{loses:.1f} [{loses_low:.1f}, {loses_high:.1f}]".format(**entry) if "loses" in entry else ""
-        table.add_row(
-            ARMS[arm],
-            f"{entry['routes']}",
-            f"{entry['route_completion']:.1f}",
-            f"{entry['driving_score']:.1f}",
-            f"{entry['successes']}",
-            loss,
-        )
-    Console(width=120).print(table)
+        own = [f"{entry[name]:.1f} [{low:.1f}, {high:.1f}]" for name, (low, high) in entry["intervals"].items()]
+        loses = ["{:.1f} [{:.1f}, {:.1f}]".format(*found) for found in entry.get("loses", {}).values()]
+        table.add_row(ARMS[arm], f"{entry['routes']}", *own, *loses)
+    Console(width=140).print(table)

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from agent.entry import LeaderboardAgent
 from eval.agents import black_cameras
-from eval.looks import ROUTES, LooksConfig, looks, paired_loss, unchecked_cameras
+from eval.looks import ROUTES, LooksConfig, estimate, looks, summarise, unchecked_cameras
+from eval.results import RouteRecord
 from eval.routes import read_routes
 from eval.runner import InputError
 from eval.verdict import weights_sha256
 from tests.agent.synthetic import FULL_THROTTLE, SyntheticDrive, save_agent
+from tests.eval import synthetic_moments
 
 MANY_ROUTES = 200
 
@@ -27,25 +29,35 @@ def test_routes_are_twenty_and_long_enough():
     assert all(route.keypoint_length_m > 300.0 for route in routes)  # chords of ways of 400 m and more
 
 
-@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=30))
-def test_mean_lies_in_its_interval(rows):
-    loss = paired_loss(np.array(rows), np.random.default_rng(0))
-    assert loss.low - 1e-9 <= loss.mean <= loss.high + 1e-9
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=30))
+def test_mean_lies_in_its_interval(values):
+    found = estimate(np.array(values), np.random.default_rng(0))
+    assert found.low - 1e-9 <= found.mean <= found.high + 1e-9
 
 
 def test_interval_covers_no_difference_as_often_as_it_says():
     generator = np.random.default_rng(1)
     covered = 0
     for _ in range(MANY_ROUTES):
-        loss = paired_loss(generator.normal(50.0, 20.0, (20, 2)), generator)
-        covered += loss.low <= 0.0 <= loss.high
+        found = estimate(generator.normal(0.0, 20.0, 20), generator)
+        covered += found.low <= 0.0 <= found.high
     assert 0.88 <= covered / MANY_ROUTES <= 0.99
 
 
-def test_a_blind_control_loses():
-    agent = np.full(20, 80.0)
-    loss = paired_loss(np.stack([agent, agent - 40.0], axis=1), np.random.default_rng(0))
-    assert loss.mean == loss.low == loss.high == 40.0
+def driven(route_id: str, completion: float, driving_score: float) -> RouteRecord:
+    return synthetic_moments.record(route_id, completion=completion, penalty=driving_score / max(completion, 1.0))
+
+
+def test_controls_are_paired_by_route():
+    agent = [driven("1", 100.0, 90.0), driven("2", 80.0, 50.0), driven("3", 60.0, 10.0)]
+    blind = [driven("3", 20.0, 0.0), driven("1", 60.0, 60.0)]  # in another order, one is missing
+    summary = summarise({"agent": agent, "black": blind}, seed=0)
+    assert "loses" not in summary["agent"]
+    assert summary["agent"]["driving_score"] == 50.0
+    assert summary["agent"]["intervals"]["driving_score"] == [10.0, 90.0]
+    assert summary["black"]["loses"]["route_completion"] == [40.0, 40.0, 40.0]
+    assert summary["black"]["loses"]["driving_score"] == [20.0, 10.0, 30.0]
+    assert summary["black"]["driving_scores"] == {"3": 0.0, "1": 60.0}
 
 
 def throttle_with_black_cameras(config_file: Path) -> float:
