@@ -72,6 +72,12 @@ def road_log(bodies: list[Body], ego_mps: float = 8.0, ego_accel_mps2: float = 0
     )
 
 
+def with_line(log: EpisodeLog, x: float, channel: int) -> EpisodeLog:
+    """A stop line across the road."""
+    state = np.full((TICKS, 1), channel, np.int8)
+    return replace(log, signal_box=np.array([[x, 0.0, 0.0, 0.6, 1.75]]), signal_state=state)
+
+
 def road_map() -> bev.StaticMap:
     """Asphalt from x = -100 to 300 m, 16 m wide."""
     bits = np.zeros((round(60 * bev.MAP_PIXELS_PER_M), round(400 * bev.MAP_PIXELS_PER_M)), np.uint8)

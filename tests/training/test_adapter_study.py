@@ -9,7 +9,8 @@ import pytest
 
 from agent.adapter import AdapterConfig
 from agent.motion import KNOTS, follow_plan, start_state
-from tests.training.counterfactual import BASE, Body, open_ground, road_log, road_map
+from tests.training.counterfactual import BASE, Body, open_ground, road_log, road_map, with_line
+from training import bev
 from training.adapter.drive import ARMS, setting
 from training.adapter.hd_score import Frame, comfortable, frame_of, hd_score, straight_on
 from training.adapter.study import MEASURES, StudyConfig, _measured, _summary
@@ -75,6 +76,10 @@ def test_frames_keep_the_rules() -> None:
     assert hard == Frame(1.0, 1.0, 1.0, 0.0) and hard.pdms == pytest.approx(5.0 / 7.0)
     free = Truth(road_log([], MPS), open_ground(), BASE)
     assert frame_of(free, driven()).pdms == 1.0
+    touching = frame_of(Truth(road_log([Body(4.0, 0.0)], MPS), open_ground(), BASE), driven())
+    assert touching.no_collision == 0.0 and touching.pdms == 0.0
+    red = with_line(road_log([Body(24.0, 0.0)], MPS), 10.0, bev.RED)
+    assert frame_of(Truth(red, open_ground(), BASE), driven()) == through
     plan = np.zeros((1, KNOTS, 2))
     plan[0, 5:, 0] = -8.0
     late = follow_plan(start_state(MPS, 0.0, 0.0)[None], plan)[0]  # stops in the last moment

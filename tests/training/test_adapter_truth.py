@@ -10,11 +10,12 @@ import pytest
 
 from agent.model.adapter import VALUES
 from agent.motion import KNOTS, follow_plan, start_state
-from tests.training.counterfactual import BASE, TICKS, Body, moved, open_ground, road_log
+from tests.training.counterfactual import BASE, TICKS, Body, moved, open_ground, road_log, road_map, with_line
 from training import bev
 from training.adapter.truth import COLLISION, DISTANCE, ROUTE, SPEED, Truth, returns
 from training.counterfactual import log as logs
 from training.counterfactual.log import EpisodeLog
+from training.counterfactual.surface import Surface
 
 MPS = 8.0
 
@@ -26,12 +27,6 @@ def driven(accel_mps2: float = 0.0, curvature_per_m: float = 0.0, speed_mps: flo
 
 def truth(log: EpisodeLog) -> Truth:
     return Truth(log, open_ground(), BASE)
-
-
-def with_line(log: EpisodeLog, x: float, channel: int) -> EpisodeLog:
-    """A stop line across the road."""
-    state = np.full((TICKS, 1), channel, np.int8)
-    return replace(log, signal_box=np.array([[x, 0.0, 0.0, 0.6, 1.75]]), signal_state=state)
 
 
 def test_an_undisturbed_drive() -> None:
@@ -91,6 +86,33 @@ def test_signals(channel: int, accel_mps2: float, disobeyed: bool) -> None:
     if disobeyed:
         step = int(np.flatnonzero(judged.rewards[0, :, ROUTE] < 0.0)[0])
         assert judged.rewards[0, step, ROUTE] == -1.0 and (judged.rewards[0, step + 1 :] == 0.0).all()
+
+
+def test_what_comes_after_a_red_light_is_known_too() -> None:
+    """The light ends the rewards; who is touched behind it, and the road that is left, are told all the same."""
+    log = with_line(road_log([Body(20.0, 0.0)], MPS), 10.0, bev.RED)
+    judged = truth(log).judge(driven())
+    assert judged.disobeyed[0] and not judged.contact[0] and (judged.rewards[0, :, COLLISION] == 0.0).all()
+    assert judged.touches[0] and judged.touch_mps[0] == pytest.approx(MPS, abs=0.01) and not judged.leaves[0]
+    lane = Surface.around(road_map(), np.zeros((1, 2)))
+    off = Truth(with_line(road_log([], MPS), 6.0, bev.RED), lane, BASE).judge(driven(curvature_per_m=0.06))
+    assert off.disobeyed[0] and not off.off_road[0] and off.leaves[0] and not off.touches[0]
+
+
+def test_a_car_does_not_leave_the_road_through_what_it_has_hit() -> None:
+    lane = Surface.around(road_map(), np.zeros((1, 2)))
+    wall = [Body(10.0, 2.0, half=(0.3, 6.0))]
+    judged = Truth(road_log(wall, MPS), lane, BASE).judge(driven(curvature_per_m=0.06))
+    assert judged.contact[0] and judged.touches[0] and not judged.leaves[0]
+    free = Truth(road_log([], MPS), lane, BASE).judge(driven(curvature_per_m=0.06))
+    assert free.off_road[0] and free.leaves[0]
+
+
+def test_who_touches_somebody_already_touches_and_a_followers_contact_does_not_count() -> None:
+    beside = truth(road_log([Body(4.0, 0.0)], MPS)).judge(driven())
+    assert beside.touches[0] and not beside.usable[0]
+    pushed = truth(road_log([Body(-4.7, 0.0, 0.0, MPS + 4.0)], MPS)).judge(driven())
+    assert not pushed.touches[0] and pushed.touch_mps[0] == 0.0
 
 
 def test_who_already_stands_on_a_red_line_may_go_on() -> None:

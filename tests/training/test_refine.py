@@ -17,9 +17,9 @@ from agent.config import ConfigError, to_plain
 from agent.model.raw_model import RawModel
 from agent.motion import KNOTS, follow_plan, start_state
 from tests.agent.test_adapter import raw_model
-from tests.training.counterfactual import BASE, Body, open_ground, road_log, road_map
+from tests.training.counterfactual import BASE, Body, open_ground, road_log, road_map, with_line
 from tests.training.test_adapter_train import agent_log
-from training import steady
+from training import bev, steady
 from training.adapter.data import DataConfig
 from training.adapter.truth import IMPACT_MPS, Truth
 from training.commands import line
@@ -111,8 +111,11 @@ def test_what_a_forecast_costs() -> None:
 # ----------------------------------------------------------------------------- critics
 
 
-def one_state(bodies: list[Body], mps: float = 8.0) -> RefineStates:
+def one_state(bodies: list[Body], mps: float = 8.0, red_at_m: float | None = None) -> RefineStates:
+    """With a red light's line across the road, if any."""
     log = road_log(bodies, mps)
+    if red_at_m is not None:
+        log = with_line(log, red_at_m, bev.RED)
     return RefineStates(
         np.zeros((1, 65), np.float32),
         start_state(mps, 0.0, 0.0)[None],
@@ -145,6 +148,13 @@ def test_the_true_critic_knows_the_contact() -> None:
     free = judge.scores(one_state([]), np.array([0]), going_and_braking())[0]
     assert blocked[1] > blocked[0] and free[0] > free[1]
     assert free[0] - blocked[0] == pytest.approx(5.0 * 1.8, abs=0.1)
+
+
+def test_a_red_light_does_not_hide_the_contact_behind_it_from_the_true_critic() -> None:
+    judge = Judge(Critic.TRUE, ScoreConfig(collision=5.0, signal=3.0))
+    free = judge.scores(one_state([]), np.array([0]), going_and_braking())[0]
+    found = judge.scores(one_state([Body(20.0, 0.0)], red_at_m=10.0), np.array([0]), going_and_braking())[0]
+    assert free[0] - found[0] == pytest.approx(3.0 + 5.0 * 1.8, abs=0.1)
 
 
 @pytest.mark.parametrize("critic", [Critic.EXPERT, Critic.IMPARTIAL])
@@ -266,7 +276,7 @@ def test_with_the_true_critic_the_policy_learns_not_to_hit_the_car_ahead() -> No
     learner = RefineLearner(config, raw_model(), states, Judge(Critic.TRUE, config.score))
 
     def contacts() -> float:
-        return float(states.truths[0].judge(learner.dream(np.array([0])).motions[0]).contact.mean())
+        return float(states.truths[0].judge(learner.dream(np.array([0])).motions[0]).touches.mean())
 
     first = np.mean([contacts() for _ in range(4)])
     for _ in range(40):

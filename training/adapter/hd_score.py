@@ -78,14 +78,14 @@ def straight_on(motion: Float64[np.ndarray, "61 4"], seconds: float) -> Float64[
 
 
 def frame_of(truth: Truth, motion: Float64[np.ndarray, "61 4"]) -> Frame:
-    """A plan's frame; contacts that say nothing about the ego do not count."""
+    """A plan's frame. Its rules are kept or broken each for itself: a contact after a red light counts as well, and so
+    does one that is there already; not a follower's, nor one with who was not there yet."""
     motions = np.stack([motion, *(straight_on(motion, seconds) for seconds in TTC_S)])
     judged = truth.judge(motions)
-    touches = judged.contact & judged.usable
     return Frame(
-        no_collision=float(not touches[0]),
-        on_road=float(not judged.off_road[0]),
-        time_to_collision=float(not touches.any()),
+        no_collision=float(not judged.touches[0]),
+        on_road=float(not judged.leaves[0]),
+        time_to_collision=float(not judged.touches.any()),
         comfort=float(comfortable(motion)),
     )
 

@@ -151,7 +151,7 @@ def _states(net: AdapterNet, data: AdapterData, setting: AdapterConfig, config: 
             total = returns(judged.rewards, net.config.gamma)[:, -1] @ weights
             usable = judged.usable[1:]
             order = {"value": scores[k], "random": generator.random(len(usable)), "first": -np.arange(len(usable))}
-            yield _measured(total, judged.contact, np.isfinite(judged.failure_s), usable, order[setting.pick], setting)
+            yield _measured(total, judged.touches, np.isfinite(judged.failure_s), usable, order[setting.pick], setting)
 
 
 def _base_motions(proposals: Proposals, proposer: Proposer, start: np.ndarray) -> np.ndarray:

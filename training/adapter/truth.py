@@ -22,7 +22,7 @@ from agent.motion import KNOT_S, KNOT_TICKS, KNOTS, PLAN_TICKS
 from eval.criteria import TICK_S
 from training import bev
 from training.counterfactual.log import EpisodeLog
-from training.counterfactual.outcome import usable
+from training.counterfactual.outcome import accountable, usable
 from training.counterfactual.replay import NO, Outcomes, Scene, make_scene, replay, separation
 from training.counterfactual.surface import Surface
 
@@ -43,12 +43,19 @@ class Judged:
     usable: Bool[np.ndarray, " k"]
     """Whether it follows from the base state; not for a contact that a follower makes, or with who was not there."""
     contact: Bool[np.ndarray, " k"]
+    """Whether a contact is what fails first."""
     off_road: Bool[np.ndarray, " k"]
+    """Likewise leaving the road."""
     disobeyed: Bool[np.ndarray, " k"]
-    """Passed a red light, or a stop sign without stopping."""
-    impact_mps: Float64[np.ndarray, " k"]
+    """Likewise passing a red light, or a stop sign without stopping."""
     failure_s: Float64[np.ndarray, " k"]
     """Time of the first of these; infinite without one."""
+    touches: Bool[np.ndarray, " k"]
+    """Whether it touches anybody by its own doing, whatever it has done before, off the road and at once included."""
+    touch_mps: Float64[np.ndarray, " k"]
+    """Relative speed of that contact; 0 without one."""
+    leaves: Bool[np.ndarray, " k"]
+    """Whether it leaves the road, whatever signals it has disobeyed; not after a contact: the replay drives through."""
     progress_m: Float64[np.ndarray, " k"]
     """Along the route until then."""
     offset_m: Float64[np.ndarray, " k"]
@@ -140,14 +147,17 @@ class Truth:
         left = rows[happens[1:, rows].any(0)]
         rewards[left, step[left], ROUTE] = -1.0
         lasting = np.maximum(alive.sum(1), 1)
+        touches = (outcomes.contact_tick != NO) & accountable(self.scene, outcomes)
         return Judged(
             rewards=rewards,
             usable=usable(self.scene, outcomes) & (first > 0),
             contact=happens[0],
             off_road=happens[1],
             disobeyed=happens[2],
-            impact_mps=np.where(happens[0], outcomes.impact_mps, 0.0),
             failure_s=np.where(first == never, np.inf, first * TICK_S),
+            touches=touches,
+            touch_mps=np.where(touches, outcomes.impact_mps, 0.0),
+            leaves=(ticks[1] != never) & (ticks[1] < ticks[0]),
             progress_m=(np.diff(arc, axis=1) * alive).sum(1),
             offset_m=(offset[:, 1:] * alive).sum(1) / lasting,
         )

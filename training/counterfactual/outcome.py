@@ -62,8 +62,13 @@ def kinds(log: EpisodeLog, scene: Scene, motions: np.ndarray, outcomes: Outcomes
     return found
 
 
-def usable(scene: Scene, outcomes: Outcomes) -> Bool[np.ndarray, " k"]:
-    """Which futures follow from the base state: no follower's contact from behind, nobody who was not there yet."""
+def accountable(scene: Scene, outcomes: Outcomes) -> Bool[np.ndarray, " k"]:
+    """Whose contact, if there is one, is the ego's: no follower's from behind, with nobody who was not there yet."""
     touched = outcomes.contact_tick != NO
     unseen = touched & ~scene.present[0, np.maximum(outcomes.partner, 0)] if scene.present.shape[1] else touched
-    return ~outcomes.struck & ~unseen & (outcomes.failure_tick() != 0)
+    return ~outcomes.struck & ~unseen
+
+
+def usable(scene: Scene, outcomes: Outcomes) -> Bool[np.ndarray, " k"]:
+    """Which futures follow from the base state: the contact is accountable, and nothing has failed already."""
+    return accountable(scene, outcomes) & (outcomes.failure_tick() != 0)

@@ -98,9 +98,8 @@ class Judge:
 
     def _true(self, states: RefineStates, row: int, motions: np.ndarray) -> np.ndarray:
         judged = states.truths[row].judge(motions)
-        contact = judged.contact & judged.usable
-        cost = self._config.collision * contact * (1.0 + judged.impact_mps / IMPACT_MPS)
-        return cost + self._config.off_road * judged.off_road
+        cost = self._config.collision * judged.touches * (1.0 + judged.touch_mps / IMPACT_MPS)
+        return cost + self._config.off_road * judged.leaves
 
     @torch.no_grad()
     def _foreseen(self, model: RiskModel, states: RefineStates, rows: np.ndarray, motions: np.ndarray) -> np.ndarray:
