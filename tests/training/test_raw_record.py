@@ -11,18 +11,21 @@ from agent.actions import FULL_BRAKE
 from agent.checkpoint import load_checkpoint, save_checkpoint
 from agent.config import ConfigError
 from agent.ego_vector import FIELDS
+from eval.routes import Route
 from tests.training.test_raw_run import record as record_steps
 from training import bev
 from training.env.config import EnvConfig
 from training.privileged.checkpoint import load_model
 from training.privileged.config import RouteConfig
 from training.raw.config import raw_config
+from training.raw.environment import look_of
 from training.raw.record import RecordConfig, record
 from training.raw.recording import Recording
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
 TEACHER = WEIGHTS / "privileged_tiny"
 STEPS = 20
+PLACES = 40
 ROUTE = """\
 <routes>
    <route id="1" town="Gen02">
@@ -102,3 +105,12 @@ def test_what_is_no_raw_agent_is_refused(tmp_path: Path) -> None:
     config = RecordConfig(teacher=TEACHER, agent=WEIGHTS / "raw_clone", env=EnvConfig(traffic=0), routes=routes)
     with pytest.raises(ConfigError, match=r"config\.agent: .*raw_clone holds no raw agent; give a folder made by"):
         record(config, tmp_path / "data")
+
+
+def test_every_route_has_its_own_look_and_keeps_it() -> None:
+    """Drives of one seed must not all be in the same weather; who drives a route again sees it as before."""
+    routes = [Route(str(k), "Gen02", ()) for k in range(PLACES)]
+    looks = [look_of(route, 0) for route in routes]
+    assert len({str(look.parameters) for look in looks}) == PLACES
+    assert looks == [look_of(route, 0) for route in routes]
+    assert looks[0] != look_of(routes[0], 1) and looks[0] != look_of(Route("0", "Gen03", ()), 0)

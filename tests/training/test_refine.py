@@ -28,7 +28,7 @@ from training.optim import OptimizerConfig
 from training.refine.critic import PROGRESS_M, Critic, Judge, ScoreConfig, feared, load_critic
 from training.refine.policy import EPSILON, advantages, divergence, surrogate
 from training.refine.states import RefineStates, gather
-from training.refine.train import RefineConfig, RefineLearner
+from training.refine.train import RefineConfig, RefineLearner, _card
 from training.risk.data import Arm
 from training.risk.model import Forecast, RiskConfig, RiskModel
 from training.risk.train import RiskTrainConfig
@@ -108,6 +108,19 @@ def test_what_a_forecast_costs() -> None:
         assert float(found[0, k]) == pytest.approx(2.0 * contact + 3.0 * (1.0 - on_road), rel=1e-4)
 
 
+def test_the_card_says_who_was_refined_and_by_what(tmp_path: Path) -> None:
+    config = RefineConfig(critic=Critic.IMPARTIAL, optimizer=OptimizerConfig(learning_rate=6e-4), kl=0.05)
+    model = RiskModel(RiskConfig())
+    plain = {"model": to_plain(model.config), "training": {"arm": "counterfactual", "updates": 1600}}
+    save_checkpoint(tmp_path / "critic", plain, model.state_dict(), step=1600, created_by="tests")
+    card = _card(config, one_state([]), Path("weights/raw"), tmp_path / "critic", 400, "refined")
+    for told in ("# refined", "agent of raw", "impartial: a risk model of arm counterfactual, 1600 updates", "in Road"):
+        assert told in card
+    assert "400 updates of 64 states and 8 dreams each, learning rate 0.0006, weight of the KL to the base 0.05" in card
+    assert "has not been measured" in card
+    assert "critic | none |" in _card(RefineConfig(critic=Critic.NONE), one_state([]), Path("raw"), None, 1, "r")
+
+
 # ----------------------------------------------------------------------------- critics
 
 
@@ -122,6 +135,7 @@ def one_state(bodies: list[Body], mps: float = 8.0, red_at_m: float | None = Non
         [Truth(log, open_ground(), BASE)],
         np.zeros((1, 64, 64), np.uint64),
         np.array([[mps, 0.0, 0.0, 13.9]], np.float32),
+        1,
         ["Road"],
     )
 

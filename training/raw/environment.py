@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from agent.inputs import InputBuilder, InputConfig, Situation
 from eval.criteria import TICK_S
 from eval.episode import FAILURE_SIMULATION, Episode, EpisodeError
 from eval.plan import BENCH2DRIVE_SPACING_M, sparse_indices
-from eval.routes import Route
+from eval.routes import Route, Weather
 from eval.sensors import SensorRig, SensorTimeout
 from training.collect import DecisionCameras, random_weather
 from training.drive import TICKS_PER_DECISION, control_of
@@ -100,6 +101,11 @@ class SensingDrive(Drive):
         return super().observation() | {"sensors": self._senses.frame()}
 
 
+def look_of(route: Route, seed: int) -> Weather:
+    """Weather and time of day of an episode: another one on every route, the same for all who drive it."""
+    return random_weather(np.random.default_rng([seed, zlib.crc32(f"{route.town}/{route.id}".encode())]))
+
+
 class SensingEnv(DrivingEnv):
     """As `DrivingEnv`, with the six cameras, IMU, GNSS and speedometer; observations have `sensors` besides."""
 
@@ -114,7 +120,7 @@ class SensingEnv(DrivingEnv):
     def start_episode(self, route: Route, seed: int, *, counted: bool) -> Drive:
         """Begin an episode. Raises: EpisodeError, ServerError, PlannerError."""
         if self._random_looks:
-            route = replace(route, weathers=(random_weather(np.random.default_rng(seed)),))
+            route = replace(route, weathers=(look_of(route, seed),))
         return super().start_episode(route, seed, counted=counted)
 
     def make_drive(self, episode: Episode, *, counted: bool) -> Drive:

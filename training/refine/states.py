@@ -33,6 +33,8 @@ class RefineStates:
     words: np.ndarray
     """(s, 64, 64) masks, for a critic that sees them."""
     vector: Float32[np.ndarray, "s 4"]
+    episodes: int
+    """From so many logged drives."""
     towns: list[str]
 
     def inputs(self, rows: np.ndarray) -> Inputs:
@@ -66,5 +68,6 @@ def gather(logs: Iterable[tuple[EpisodeLog, bev.StaticMap]], config: DataConfig)
         truths=[one.truth for one in found],
         words=np.concatenate([one["words"] for one in seen]),
         vector=np.concatenate([one["vector"] for one in seen]),
+        episodes=len({one.episode for one in found}),
         towns=sorted(towns),
     )

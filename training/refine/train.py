@@ -31,10 +31,27 @@ from training.policy.imagination import Imagined, IndexedNet, IndexedState, imag
 from training.refine.critic import Critic, Judge, ScoreConfig, load_critic
 from training.refine.policy import Scale, advantages, divergence, surrogate
 from training.refine.states import RefineStates, read_states
+from training.risk.train import load_risk_model
 from training.steady import Purpose, SteadyConfig
 
 CREATED_BY = "python -m training refine"
 ACTOR = "actor."
+CARD_FILE = "model_card.md"
+CARD = """\
+# {name}
+
+The agent of {agent} with its policy refined by dreams (AD-R1; `{created_by}`, docs/refinement.md). Encoder, neck and
+world model are that agent's; only the actor is another one.
+
+| | |
+|---|---|
+| critic | {critic} |
+| data | {states} states of {episodes} logged drives in {towns} |
+| training | {updates} updates of {batch} states and {candidates} dreams each, learning rate {rate:g}, weight of the \
+KL to the base {kl:g} |
+
+How it drives has not been measured. `python -m training closed-loop` compares it with its base.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,6 +222,7 @@ def refine(config: RefineConfig, logs: tuple[Path, ...], agent: Path, critic_mod
             for name, value in learner.actor.state_dict().items()
         }
         texts = {name: (agent / name).read_text(encoding="utf-8") for name in _texts(agent)}
+        texts[CARD_FILE] = _card(config, states, agent, critic_model, learner.updates, out.name)
         save_checkpoint(folder, plain, tensors, step=learner.updates, created_by=CREATED_BY, extra_files=texts)
 
     purpose = Purpose(CREATED_BY, to_plain(config) | {"critic": config.critic.value, "about": about}, publish)
@@ -212,8 +230,32 @@ def refine(config: RefineConfig, logs: tuple[Path, ...], agent: Path, critic_mod
 
 
 def _texts(agent: Path) -> list[str]:
-    """Text files of an agent's folder besides its configuration."""
-    return [name for name in read_manifest(agent)["files"] if name.endswith((".yaml", ".md")) and name != "config.yaml"]
+    """Files of an agent's folder that say how it drives."""
+    return [name for name in read_manifest(agent)["files"] if name.endswith(".yaml") and name != "config.yaml"]
+
+
+def _card(
+    config: RefineConfig, states: RefineStates, agent: Path, critic_model: Path | None, updates: int, name: str
+) -> str:
+    """The refined agent's own model card."""
+    critic = config.critic.value
+    if critic_model is not None:
+        about = load_risk_model(critic_model)[1]
+        critic += f": a risk model of arm {about.get('arm')}, {about.get('updates')} updates (docs/counterfactual.md)"
+    return CARD.format(
+        name=name,
+        agent=agent.name,
+        created_by=CREATED_BY,
+        critic=critic,
+        states=len(states.truths),
+        episodes=states.episodes,
+        towns=", ".join(states.towns),
+        updates=updates,
+        batch=config.states,
+        candidates=config.candidates,
+        rate=config.optimizer.learning_rate,
+        kl=config.kl,
+    )
 
 
 def _about(states: RefineStates, agent: Path, critic_model: Path | None) -> dict[str, Any]:
@@ -223,5 +265,6 @@ def _about(states: RefineStates, agent: Path, critic_model: Path | None) -> dict
         "agent": hashes(agent),
         "critic": [] if critic_model is None else hashes(critic_model),
         "states": len(states.truths),
+        "episodes": states.episodes,
         "towns": states.towns,
     }

@@ -29,18 +29,20 @@ AFTER_FAILURE_S = 0.25
 
 
 class Arm(str, Enum):
-    """What a model is trained on; all arms see equally many futures of equally many states."""
+    """What a model is trained on. All arms see the same states in the same order, from which driving went well, and
+    equally many futures of each."""
 
     EXPERT = "expert"
-    """Futures as they were driven."""
+    """Futures as they were driven: nothing fails."""
     NOISE = "noise"
     """And disturbed ones."""
     COUNTERFACTUAL = "counterfactual"
     """And all other families."""
     SHUFFLED = "shuffled"
-    """As counterfactual, with what came of the futures of a state exchanged among them: must fail."""
+    """As counterfactual, but every future has what came of another one of its state: must fail."""
 
 
+# Families that each of a state's futures in a batch is drawn from.
 FAMILIES: dict[Arm, tuple[tuple[Family, ...], ...]] = {
     Arm.EXPERT: ((Family.LOGGED,),) * 4,
     Arm.NOISE: ((Family.LOGGED,), *((Family.NOISE,),) * 3),
@@ -51,7 +53,6 @@ FAMILIES: dict[Arm, tuple[tuple[Family, ...], ...]] = {
     ),
 }
 FAMILIES[Arm.SHUFFLED] = FAMILIES[Arm.COUNTERFACTUAL]
-"""Families that each of a state's futures in a batch is drawn from."""
 PER_STATE = 4
 
 
@@ -151,31 +152,43 @@ class Sampler:
 
     def __init__(self, data: FutureSet, arm: Arm, generator: np.random.Generator) -> None:
         """Raises: ValueError when no state has what the arm needs."""
-        self._data, self._arm, self._generator = data, arm, generator
+        self._data, self._arm = data, arm
+        # one for each, so that what an arm draws of a state does not change the states that follow
+        self._of_states, self._of_futures, self._of_labels = generator.spawn(3)
         order = np.argsort(data.state, kind="stable")
         bounds = np.searchsorted(data.state[order], np.arange(len(data.words) + 1))
         self._of = [order[low:high] for low, high in itertools.pairwise(bounds)]
-        self._states = np.array([s for s, own in enumerate(self._of) if (data.family[own] == Family.LOGGED).any()])
+        well = (data.family == Family.LOGGED) & ~failing(data.kind)
+        self._states = np.array([s for s, own in enumerate(self._of) if well[own].any()])
         if not len(self._states):
-            raise ValueError("no base state has its logged future; make the futures again")
+            raise ValueError("no base state has a logged future that goes well; make futures of more careful drives")
 
     def draw(self, states: int) -> tuple[Inputs, Targets]:
         """PER_STATE futures of each of some states."""
-        chosen = self._generator.choice(self._states, states)
+        chosen = self._of_states.choice(self._states, states)
         futures = np.stack([self._futures(self._of[state]) for state in chosen])
         truth = futures
         if self._arm is Arm.SHUFFLED:
-            truth = np.stack([self._generator.permutation(row) for row in futures])
+            truth = np.stack([deranged(row, self._of_labels) for row in futures])
         return self._data.inputs(chosen), self._data.targets(futures, truth)
 
     def _futures(self, own: np.ndarray) -> np.ndarray:
+        """Different ones, as far as the state has them."""
         family = self._data.family[own]
-        found = []
+        found: list[int] = []
         for wanted in FAMILIES[self._arm]:
             fitting = own[np.isin(family, wanted)]
             fitting = fitting if len(fitting) else own[family == Family.LOGGED]
-            found.append(self._generator.choice(fitting))
+            new = fitting[~np.isin(fitting, found)]
+            found.append(int(self._of_futures.choice(new if len(new) else fitting)))
         return np.array(found)
+
+
+def deranged(row: Int64[np.ndarray, " k"], generator: np.random.Generator) -> Int64[np.ndarray, " k"]:
+    """The row with every value replaced by another one of it; a value that is alone stays."""
+    values = generator.permutation(np.unique(row))
+    followers = dict(zip(values.tolist(), np.roll(values, 1).tolist(), strict=True))
+    return np.array([followers[value] for value in row.tolist()])
 
 
 def failing(kind: np.ndarray) -> np.ndarray:
