@@ -59,8 +59,18 @@ def test_equal_false_alarms(rows, rate) -> None:
 def test_calibration_error_by_hand() -> None:
     """Bin 0.2: 1 of 2 fails against 0.25 foreseen; bin 0.9: 1 of 1 against 0.95; so (2 x 0.25 + 1 x 0.05) / 3."""
     score, failing = np.array([0.25, 0.25, 0.95]), np.array([True, False, True])
-    assert metrics.calibration_error(score, failing) == pytest.approx((2 * 0.25 + 0.05) / 3)
-    assert metrics.calibration_error(np.array([1.0, 0.0]), np.array([True, False])) == 0.0
+    assert metrics.calibration_error(score, failing, np.ones(3)) == pytest.approx((2 * 0.25 + 0.05) / 3)
+    assert metrics.calibration_error(np.array([1.0, 0.0]), np.array([True, False]), np.ones(2)) == 0.0
+
+
+def test_a_balanced_sample_counts_as_the_mixture_it_was_drawn_from() -> None:
+    """Nine of ten go well; a model that says so of all is calibrated, though half of the sample fails."""
+    kind, everyone = np.array([0, 0, 2, 2]), np.array([0] * 9 + [2])
+    weight = metrics.natural_weight(kind, everyone)
+    np.testing.assert_allclose(weight, [1.8, 1.8, 0.2, 0.2])
+    score, failing = np.full(4, 0.1), kind == 2
+    assert metrics.calibration_error(score, failing, weight) == pytest.approx(0.0)
+    assert metrics.calibration_error(score, failing, np.ones(4)) == pytest.approx(0.4)
 
 
 def test_measures_within_a_state_by_hand() -> None:

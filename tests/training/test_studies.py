@@ -15,7 +15,7 @@ from training.ablate_table import SCORE
 from training.studies import pictures, rules
 from training.studies.claims import CLAIMS
 from training.studies.page import STUDIES, read_studies, write
-from training.studies.rules import NOT_MEASURED, NOT_REPLICATED, NOT_TESTABLE, REPLICATED
+from training.studies.rules import NOT_MEASURED, NOT_REPLICATED, NOT_TESTABLE, REPLICATED, UNDECIDED
 
 RISK = REPOSITORY / "docs" / "studies" / "risk_bench.json"
 
@@ -31,12 +31,18 @@ def ablation(**falls: tuple[float, float, float]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("fall", "verdict"),
-    [((20.0, 5.0, 35.0), REPLICATED), ((20.0, -1.0, 41.0), NOT_REPLICATED), ((9.0, 5.0, 13.0), NOT_REPLICATED)],
+    [
+        ((20.0, 5.0, 35.0), REPLICATED),
+        ((20.0, -1.0, 41.0), UNDECIDED),
+        ((14.0, 5.0, 23.0), UNDECIDED),
+        ((9.0, 5.0, 13.0), NOT_REPLICATED),
+        ((-3.0, -9.0, 3.0), NOT_REPLICATED),
+    ],
 )
 def test_an_arm_falls_by_enough_and_beyond_doubt(fall: tuple[float, float, float], verdict: str) -> None:
     found = rules.arm_falls("no_decoder", 15.0, ablation(no_decoder=fall))
     low, high = fall[1:]
-    assert found.verdict == verdict and found.evidence == f"+{fall[0]:.1f} [{low:+.1f}, {high:+.1f}]"
+    assert found.verdict == verdict and found.evidence == f"{fall[0]:+.1f} [{low:+.1f}, {high:+.1f}]"
     assert rules.arm_falls("embed_only", 15.0, ablation(no_decoder=fall)).verdict == NOT_MEASURED
     assert rules.same_order(ablation()).verdict == NOT_REPLICATED
 
@@ -54,7 +60,8 @@ def test_heads_harm_by_gradients_only_where_they_harm() -> None:
     ("times", "completion", "speed", "verdict"),
     [
         ((0.6, 0.4, 0.9), -1.0, 0.97, REPLICATED),
-        ((0.6, 0.4, 1.1), -1.0, 0.97, NOT_REPLICATED),
+        ((0.6, 0.4, 1.1), -1.0, 0.97, UNDECIDED),
+        ((0.9, 0.8, 1.1), -1.0, 0.97, NOT_REPLICATED),
         ((0.6, 0.4, 0.9), -4.0, 0.97, NOT_REPLICATED),
         ((0.6, 0.4, 0.9), -1.0, 0.8, NOT_REPLICATED),
     ],
@@ -73,8 +80,13 @@ def test_the_adapter_s_rules() -> None:
     arms = {"base": {}, "full": {"minus_base": gain}, "oracle": {"minus_base": {"hd_score": (30.0, 1.0, 60.0)}}}
     assert rules.better_without_more_collisions(10.0, {"arms": arms}).verdict == REPLICATED
     bought = {"arms": arms | {"full": {"minus_base": gain | {"collided": (0.02, -0.1, 0.1)}}}}
-    assert rules.better_without_more_collisions(10.0, bought).verdict == NOT_REPLICATED
-    assert rules.half_of_the_ceiling({"arms": arms}).verdict == NOT_REPLICATED
+    assert rules.better_without_more_collisions(10.0, bought).verdict == UNDECIDED
+    crashing = {"arms": arms | {"full": {"minus_base": gain | {"collided": (0.2, 0.1, 0.3)}}}}
+    assert rules.better_without_more_collisions(10.0, crashing).verdict == NOT_REPLICATED
+    assert rules.half_of_the_best_pick({"arms": arms}).verdict == NOT_REPLICATED
+    above = {"arms": {"full": {"minus_random_value": gain}}}
+    assert rules.diffused_above_random({"config": {"source": "diffusion"}, **above}).verdict == REPLICATED
+    assert rules.diffused_above_random({"config": {"source": "both"}, **above}).verdict == NOT_TESTABLE
 
     def study(without_route: float, gains: tuple[float, float, float]) -> dict[str, Any]:
         numbers = {"full": 1.0, "without route": without_route, "without speed": 0.8}
@@ -86,12 +98,24 @@ def test_the_adapter_s_rules() -> None:
     assert rules.route_matters_most(study(0.5, (0.0, 1.0, 1.0))).verdict == REPLICATED
     assert rules.route_matters_most(study(0.9, (0.0, 1.0, 1.0))).verdict == NOT_REPLICATED
     assert rules.more_candidates_help(study(0.5, (0.0, 1.0, 1.1))).verdict == REPLICATED
+    assert rules.more_candidates_help(study(0.5, (0.0, 1.0, 0.97))).verdict == REPLICATED
     assert rules.more_candidates_help(study(0.5, (0.0, 1.0, 0.7))).verdict == NOT_REPLICATED
+
+
+def test_foreseen_outcomes_beside_true_ones() -> None:
+    def arms(impartial: float, true: float) -> dict[str, Any]:
+        found = {"impartial": impartial, "true": true}
+        return {"arms": {k: {"minus_base": {"collisions_per_km": (v, v - 1.0, v + 1.0)}} for k, v in found.items()}}
+
+    assert rules.half_of_true_labels(arms(-1.0, -1.5)).verdict == REPLICATED
+    assert rules.half_of_true_labels(arms(-0.5, -1.5)).verdict == NOT_REPLICATED
+    assert rules.half_of_true_labels(arms(-0.5, -0.8)).verdict == UNDECIDED
+    assert rules.half_of_true_labels({"arms": {}}).verdict == NOT_MEASURED
 
 
 @pytest.mark.parametrize(
     ("interaction", "verdict"),
-    [((1.0, -3.0, 4.9), REPLICATED), ((0.0, -11.0, 11.0), NOT_REPLICATED), ((4.0, 3.0, 5.5), NOT_REPLICATED)],
+    [((1.0, -3.0, 4.9), REPLICATED), ((0.0, -11.0, 11.0), UNDECIDED), ((8.0, 5.5, 10.5), NOT_REPLICATED)],
 )
 def test_effects_add_up_where_that_is_known(interaction: tuple[float, float, float], verdict: str) -> None:
     sets = {"all": {"effects": {"interaction": {"hd_score": interaction}}}}

@@ -1,8 +1,10 @@
 """Risk benchmark: how honest models are about futures on maps and seeds they have not seen.
 
-Equally many futures of every kind, near misses included; the same futures for every model; intervals by bootstrap over
-episodes. The published goal is stated before the numbers: against the model of driven futures alone, at most half the
-false-safe rate at equal false alarms, also below the one with noise, and at most three points more false alarms.
+Equally many futures of every kind, near misses included, as far as there are so many; the same futures for every
+model; intervals by bootstrap over episodes, with the threshold of equal alarms chosen anew in every draw. Calibration
+counts every kind as often as it was among all futures: models learn that mixture, not the balanced one. The published
+goal is stated before the numbers: against the model of driven futures alone, at most half the false-safe rate at equal
+alarms, also below the one with noise, and at most three points more false alarms.
 """
 
 from __future__ import annotations
@@ -178,6 +180,7 @@ def measure(data: FutureSet, rows: np.ndarray, foreseen: Foreseen, config: Bench
     threshold = metrics.threshold_at(score, bad, config.equal_alarms)
     true_s = np.where(data.contact_s[rows] < 0.0, np.inf, data.contact_s[rows])
     true_s = np.minimum(true_s, np.where(data.off_road_s[rows] < 0.0, np.inf, data.off_road_s[rows]))
+    weight = metrics.natural_weight(kind, data.kind)
     noticed = bad & (score >= 0.5)
     touched = np.isfinite(foreseen.impact_mps)
     won, pairs = metrics.within_pairs(score, bad, state)
@@ -187,14 +190,15 @@ def measure(data: FutureSet, rows: np.ndarray, foreseen: Foreseen, config: Bench
         own, s = bad[chosen], score[chosen]
         found, hit = chosen[noticed[chosen]], chosen[touched[chosen]]
         shown = chosen[own]
+        equal = metrics.threshold_at(s, own, config.equal_alarms)
         return {
             "auroc": metrics.auroc(s, own),
             "average_precision": metrics.average_precision(s, own),
             "false_safe": metrics.false_safe(s, own),
             "false_alarm": metrics.false_alarm(s, own),
-            "false_safe_equal": metrics.false_safe(s, own, threshold),
+            "false_safe_equal": metrics.false_safe(s, own, equal),
             "false_alarm_near_miss": _mean(s[kind[chosen] == FutureKind.NEAR_MISS] >= 0.5),
-            "calibration_error": metrics.calibration_error(s, own),
+            "calibration_error": metrics.calibration_error(s, own, weight[chosen]),
             "time_error_s": _median(np.abs(foreseen.failure_s[found] - true_s[found])),
             "impact_error_mps": _mean(np.abs(foreseen.impact_mps[hit] - data.impact_mps[rows[hit]])),
             "foreground_iou": float(foreseen.shared[shown].sum() / max(foreseen.either[shown].sum(), 1)),
@@ -236,17 +240,15 @@ def compare(
     if not {BASELINE, NOISY, HONEST} <= set(scores):
         return {"verdict": "not measured", "reason": f"needs the arms {BASELINE}, {NOISY} and {HONEST}"}
     bad, episode = failing(data.kind[rows]), data.episode[data.state[rows]]
-    thresholds = {
-        arm: [metrics.threshold_at(score, bad, config.equal_alarms) for score in each] for arm, each in scores.items()
-    }
+
+    def at_equal_alarms(score: np.ndarray, own: np.ndarray) -> float:
+        return metrics.false_safe(score, own, metrics.threshold_at(score, own, config.equal_alarms))
 
     def rates(chosen: np.ndarray) -> np.ndarray:
-        found = []
+        found, own = [], bad[chosen]
         for arm in (BASELINE, NOISY, HONEST):
-            pairs = list(zip(scores[arm], thresholds[arm], strict=True))
-            found.append(np.mean([metrics.false_safe(s[chosen], bad[chosen], limit) for s, limit in pairs]))
-            found.append(np.mean([metrics.false_alarm(s[chosen], bad[chosen]) for s, _ in pairs]))
-            found.append(np.mean([metrics.false_safe(s[chosen], bad[chosen]) for s, _ in pairs]))
+            for measured in (at_equal_alarms, metrics.false_alarm, metrics.false_safe):
+                found.append(np.mean([measured(score[chosen], own) for score in scores[arm]]))
         base, base_alarm, base_half, noise, _, _, honest, honest_alarm, honest_half = found
         ratio, ratio_half = honest / max(base, 1e-9), honest_half / max(base_half, 1e-9)
         return np.array([ratio, base - honest, noise - honest, honest_alarm - base_alarm, ratio_half])

@@ -57,11 +57,18 @@ def threshold_at(score: Scores, failing: Flags, rate: float) -> float:
     return float(np.nextafter(calm[allowed], np.inf)) if allowed < len(calm) else 0.0
 
 
-def calibration_error(score: Scores, failing: Flags, bins: int = 10) -> float:
-    """Mean gap between foreseen probability and frequency, over equal bins of the probability, by their sizes."""
+def calibration_error(score: Scores, failing: Flags, weight: Scores, bins: int = 10) -> float:
+    """Mean gap between foreseen probability and frequency, over equal bins of the probability, by their weights."""
     place = np.minimum((score * bins).astype(int), bins - 1)
-    gaps = [abs(float(score[place == k].sum() - failing[place == k].sum())) for k in range(bins) if (place == k).any()]
-    return float(sum(gaps) / len(score))
+    gaps = np.bincount(place, weight * (score - failing), bins)
+    return float(np.abs(gaps).sum() / weight.sum())
+
+
+def natural_weight(kind: Groups, everyone: Groups) -> Scores:
+    """Weights with which the kinds of a sample are as frequent as among everyone."""
+    most = int(max(kind.max(), everyone.max())) + 1
+    share = np.bincount(everyone, minlength=most) / len(everyone)
+    return (share / np.maximum(np.bincount(kind, minlength=most) / len(kind), 1e-12))[kind]
 
 
 def within_pairs(score: Scores, failing: Flags, group: Groups) -> tuple[Scores, Scores]:

@@ -1,17 +1,25 @@
-"""Rules by which a claim counts as replicated, each on the results file of a study: fixed before the numbers."""
+"""Rules by which a claim counts as replicated, each on the results file of a study: fixed before the numbers.
+
+Where a rule asks for an interval, a claim is replicated if value and interval reach what it asks; not replicated if the
+interval leaves the goal out; else undecided: too few drives to tell.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from training.ablate_table import SCORE
 
 REPLICATED, NOT_REPLICATED = "replicated", "not replicated"
+UNDECIDED = "undecided"
 NOT_MEASURED, NOT_TESTABLE = "not measured", "not testable here"
 SMALL_INTERACTION = 5.0
 """Of HD-scores."""
+SMALL_LOSS = 0.05
+"""Of true return: who loses no more does not fall."""
 Summary = Mapping[str, Any]
 
 
@@ -29,12 +37,18 @@ def told(value: float, low: float | None, high: float | None, form: str = "+.1f"
 
 
 def at_least(values: Sequence[float | None], least: float, form: str = "+.1f") -> Finding:
-    """Replicated where a difference is large enough and its interval lies above 0."""
+    """Replicated where a difference is large enough and its interval lies above 0; undecided where that may be so."""
     middle, low, high = values
     if middle is None:
         return Finding(NOT_MEASURED, "nothing to compare")
     reached = middle >= least and low is not None and low > 0.0
-    return Finding(REPLICATED if reached else NOT_REPLICATED, told(middle, low, high, form))
+    return Finding(_verdict(reached, high is None or high > max(least, 0.0)), told(middle, low, high, form))
+
+
+def _verdict(reached: bool, still_open: bool) -> str:
+    if reached:
+        return REPLICATED
+    return UNDECIDED if still_open else NOT_REPLICATED
 
 
 def arm_falls(arm: str, least: float, summary: Summary) -> Finding:
@@ -86,7 +100,33 @@ def fewer_collisions(summary: Summary) -> Finding:
     completion = minus["completion_percent"][0]
     reached = times <= 0.75 and high is not None and high < 1.0 and completion >= -3.0 and speed >= 0.95
     evidence = f"{told(times, low, high, '.2f')} times, completion {completion:+.1f} points, speed {speed:.2f} times"
-    return Finding(REPLICATED if reached else NOT_REPLICATED, evidence)
+    return Finding(_verdict(reached, _may_be_fewer(over, minus)), evidence)
+
+
+def _may_be_fewer(over: Mapping[str, Sequence[float | None]], minus: Mapping[str, Sequence[float | None]]) -> bool:
+    """Whether the intervals still allow what `fewer_collisions` asks for, in all three measures."""
+    fewest = _bound(over["collisions_per_km"], 1)
+    return fewest <= 0.75 and _bound(minus["completion_percent"], 2) >= -3.0 and _bound(over["mean_mps"], 2) >= 0.95
+
+
+def _bound(values: Sequence[float | None], place: int) -> float:
+    """An end of the interval, or the value where there is none."""
+    end = values[place] if values[place] is not None else values[0]
+    assert end is not None
+    return end
+
+
+def half_of_true_labels(summary: Summary) -> Finding:
+    """What share the impartial critic has of the collisions per km that the true labels save."""
+    arms = summary["arms"]
+    if "impartial" not in arms or "true" not in arms:
+        return Finding(NOT_MEASURED, "arms impartial and true have not driven")
+    own = -arms["impartial"]["minus_base"]["collisions_per_km"][0]
+    best, _, most = arms["true"]["minus_base"]["collisions_per_km"]
+    evidence = f"{own:+.2f} of {-best:+.2f} per km"
+    if most is None or most >= 0.0:
+        return Finding(UNDECIDED, f"{evidence}, of which it is not known whether it is anything")
+    return Finding(REPLICATED if own >= -0.5 * best else NOT_REPLICATED, evidence)
 
 
 def arm_above(arm: str, other: str, measure: str, least: float, summary: Summary) -> Finding:
@@ -103,7 +143,8 @@ def arm_below(arm: str, other: str, measure: str, summary: Summary) -> Finding:
     if row is None:
         return Finding(NOT_MEASURED, f"arms {arm} and {other} have not driven the same routes")
     middle, low, high = row[measure]
-    return Finding(REPLICATED if high is not None and high < 0.0 else NOT_REPLICATED, told(middle, low, high, "+.2f"))
+    reached = high is not None and high < 0.0
+    return Finding(_verdict(reached, low is None or low < 0.0), told(middle, low, high, "+.2f"))
 
 
 def better_without_more_collisions(least: float, summary: Summary) -> Finding:
@@ -111,19 +152,32 @@ def better_without_more_collisions(least: float, summary: Summary) -> Finding:
     gain = arm_above("full", "base", "hd_score", least, summary)
     if gain.verdict == NOT_MEASURED:
         return gain
-    more = summary["arms"]["full"]["minus_base"]["collided"][0]
+    more, low, _ = summary["arms"]["full"]["minus_base"]["collided"]
     evidence = f"HD-score {gain.evidence}, drives with a collision {100.0 * more:+.0f} points"
-    return Finding(gain.verdict if more <= 0.0 else NOT_REPLICATED, evidence)
+    if more <= 0.0:
+        return Finding(gain.verdict, evidence)
+    still_open = gain.verdict != NOT_REPLICATED and low is not None and low <= 0.0
+    return Finding(_verdict(reached=False, still_open=still_open), evidence)
 
 
-def half_of_the_ceiling(summary: Summary) -> Finding:
-    """What share of the oracle's gain in HD-score the adapter has."""
+def diffused_above_random(summary: Summary) -> Finding:
+    """Whether diffused plans drive better than random ones with the same Q-values; nothing of it is told by an adapter
+    that proposes both."""
+    source = summary.get("config", {}).get("source", "diffusion")
+    if source != "diffusion":
+        return Finding(NOT_TESTABLE, f"the arm full proposes plans of source {source}")
+    return arm_above("full", "random_value", "hd_score", 0.0, summary)
+
+
+def half_of_the_best_pick(summary: Summary) -> Finding:
+    """What share it has of the gain in HD-score of a geometric pick, which sees everybody and takes them to go straight
+    on."""
     arms = summary["arms"]
     if "full" not in arms or "oracle" not in arms:
         return Finding(NOT_MEASURED, "arms full and oracle have not driven")
     own, best = (arms[name]["minus_base"]["hd_score"][0] for name in ("full", "oracle"))
     if best <= 0.0:
-        return Finding(NOT_TESTABLE, f"the oracle gains nothing ({best:+.1f})")
+        return Finding(NOT_TESTABLE, f"the geometric pick gains nothing ({best:+.1f})")
     return Finding(REPLICATED if own >= 0.5 * best else NOT_REPLICATED, f"{own:+.1f} of {best:+.1f} points")
 
 
@@ -149,11 +203,12 @@ def route_matters_most(summary: Summary) -> Finding:
 
 
 def more_candidates_help(summary: Summary) -> Finding:
-    """Whether the true gain rises with the number of candidates and does not fall at the most."""
+    """Whether the true gain rises from each number of candidates to the next and does not fall at the most."""
     found = settings_of(summary)
     gains = {int(name.split()[0]): own["gain"][0] for name, own in found.items() if name.endswith(" candidates")}
     counts = sorted(gains)
-    rises = gains[counts[-2]] > gains[counts[0]] and gains[counts[-1]] >= gains[counts[-2]] - 0.05
+    steps = [gains[more] - gains[fewer] for fewer, more in pairwise(counts)]
+    rises = all(step > 0.0 for step in steps[:-1]) and steps[-1] >= -SMALL_LOSS
     evidence = ", ".join(f"{count}: {gains[count]:+.2f}" for count in counts)
     return Finding(REPLICATED if rises else NOT_REPLICATED, f"gain by candidates {evidence}")
 
@@ -165,4 +220,5 @@ def effects_add_up(summary: Summary) -> Finding:
         return Finding(NOT_MEASURED, "the four arms have not driven the same routes")
     middle, low, high = row["hd_score"]
     small = low is not None and low >= -SMALL_INTERACTION and high <= SMALL_INTERACTION
-    return Finding(REPLICATED if small else NOT_REPLICATED, f"interaction in HD-score {told(middle, low, high)}")
+    still_open = low is None or (low <= SMALL_INTERACTION and high >= -SMALL_INTERACTION)
+    return Finding(_verdict(small, still_open), f"interaction in HD-score {told(middle, low, high)}")
