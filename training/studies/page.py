@@ -126,8 +126,8 @@ def _page(findings: Sequence[tuple[Claim, Finding]], studies: Mapping[str, Summa
         "# Studies",
         "",
         "What the papers claim, the rule that was fixed before measuring, and what was found at our reduced scale. "
-        "Nothing was driven on CARLA: see each table for the server and the machine. Undecided is what the interval leaves "
-        "open: a larger study would tell. Written by `python -m training studies`; all numbers are in "
+        "Nothing was driven on CARLA: see each table for the server and the machine. Undecided is what the "
+        "interval leaves open: a larger study would tell. Written by `python -m training studies`; all numbers are in "
         f"`{RESULTS}`.",
         "",
         "| source | claim | counts as replicated if | verdict | measured |",
