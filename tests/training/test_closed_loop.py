@@ -66,8 +66,8 @@ def test_only_drives_that_both_have_made_are_compared() -> None:
     nowhere = summary(base=base, other=results([50.0], collisions=[0], town="B"), absent=[])
     assert nowhere["other"]["minus_base"] is None and "absent" not in nowhere
     lines = compare.differences_table(compare.differences(found)) + compare.ratio_lines(found)
-    assert any(line.startswith("| other minus base | 1 | ") and "+10.00 [+10.00, +10.00]" in line for line in lines)
-    assert any("collisions per km -, mean mps 1.00" in line for line in lines)
+    assert any(line.startswith("| other minus base | 1 | ") and "+10.0 [+10.0, +10.0]" in line for line in lines)
+    assert any("collisions per km times -, mean speed times 1.00" in line for line in lines)
 
 
 @pytest.mark.parametrize(("together", "interaction"), [(17.0, 0.0), (12.0, -5.0)])

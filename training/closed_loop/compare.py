@@ -21,8 +21,29 @@ AVERAGED = (
 MEASURES = (*AVERAGED, "collisions_per_km")
 COMPARED = ("hd_score", "score", "success", "collisions_per_km", "collided", "completion_percent", "mean_mps")
 """What the tables of differences show."""
+SHARES = ("no_collision", "on_road", "time_to_collision", "comfort", "collided", "success")
+"""0 to 1 in files, in % in tables."""
+TITLES = {
+    "hd_score": "HD-score",
+    "no_collision": "NC, %",
+    "on_road": "DAC, %",
+    "time_to_collision": "TTC, %",
+    "comfort": "comfort, %",
+    "completion_percent": "completion, %",
+    "collided": "drives with a collision, %",
+    "mean_mps": "speed, m/s",
+    "score": "driving score",
+    "success": "success, %",
+    "collisions_per_km": "collisions per km",
+}
+EXPLAINED = (
+    "HD-score: plans at key frames that touch nobody (NC), stay on the road (DAC), touch nobody even when they go "
+    "straight on (TTC) and are comfortable, times completion (docs/adapter.md). Driving score and success: Bench2Drive's, of what "
+    "was really driven."
+)
 RATIOS = ("collisions_per_km", "mean_mps")
 """What is compared by how many times as much it is, too."""
+RATIO_TITLES = {"collisions_per_km": "collisions per km", "mean_mps": "mean speed"}
 Place = tuple[str, str, int]
 """Town, route and seed of a drive."""
 Numbers = Float64[np.ndarray, "drives columns"]
@@ -138,23 +159,28 @@ def _place(result: Result) -> Place:
 def arms_table(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Lines of Markdown: a row per arm."""
     lines = [
-        "| arm | drives | " + " | ".join(name.replace("_", " ") for name in MEASURES) + " |",
+        EXPLAINED,
+        "",
+        "| arm | drives | " + " | ".join(TITLES[key] for key in MEASURES) + " |",
         "|---" * (len(MEASURES) + 2) + "|",
     ]
     for name, row in arms.items():
-        lines.append(f"| {name} | {row['drives']} | " + " | ".join(f"{row[key]:.2f}" for key in MEASURES) + " |")
+        cells = (f"{100.0 * row[key]:.0f}" if key in SHARES else f"{row[key]:.{_digits(key)}f}" for key in MEASURES)
+        lines.append(f"| {name} | {row['drives']} | " + " | ".join(cells) + " |")
     return lines
 
 
 def differences_table(rows: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
     """Lines of Markdown: a row per comparison, with intervals."""
     lines = [
-        "| | drives | " + " | ".join(name.replace("_", " ") for name in COMPARED) + " |",
+        "| | drives | " + " | ".join(TITLES[key].replace(", %", ", points") for key in COMPARED) + " |",
         "|---" * (len(COMPARED) + 2) + "|",
     ]
     for name, row in rows.items():
         if row is not None:
-            cells = " | ".join(told(row[key]) for key in COMPARED)
+            cells = " | ".join(
+                told(row[key], scale=100.0 if key in SHARES else 1.0, digits=_digits(key)) for key in COMPARED
+            )
             lines.append(f"| {name} | {row['drives']} | {cells} |")
     return lines
 
@@ -169,17 +195,24 @@ def ratio_lines(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Lines of Markdown: how many times as much."""
     return [
         f"* {name} {key.replace('_', ' ')}: "
-        + ", ".join(f"{ratio.replace('_', ' ')} {told(row[key][ratio], sign='')}" for ratio in RATIOS)
+        + ", ".join(f"{RATIO_TITLES[ratio]} times {told(row[key][ratio], sign='')}" for ratio in RATIOS)
         for name, row in arms.items()
         for key in row
         if key.startswith("over_") and row[key] is not None
     ]
 
 
-def told(difference: Sequence[float | None], sign: str = "+") -> str:
+def _digits(key: str) -> int:
+    """Decimals of a measure in tables."""
+    return 0 if key in SHARES else 2 if key in RATIOS else 1
+
+
+def told(difference: Sequence[float | None], sign: str = "+", scale: float = 1.0, digits: int = 2) -> str:
     """A difference and its interval, for tables."""
     middle, low, high = difference
     if middle is None:
         return "-"
-    between = "" if low is None else f" [{low:{sign}.2f}, {high:{sign}.2f}]"
-    return f"{middle:{sign}.2f}{between}"
+    between = ""
+    if low is not None and high is not None:
+        between = f" [{scale * low:{sign}.{digits}f}, {scale * high:{sign}.{digits}f}]"
+    return f"{scale * middle:{sign}.{digits}f}{between}"
