@@ -62,6 +62,7 @@ def run(config: JointConfig, sides: Sides, route_files: Mapping[str, Path], out:
             }
             for name, results in driven.items()
         },
+        "drives": {name: compare.rows_of(results) for name, results in driven.items() if name != "all"},
     }
     write_json_atomically(out / "joint.json", summary)
     (out / "joint.md").write_text(table(summary), encoding="utf-8")

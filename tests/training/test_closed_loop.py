@@ -116,6 +116,13 @@ def test_an_adapter_that_can_only_keep_the_plan_drives_as_the_agent_does(tmp_pat
         assert row["hd_score"] == pytest.approx(arms["base"]["hd_score"])
     effects = found["sets"]["in-domain"]["effects"]
     assert effects["interaction"]["completion_percent"] == (0.0, 0.0, 0.0)
+    assert [(row["arm"], row["town"], row["route"]) for row in found["drives"]["in-domain"]] == [
+        (name, "Gen02", "1") for name in arms
+    ]
+    assert (found["max_s"], found["traffic"]) == (4.5, 0)
+    elsewhere = replace(config, env=EnvConfig(traffic=0, server="127.0.0.1:2000"))
+    with pytest.raises(ValueError, match="begun with another server"):
+        joint.run(elsewhere, sides, {"in-domain": routes}, out)
     shown = {panel.title: [name for name, *_ in panel.rows] for panel in pictures.joint(found)}
     told = ["main effect of refinement", "main effect of adapter", "interaction"]
     assert shown == {"HD-score, in-domain": ["refined", "adapter", "both", *told]}

@@ -58,6 +58,7 @@ def run(config: DriveConfig, routes_file: Path, agent: Path, adapter: Path, out:
         "adapter": load_adapter(adapter)[1],
         "config": to_plain(config.adapter),
         "arms": compare.summarised(results, config.draws),
+        "drives": compare.rows_of(results),
     }
     write_json_atomically(out / "adapter_drive.json", summary)
     (out / "adapter_drive.md").write_text(agents.table(summary), encoding="utf-8")

@@ -22,6 +22,7 @@ def run(config: ClosedLoopConfig, arms: Sequence[Arm], routes_file: Path, out: P
         **compare.about(config, {"routes": routes_file}),
         "agents": {arm.name: str(arm.agent) for arm in arms},
         "arms": compare.summarised(results, config.draws),
+        "drives": compare.rows_of(results),
     }
     write_json_atomically(out / "closed_loop.json", summary)
     (out / "closed_loop.md").write_text(table(summary), encoding="utf-8")

@@ -38,8 +38,8 @@ TITLES = {
 }
 EXPLAINED = (
     "HD-score: plans at key frames that touch nobody (NC), stay on the road (DAC), touch nobody even when they go "
-    "straight on (TTC) and are comfortable, times completion (docs/adapter.md). Driving score and success: Bench2Drive's, of what "
-    "was really driven."
+    "straight on (TTC) and are comfortable, times completion (docs/adapter.md). Driving score and success: "
+    "Bench2Drive's, of what was really driven."
 )
 RATIOS = ("collisions_per_km", "mean_mps")
 """What is compared by how many times as much it is, too."""
@@ -73,12 +73,25 @@ def about(config: ClosedLoopConfig, route_files: Mapping[str, Path]) -> dict[str
         "routes": counts,
         "routes_sha256": {name: file_sha256(path) for name, path in route_files.items()},
         "seeds": config.seeds,
+        "max_s": config.max_s,
+        "traffic": config.env.traffic,
         "server": server,
         "machine": hardware,
         "says": f"{', '.join(f'{count} {name}' for name, count in counts.items())}, {seeds}; {server} server"
         f"{', not CARLA' if server == 'embedded' else ''}; {hardware}. In brackets: 95 % intervals, paired bootstrap "
         "over routes.",
     }
+
+
+def rows_of(arms: Mapping[str, Sequence[Result]]) -> list[dict[str, Any]]:
+    """One row per drive, for a results file: who drove where, and MEASURES' ingredients rounded."""
+    columns = (*AVERAGED, "collisions", "km")
+    return [
+        {"arm": name, **{key: result[key] for key in ("town", "route", "kind", "seed")}}
+        | {key: round(float(result[key]), 4) for key in columns}
+        for name, results in arms.items()
+        for result in results
+    ]
 
 
 def summarised(arms: Mapping[str, Sequence[Result]], draws: int) -> dict[str, Any]:

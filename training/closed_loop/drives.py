@@ -173,9 +173,10 @@ def _begin(config: ClosedLoopConfig, arms: Sequence[Arm], routes_file: Path, out
     path = out / BEGUN
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"arms": {}}
     common = {"routes": file_sha256(routes_file), "max_s": config.max_s, "traffic": config.env.traffic}
+    common["server"] = "CARLA" if config.env.server else "embedded"
     own = {arm.name: arm.facts() for arm in arms}
     if path.exists():
-        changed = [name for name, value in common.items() if before.get(name) != value]
+        changed = [name for name, value in common.items() if before.get(name, value) != value]
         changed += [f"arm {name}" for name, facts in own.items() if before["arms"].get(name, facts) != facts]
         if changed:
             raise ValueError(
