@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.checkpoint import CheckpointError
+from agent.config import ConfigError
 from tests.training.counterfactual import Body, road_log, road_map
 from training import bev
 from training.counterfactual import synthesis
@@ -242,6 +243,12 @@ def test_training_and_benchmark_end_to_end(tmp_path: Path) -> None:
         benchmark.run([tmp_path / "train"], models, tmp_path / "bench", bench)
     with pytest.raises(CheckpointError):
         load_risk_model(tmp_path / "nothing")
+    longer = replace(config, updates=26)
+    with pytest.raises(ConfigError, match="expert-0/model: was trained with another updates;"):
+        train(longer, data, tmp_path / "run")
+    (other,) = train(replace(longer, arms=(Arm.SHUFFLED,)), data, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"shuffled-0/model: 26 updates of 1 states .* trained alike"):
+        benchmark.run([tmp_path / "test"], [*models, other], tmp_path / "bench", bench)
 
 
 def test_the_benchmark_is_balanced(data: FutureSet) -> None:
@@ -302,10 +309,3 @@ def test_bad_settings_are_refused() -> None:
         RiskTrainConfig(arms=())
     with pytest.raises(ValueError, match="no futures"):
         FutureSet([])
-
-
-def test_the_published_table_is_that_of_its_data() -> None:
-    docs = Path(__file__).parents[2] / "docs"
-    summary = json.loads((docs / "studies" / "risk_bench.json").read_text(encoding="utf-8"))
-    assert (docs / "counterfactual.md").read_text(encoding="utf-8").endswith(benchmark.table(summary))
-    assert sum(summary["kinds"].values()) == summary["futures"]

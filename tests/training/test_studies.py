@@ -138,6 +138,14 @@ def test_the_page_holds_what_is_there_and_names_what_is_not(tmp_path: Path) -> N
     assert width > 3 * height, "three panels side by side"
 
 
+def test_the_published_page_is_that_of_its_files(tmp_path: Path) -> None:
+    docs = REPOSITORY / "docs"
+    shutil.copytree(docs / "studies", tmp_path / "studies")
+    found = write(tmp_path / "studies", tmp_path / "studies.md")
+    assert (tmp_path / "studies.md").read_text(encoding="utf-8") == (docs / "studies.md").read_text(encoding="utf-8")
+    assert found == json.loads((docs / "studies" / "studies.json").read_text(encoding="utf-8"))
+
+
 def test_pictures_show_what_the_files_hold(tmp_path: Path) -> None:
     (panel,) = pictures.ablation(ablation(no_decoder=(20.0, 5.0, 35.0)))
     assert panel.rows == [("no_decoder", -20.0, -35.0, -5.0)]

@@ -97,8 +97,9 @@ def run(folders: Sequence[Path], models: Sequence[Path], out: Path, config: Benc
     rows = balanced(data, config.per_kind, generator)
     results: dict[str, Any] = {}
     scores: dict[str, list[np.ndarray]] = {}
-    for path in models:
-        model, about = load_risk_model(path)
+    loaded = {path: load_risk_model(path) for path in models}
+    _check_alike({path: about for path, (_, about) in loaded.items()})
+    for path, (model, about) in loaded.items():
         seen = sorted(set(about.get("towns", ())) & set(data.towns))
         if seen:
             raise ValueError(f"{path}: was trained in {', '.join(seen)}; the benchmark needs towns it has not seen")
@@ -124,6 +125,14 @@ def run(folders: Sequence[Path], models: Sequence[Path], out: Path, config: Benc
     write_json_atomically(out / "risk_bench.json", summary)
     (out / "risk_bench.md").write_text(table(summary), encoding="utf-8")
     return summary
+
+
+def _check_alike(abouts: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Raises: ValueError for models of which one has cost more than another."""
+    costs = {path: tuple(about.get(key) for key in ("updates", "states", "futures")) for path, about in abouts.items()}
+    if len(set(costs.values())) > 1:
+        told = "; ".join(f"{path}: {u} updates of {s} states out of {f} futures" for path, (u, s, f) in costs.items())
+        raise ValueError(f"{told}. Compare only what was trained alike")
 
 
 @torch.inference_mode()

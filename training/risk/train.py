@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from agent.checkpoint import check_state, load_checkpoint, save_checkpoint
-from agent.config import parse, to_plain
+from agent.config import ConfigError, parse, to_plain
 from training.privileged.guard import RunStoppedError
 from training.risk.data import Arm, FutureSet, Sampler
 from training.risk.loss import losses
@@ -65,17 +65,39 @@ class RiskTrainConfig:
 
 
 def train(config: RiskTrainConfig, data: FutureSet, out: Path) -> list[Path]:
-    """Train what is not trained yet; gives the folders of all models. Raises: RunStoppedError, OSError."""
+    """Train what is not trained yet; gives the folders of all models.
+
+    Raises: RunStoppedError, OSError; CheckpointError, ConfigError for a model there that was trained otherwise.
+    """
     if config.model.source == "latent":
         config = replace(config, model=replace(config.model, latent=data.latent.shape[1]))
     found = []
     for seed in config.seeds:
         for arm in config.arms:
             folder = out / f"{arm.value}-{seed}"
-            if not (folder / MODEL).is_dir():
+            if (folder / MODEL).is_dir():
+                _check_same(config, data, folder / MODEL)
+            else:
                 _train_one(config, data, arm, seed, folder)
             found.append(folder / MODEL)
     return found
+
+
+def _cost(config: RiskTrainConfig, data: FutureSet) -> dict[str, Any]:
+    """What has to be the same for models that are compared."""
+    return {"updates": config.updates, "states": config.states, "futures": len(data.kind), "towns": data.towns}
+
+
+def _check_same(config: RiskTrainConfig, data: FutureSet, folder: Path) -> None:
+    """Raises: CheckpointError; ConfigError when a finished model is not what would be trained now."""
+    model, about = load_risk_model(folder)
+    wanted = _cost(config, data) | {"model": to_plain(config.model)}
+    found = about | {"model": to_plain(model.config)}
+    changed = [name for name, value in wanted.items() if found.get(name) != value]
+    if changed:
+        raise ConfigError(
+            f"{folder}: was trained with another {', '.join(changed)}; give that of before, or another --out"
+        )
 
 
 def _train_one(config: RiskTrainConfig, data: FutureSet, arm: Arm, seed: int, folder: Path) -> None:
@@ -105,8 +127,7 @@ def _train_one(config: RiskTrainConfig, data: FutureSet, arm: Arm, seed: int, fo
             if (update + 1) % REPORT_UPDATES == 0:
                 _tell(metrics, arm, seed, update + 1, config.updates, time.monotonic() - begun_s, sums)
                 sums = {}
-    about = {"arm": arm.value, "seed": seed, "updates": config.updates, "states": config.states}
-    about |= {"towns": data.towns, "seconds": round(time.monotonic() - begun_s, 1)}
+    about = {"arm": arm.value, "seed": seed, "seconds": round(time.monotonic() - begun_s, 1), **_cost(config, data)}
     plain = {"model": to_plain(config.model), "training": about}
     save_checkpoint(folder / MODEL, plain, model.state_dict(), step=config.updates, created_by=CREATED_BY)
 
