@@ -119,6 +119,18 @@ def test_event_loss_by_hand() -> None:
     )
 
 
+def test_after_a_crash_nobody_asks_for_the_road(data: FutureSet) -> None:
+    """From a contact in the third quarter second on the road is not asked for; what was left later is gone."""
+    logits = torch.zeros(2, 12)
+    loss = event_loss(logits, torch.tensor([NEVER, 1]), torch.tensor([2, 12]))
+    assert loss.tolist() == pytest.approx([2 * math.log(2), 2 * math.log(2)])
+    both = (data.contact_s >= 0.0) & (data.off_road_s >= 0.0)
+    assert (data.off_road_s[both] < data.contact_s[both]).all()
+    targets = data.targets(np.flatnonzero(data.contact_s >= 0.0)[:, None])
+    crashed = targets.off_road_step == NEVER
+    assert bool(crashed.any()) and bool((targets.road_steps == targets.contact_step)[crashed].all())
+
+
 def test_impact_loss_asks_only_at_contacts() -> None:
     impact = torch.full((2, 12), 5.0)
     assert impact_loss(impact, torch.tensor([NEVER, NEVER]), torch.tensor([9.0, 9.0])) == 0.0

@@ -23,7 +23,7 @@ from eval.report import machine
 from eval.results import write_json_atomically
 from training.counterfactual.outcome import FutureKind
 from training.risk import metrics
-from training.risk.data import FRAME_S, Arm, FutureSet, balanced, failing
+from training.risk.data import FRAME_S, HORIZON_S, Arm, FutureSet, balanced, failing
 from training.risk.loss import bits
 from training.risk.model import RiskModel
 from training.risk.train import load_risk_model
@@ -81,7 +81,7 @@ class Foreseen:
     impact_mps: np.ndarray
     """At the true time of the contact; NaN without one."""
     shared: np.ndarray
-    """Foreground cells that are foreseen and true, in the frame of the failure (the last before it)."""
+    """Foreground cells that are foreseen and true, in the frame nearest to the failure, or the last one without any."""
     either: np.ndarray
     persistence: np.ndarray
     """Foreseen over true occupancy by others around the contact; NaN without one."""
@@ -165,9 +165,10 @@ def foresee(model: RiskModel, data: FutureSet, rows: np.ndarray, batch: int) -> 
 
 
 def _occupancy_measures(data: FutureSet, futures: np.ndarray, seen: np.ndarray, true: np.ndarray) -> dict[str, Any]:
-    """Of the frame nearest to the contact, or the last one; seen and true (n, 6, classes, 32, 32)."""
-    contact = data.contact_s[futures]
-    frame = np.clip(np.round(np.where(contact < 0.0, 99.0, contact) / FRAME_S).astype(int) - 1, 0, seen.shape[1] - 1)
+    """Of the frame nearest to the failure, or the last one; seen and true (n, 6, classes, 32, 32)."""
+    contact, failed_s = data.contact_s[futures], data.failure_s(futures)
+    frame = np.round(np.minimum(failed_s, HORIZON_S) / FRAME_S).astype(int) - 1
+    frame = np.clip(frame, 0, seen.shape[1] - 1)
     n = np.arange(len(futures))
     seen, true = seen[n, frame, 1:], true[n, frame, 1:] > 0.5
     rows, columns = np.indices(seen.shape[-2:])
@@ -187,8 +188,7 @@ def measure(data: FutureSet, rows: np.ndarray, foreseen: Foreseen, config: Bench
     bad = failing(kind)
     score = foreseen.failure
     threshold = metrics.threshold_at(score, bad, config.equal_alarms)
-    true_s = np.where(data.contact_s[rows] < 0.0, np.inf, data.contact_s[rows])
-    true_s = np.minimum(true_s, np.where(data.off_road_s[rows] < 0.0, np.inf, data.off_road_s[rows]))
+    true_s = data.failure_s(rows)
     weight = metrics.natural_weight(kind, data.kind)
     noticed = bad & (score >= 0.5)
     touched = np.isfinite(foreseen.impact_mps)

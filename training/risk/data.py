@@ -73,6 +73,8 @@ class Targets:
     contact_step: Int64[Tensor, "b k"]
     """Quarter second in which the first contact falls; NEVER."""
     off_road_step: Int64[Tensor, "b k"]
+    road_steps: Int64[Tensor, "b k"]
+    """So many quarter seconds tell whether the road was left: all, or those before a contact."""
     impact_mps: Float[Tensor, "b k"]
     occupancy: UInt8[Tensor, "b k 6 32 32"]
     shown: Float[Tensor, "b k 6"]
@@ -105,6 +107,8 @@ class FutureSet:
         self.motion: np.ndarray
         self.contact_s: np.ndarray
         self.off_road_s: np.ndarray
+        # the replay drives on through what it has hit: what it leaves then is no road that a car would have left
+        self.off_road_s = np.where((self.contact_s >= 0.0) & (self.contact_s <= self.off_road_s), -1.0, self.off_road_s)
         self.impact_mps: np.ndarray
         self.occupancy: np.ndarray
 
@@ -115,6 +119,11 @@ class FutureSet:
         if not paths:
             raise ArrayFileError(f"{', '.join(map(str, folders))}: no futures (*{synthesis.SUFFIX}); make some first")
         return cls([synthesis.load(path) for path in paths])
+
+    def failure_s(self, futures: np.ndarray) -> np.ndarray:
+        """Time of the first contact or way off the road of each; infinite without one."""
+        contact, off_road = self.contact_s[futures], self.off_road_s[futures]
+        return np.minimum(np.where(contact < 0.0, np.inf, contact), np.where(off_road < 0.0, np.inf, off_road))
 
     def inputs(self, states: np.ndarray) -> Inputs:
         """What a model sees of some states."""
@@ -128,13 +137,12 @@ class FutureSet:
         """What comes of futures (b, k); `truth`: futures whose outcome is told instead."""
         truth = futures if truth is None else truth
         contact, off_road = self.contact_s[truth], self.off_road_s[truth]
-        failed = np.where(contact < 0.0, np.inf, contact)
-        failed = np.minimum(failed, np.where(off_road < 0.0, np.inf, off_road))
-        shown = FRAME_S * np.arange(1, FRAMES + 1) <= failed[..., None] + AFTER_FAILURE_S
+        shown = FRAME_S * np.arange(1, FRAMES + 1) <= self.failure_s(truth)[..., None] + AFTER_FAILURE_S
         return Targets(
             motion=torch.from_numpy(self.motion[futures]),
             contact_step=torch.from_numpy(step_of(contact)),
             off_road_step=torch.from_numpy(step_of(off_road)),
+            road_steps=torch.from_numpy(np.where((contact < 0.0) | (off_road >= 0.0), STEPS, step_of(contact))),
             impact_mps=torch.from_numpy(self.impact_mps[truth]),
             occupancy=torch.from_numpy(self.occupancy[truth]),
             shown=torch.from_numpy(shown.astype(np.float32)),

@@ -16,12 +16,20 @@ FOREGROUND_WEIGHT = (1.0, 4.0, 8.0)
 """Of a cell that is taken, by class: others are few among 1024 cells."""
 
 
-def event_loss(logits: Float[Tensor, "*b 12"], step: Int64[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """Negative log-likelihood of the first event's time: none before it, and whatever comes after it is not asked."""
+def event_loss(
+    logits: Float[Tensor, "*b 12"], step: Int64[Tensor, "*b"], known: Int64[Tensor, "*b"] | None = None
+) -> Float[Tensor, "*b"]:
+    """Negative log-likelihood of the first event's time: none before it, and whatever comes after it is not asked.
+
+    known: quarter seconds after which nothing is known (censored); None: all are.
+    """
     steps = torch.arange(STEPS, device=logits.device)
     last = torch.where(step == NEVER, STEPS, step)[..., None]
     loss = F.binary_cross_entropy_with_logits(logits, (steps == last).to(logits.dtype), reduction="none")
-    return (loss * (steps <= last)).sum(-1)
+    asked = steps <= last
+    if known is not None:
+        asked = asked & (steps < known[..., None])
+    return (loss * asked).sum(-1)
 
 
 def impact_loss(
@@ -56,13 +64,14 @@ def losses(model: RiskModel, inputs: Inputs, targets: Targets, seen: int) -> dic
         targets.motion[:, -seen:],
         targets.contact_step[:, -seen:],
         targets.off_road_step[:, -seen:],
+        targets.road_steps[:, -seen:],
         targets.impact_mps[:, -seen:],
         targets.occupancy[:, -seen:],
         targets.shown[:, -seen:],
     )
     terms = {
         "collision": event_loss(forecast.collision, targets.contact_step).mean(),
-        "off_road": event_loss(forecast.off_road, targets.off_road_step).mean(),
+        "off_road": event_loss(forecast.off_road, targets.off_road_step, targets.road_steps).mean(),
         "impact": impact_loss(forecast.impact_mps, targets.contact_step, targets.impact_mps),
         "occupancy": occupancy_loss(model.occupancy(maps, some.motion), some),
     }
