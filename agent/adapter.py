@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from agent.base_plan import Choice, Planner, feature_width, state_features
+from agent.base_plan import Choice, Planner, feature_width, state_features, state_identity
 from agent.checkpoint import check_state, load_checkpoint
 from agent.config import ConfigError, parse
 from agent.model.adapter import VALUES, AdapterNet, AdapterNetConfig, Situated, free_motion, plan_scale
@@ -339,11 +339,17 @@ def load_adapter(folder: Path) -> tuple[AdapterNet, dict[str, Any]]:
 
 def adapter_for(model: DrivingModel | RawModel, folder: Path, config: AdapterConfig, choice: Choice) -> Adapter:
     """The adapter of a folder for an agent. Raises: CheckpointError, ConfigError for one of another agent."""
-    net, _ = load_adapter(folder)
+    net, about = load_adapter(folder)
     if net.config.features != feature_width(model):
         raise ConfigError(
             f"{folder}: the adapter reads states of {net.config.features} numbers, this agent's have "
             f"{feature_width(model)}; train one for this agent"
+        )
+    owner, identity = about.get("states_of"), state_identity(model)
+    if owner is not None and owner != identity:
+        raise ConfigError(
+            f"{folder}: the adapter reads states made by weights {str(owner)[:12]}..., this agent's are made by "
+            f"{identity[:12]}...; train one for this agent"
         )
     steps = net.config.train_steps
     if config.steps > steps:

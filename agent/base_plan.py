@@ -8,6 +8,7 @@ begin with the agent's own action.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -65,6 +66,20 @@ def feature_width(model: DrivingModel | RawModel) -> int:
     rssm = model.config.rssm
     told = SEEN_SIZE + model.config.neck.gaps if isinstance(model, RawModel) else model.config.neck.embed
     return rssm.deter + rssm.stoch + told
+
+
+NOT_FELT = ("actor.", "policy.", "mask_head.", "latent_mask_head.", "auxiliary_head.")
+"""Weights that `state_features` do not depend on: who acts on a state, and what is told from it."""
+
+
+def state_identity(model: DrivingModel | RawModel) -> str:
+    """sha256 of the weights that make states. Agents with another policy on the same world model share it."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if not name.startswith(NOT_FELT):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def split(model: DrivingModel | RawModel, features: Float[Tensor, "b d"]) -> tuple[LatentState, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from agent.adapter import AdapterConfig, Proposer, load_adapter
-from agent.base_plan import feature_width
+from agent.base_plan import feature_width, state_identity
 from agent.checkpoint import load_checkpoint, save_checkpoint
 from agent.config import ConfigError, to_plain
 from agent.model.adapter import AdapterNetConfig
@@ -24,7 +25,7 @@ from agent.route import Command
 from tests.agent.test_adapter import net_of, raw_model, situation
 from tests.training.counterfactual import Body, road_log, road_map
 from training import bev, steady
-from training.adapter.data import AROUND, BASE, AdapterData, DataConfig, assemble, check_width, part, route_inputs
+from training.adapter.data import AROUND, BASE, AdapterData, DataConfig, assemble, check_states, part, route_inputs
 from training.adapter.train import AdapterLearner, AdapterTrainConfig, adapter_loss, value_loss
 from training.counterfactual.candidates import Family
 from training.counterfactual.log import EpisodeLog
@@ -102,12 +103,32 @@ def test_the_route_is_the_agents_own(model: RawModel) -> None:
 
 def test_logs_of_other_agents_are_refused(model: RawModel) -> None:
     log = agent_log(0, model)
-    with pytest.raises(ValueError, match=r"has states of 5 numbers, this agent's have 65; record it"):
-        check_width(Path("a.log.npz"), replace(log, latent=log.latent[:, :5]), model)
+    path, width, own = Path("a.log.npz"), feature_width(model), state_identity(model)
+    check_states(path, with_owner(log, own), width, own)
+    with pytest.raises(
+        ValueError, match=r"states of 5 numbers, made by weights [0-9a-f]{12}\.\.\.; this agent's have 65"
+    ):
+        check_states(path, replace(with_owner(log, own), latent=log.latent[:, :5]), width, own)
     with pytest.raises(ValueError, match="has no states of an agent"):
-        check_width(Path("a.log.npz"), replace(log, latent=log.latent[:, :0]), model)
+        check_states(path, replace(log, latent=log.latent[:, :0]), width, own)
+    with pytest.raises(ValueError, match=rf"made by weights unknown; .* made by {own[:12]}"):
+        check_states(path, log, width, own)
     with pytest.raises(ValueError, match="no log has a base state"):
         assemble([], model, DataConfig())
+
+
+def with_owner(log: EpisodeLog, owner: str) -> EpisodeLog:
+    return replace(log, meta={**log.meta, "states_of": owner})
+
+
+def test_states_belong_to_the_world_model_whoever_acts_on_them(model: RawModel) -> None:
+    own, other = state_identity(model), copy.deepcopy(model)
+    with torch.no_grad():
+        next(other.actor.parameters()).add_(1.0)
+    assert state_identity(other) == own
+    with torch.no_grad():
+        next(other.rssm.parameters()).add_(1e-6)
+    assert state_identity(other) != own
 
 
 def test_a_part_keeps_its_futures(data: AdapterData) -> None:

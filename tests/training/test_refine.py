@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -189,19 +190,27 @@ def test_a_models_fear_is_subtracted(critic: Critic, source: str) -> None:
     np.testing.assert_allclose(sure, task - 5.0, atol=1e-3)
 
 
-def test_critics_take_models_of_their_own_arm_only(tmp_path: Path) -> None:
+def test_critics_take_models_of_their_own_arm_and_agent_only(tmp_path: Path) -> None:
     config = RiskConfig(depth=8, features=4, units=16)
+    latent = replace(config, source="latent", latent=48)
+    about = {"arm": "expert", "states_of": "a" * 64}
+    plain = {"model": to_plain(latent), "training": about}
+    save_checkpoint(tmp_path / "latent", plain, RiskModel(latent).state_dict(), step=1, created_by="tests")
+    assert load_critic(Critic.EXPERT, tmp_path / "latent", 48, "a" * 64) is not None
+    for width, owner in ((48, "b" * 64), (49, "a" * 64)):
+        with pytest.raises(ConfigError, match=r"48 numbers made by weights a{12}\.\.\., this agent's have"):
+            load_critic(Critic.EXPERT, tmp_path / "latent", width, owner)
     for arm in (Arm.EXPERT, Arm.COUNTERFACTUAL):
         plain = {"model": to_plain(config), "training": {"arm": arm.value}}
         save_checkpoint(tmp_path / arm.value, plain, RiskModel(config).state_dict(), step=1, created_by="tests")
-    assert load_critic(Critic.EXPERT, tmp_path / "expert", 48) is not None
-    assert load_critic(Critic.IMPARTIAL, tmp_path / "counterfactual", 48) is not None
+    assert load_critic(Critic.EXPERT, tmp_path / "expert", 48, "a" * 64) is not None
+    assert load_critic(Critic.IMPARTIAL, tmp_path / "counterfactual", 48, "a" * 64) is not None
     with pytest.raises(ConfigError, match="was trained as arm 'expert', critic impartial needs 'counterfactual'"):
-        load_critic(Critic.IMPARTIAL, tmp_path / "expert", 48)
+        load_critic(Critic.IMPARTIAL, tmp_path / "expert", 48, "a" * 64)
     with pytest.raises(ConfigError, match="needs --critic-model"):
-        load_critic(Critic.EXPERT, None, 48)
+        load_critic(Critic.EXPERT, None, 48, "a" * 64)
     with pytest.raises(ConfigError, match="has no model; leave it out"):
-        load_critic(Critic.TRUE, tmp_path / "expert", 48)
+        load_critic(Critic.TRUE, tmp_path / "expert", 48, "a" * 64)
     with pytest.raises(ValueError, match="needs a model"):
         Judge(Critic.IMPARTIAL, ScoreConfig())
     assert RiskTrainConfig().arms  # the arms are those of the risk models

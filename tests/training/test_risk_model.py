@@ -211,6 +211,18 @@ def test_every_part_learns(source: str) -> None:
     assert sum(float(p.grad.abs().sum()) > 0 for p in model.parameters() if p.grad is not None) > 20
 
 
+def test_states_of_nobody_knows_whom_are_not_learned_from(tmp_path: Path) -> None:
+    owned = lambda k, owner: replace(part := episode(k, "Road", latent=20), meta={**part.meta, "states_of": owner})  # noqa: E731
+    config = RiskTrainConfig(model=replace(SMALL, source="latent", latent=20), updates=1, states=2, arms=(Arm.EXPERT,))
+    for parts in ([episode(0, "Road", latent=20)], [owned(0, "a"), owned(1, "b")]):
+        with pytest.raises(ValueError, match="do not say whose states they begin with, or have states of several"):
+            train(config, FutureSet(parts), tmp_path / "none")
+    folder = train(config, FutureSet([owned(0, "a"), owned(1, "a")]), tmp_path / "own")[0]
+    assert load_risk_model(folder)[1]["states_of"] == "a"
+    with pytest.raises(ConfigError, match=r"trained with another .*states_of"):
+        train(config, FutureSet([owned(0, "b"), owned(1, "b")]), tmp_path / "own")
+
+
 def test_bfloat16_says_nearly_the_same(data: FutureSet) -> None:
     torch.manual_seed(0)
     model = RiskModel(SMALL)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float32, Int64
 
 from agent.adapter import random_plans
-from agent.base_plan import Choice, base_plans, chosen, feature_width, policy_logits
+from agent.base_plan import Choice, base_plans, chosen, feature_width, policy_logits, state_identity
 from agent.decider import Network
 from agent.ego_vector import manoeuvre
 from agent.localization import Pose
@@ -128,10 +128,11 @@ def opened(folders: Sequence[Path], model: Network) -> Iterator[tuple[EpisodeLog
     Raises: ArrayFileError; ValueError for logs of another agent.
     """
     paths = logs.log_files(folders)
+    identity = state_identity(model)
     begun_s = shown_s = time.monotonic()
     for done, path in enumerate(paths, 1):
         log = logs.load(path)
-        check_width(path, log, model)
+        check_states(path, log, feature_width(model), identity)
         yield log, logs.town_map(path.parent, log)
         now_s = time.monotonic()
         if now_s - shown_s > SHOW_S:
@@ -186,14 +187,19 @@ def assemble(opened: Iterable[tuple[EpisodeLog, bev.StaticMap]], model: Network,
 _GIVEN = ("features", "numbers", "route", "vector")
 
 
-def check_width(path: Path, log: EpisodeLog, model: Network) -> None:
-    """Raises: ValueError for a log without states of this agent."""
-    wanted, found = feature_width(model), log.latent.shape[1]
-    if found != wanted:
-        what = f"states of {found} numbers" if found else "no states of an agent"
-        raise ValueError(
-            f"{path}: has {what}, this agent's have {wanted}; record it with log-episodes --config.raw FOLDER_OF_AGENT"
-        )
+def check_states(path: Path, log: EpisodeLog, width: int, identity: str) -> None:
+    """Raises: ValueError for a log without states of the agent whose `feature_width` and `state_identity` these are."""
+    found, owner = log.latent.shape[1], log.meta.get("states_of")
+    if found == width and owner == identity:
+        return
+    what = "no states of an agent"
+    if found:
+        known = f"{owner[:12]}..." if isinstance(owner, str) and owner else "unknown"
+        what = f"states of {found} numbers, made by weights {known}"
+    raise ValueError(
+        f"{path}: has {what}; this agent's have {width}, made by {identity[:12]}...; record it with log-episodes "
+        "--config.raw FOLDER_OF_AGENT"
+    )
 
 
 def base_states(log: EpisodeLog, surface: Surface, config: DataConfig, episode: int) -> Iterator[BaseState]:

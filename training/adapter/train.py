@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agent.adapter import MAX_PARAMETERS, AdapterConfig
-from agent.base_plan import feature_width
+from agent.base_plan import feature_width, state_identity
 from agent.checkpoint import check_state, read_manifest, save_checkpoint
 from agent.config import ConfigError, to_plain
 from agent.decider import Network
@@ -192,7 +192,7 @@ def train(config: AdapterTrainConfig, logs: tuple[Path, ...], agent: Path, out: 
     config = with_features(config, model)
     data = read(logs, model, config.data)
     learner = AdapterLearner(config, data)
-    about = _about(config, data, agent)
+    about = _about(config, data, agent, state_identity(model))
 
     def publish(folder: Path) -> None:
         training = about | {"updates": learner.updates}
@@ -212,13 +212,14 @@ def with_features(config: AdapterTrainConfig, model: Network) -> AdapterTrainCon
     return config
 
 
-def _about(config: AdapterTrainConfig, data: AdapterData, agent: Path) -> dict[str, Any]:
+def _about(config: AdapterTrainConfig, data: AdapterData, agent: Path, identity: str) -> dict[str, Any]:
     """What the adapter is for and has learned from."""
     files = read_manifest(agent)["files"]
     weights = sorted(entry["sha256"] for name, entry in files.items() if name.endswith(".safetensors"))
     return {
         "agent": agent.name,
         "agent_sha256": weights,
+        "states_of": identity,
         "towns": data.towns,
         "episodes": len(data.names),
         "states": len(data.truths),

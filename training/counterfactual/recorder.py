@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from agent.actions import ACTIONS, REVERSE
-from agent.base_plan import state_features
+from agent.base_plan import state_features, state_identity
 from agent.decider import Network
 from agent.driver import load_model
 from agent.inputs import model_input
@@ -131,14 +131,14 @@ def _work(config: LogConfig, out: Path, reporter: Reporter, tasks: Sequence[Task
     try:
         for task in tasks:
             recorder = _drive(config, env, model, task, reporter)
-            log = recorder.log(_meta(config, env, task, out))
+            log = recorder.log(_meta(config, env, model, task, out))
             logs.save(log, out / f"{task.name}{logs.SUFFIX}")
             reporter.done(log.ticks * TICK_S)
     finally:
         env.close()
 
 
-def _meta(config: LogConfig, env: DrivingEnv, task: Task, out: Path) -> dict[str, Any]:
+def _meta(config: LogConfig, env: DrivingEnv, model: Network | None, task: Task, out: Path) -> dict[str, Any]:
     opendrive = env.servers.client(task.route.town).get_world().get_map().to_opendrive()
     return {
         "episode": task.name,
@@ -152,6 +152,7 @@ def _meta(config: LogConfig, env: DrivingEnv, task: Task, out: Path) -> dict[str
         "server": "embedded" if env.servers.embedded else "CARLA",
         "traffic": config.env.traffic,
         "raw": str(config.raw or ""),
+        "states_of": state_identity(model) if model is not None else "",
     }
 
 

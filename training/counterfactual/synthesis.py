@@ -216,6 +216,7 @@ def futures_of(log: EpisodeLog, static: bev.StaticMap, config: SynthesisConfig) 
         states.append(state_of(log, static, base))
         rows.append(own)
     meta = {key: log.meta[key] for key in ("episode", "town", "route", "kind", "driver", "server")}
+    meta["states_of"] = str(log.meta.get("states_of", ""))
     empty = {name: np.zeros(_empty_shape(spec), spec.dtype) for name, spec in _LAYOUT.arrays.items()}
     join = lambda parts, name: np.concatenate([part[name] for part in parts]) if parts else empty[name]  # noqa: E731
     per_state = ("words", "vector", "latent", "tick")

@@ -110,8 +110,11 @@ class Judge:
         return feared(forecast, self._config).double().numpy()
 
 
-def load_critic(critic: Critic, folder: Path | None, features: int) -> RiskModel | None:
-    """The model of a critic. Raises: CheckpointError; ConfigError for none, one too many or one of another arm."""
+def load_critic(critic: Critic, folder: Path | None, features: int, identity: str) -> RiskModel | None:
+    """The model of a critic, for an agent whose `feature_width` and `state_identity` these are.
+
+    Raises: CheckpointError; ConfigError for none, one too many or one of another arm or agent.
+    """
     if critic not in ARMS:
         if folder is not None:
             raise ConfigError(f"--critic-model {folder}: critic {critic.value} has no model; leave it out")
@@ -123,9 +126,10 @@ def load_critic(critic: Critic, folder: Path | None, features: int) -> RiskModel
         raise ConfigError(
             f"{folder}: was trained as arm {about.get('arm')!r}, critic {critic.value} needs {ARMS[critic].value!r}"
         )
-    if model.config.source == "latent" and model.config.latent != features:
+    reads = (model.config.latent, about.get("states_of"))
+    if model.config.source == "latent" and reads != (features, identity):
         raise ConfigError(
-            f"{folder}: reads states of {model.config.latent} numbers, this agent's have {features}; train it on "
-            "futures of this agent's logs"
+            f"{folder}: reads states of {reads[0]} numbers made by weights {str(reads[1])[:12]}..., this agent's have "
+            f"{features}, made by {identity[:12]}...; train it on futures of this agent's logs"
         )
     return model

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from agent.base_plan import PLAN_DECISIONS, drive_actions, feature_width, split
+from agent.base_plan import PLAN_DECISIONS, drive_actions, feature_width, split, state_identity
 from agent.checkpoint import check_state, load_checkpoint, read_manifest, save_checkpoint
 from agent.config import ConfigError, to_plain
 from agent.driver import load_model
@@ -210,7 +210,7 @@ def refine(config: RefineConfig, logs: tuple[Path, ...], agent: Path, critic_mod
         raise ConfigError(
             f"{agent}: a cloned agent's world model does not see actions, so it cannot dream of them; give a raw agent"
         )
-    critic = load_critic(config.critic, critic_model, feature_width(model))
+    critic = load_critic(config.critic, critic_model, feature_width(model), state_identity(model))
     states = read_states(logs, model, config.data)
     learner = RefineLearner(config, model, states, Judge(config.critic, config.score, critic))
     about = _about(states, agent, critic_model)

@@ -103,6 +103,10 @@ def run(folders: Sequence[Path], models: Sequence[Path], out: Path, config: Benc
         seen = sorted(set(about.get("towns", ())) & set(data.towns))
         if seen:
             raise ValueError(f"{path}: was trained in {', '.join(seen)}; the benchmark needs towns it has not seen")
+        if model.config.source == "latent" and about.get("states_of") != data.states_of:
+            raise ValueError(
+                f"{path}: reads states of another agent than the futures have; log both with the same agent"
+            )
         foreseen = foresee(model, data, rows, config.batch)
         measured = measure(data, rows, foreseen, config)
         arm, seed = str(about.get("arm", path.parent.name)), int(about.get("seed", 0))

@@ -91,6 +91,9 @@ class FutureSet:
             raise ValueError("no futures; make some with counterfactual from longer logs")
         if len({part.latent.shape[1] for part in parts}) > 1:
             raise ValueError("some futures have states of a raw agent's world model and some have none, or others")
+        owners = {str(part.meta.get("states_of", "")) for part in parts}
+        self.states_of = owners.pop() if len(owners) == 1 else ""
+        """`agent.base_plan.state_identity` of the agent that `latent` is of; empty when unknown, or several."""
         offsets = np.cumsum([0, *(len(part.tick) for part in parts)])
         self.words = np.concatenate([part.words for part in parts])
         self.vector = np.concatenate([part.vector for part in parts])

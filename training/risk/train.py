@@ -67,9 +67,15 @@ class RiskTrainConfig:
 def train(config: RiskTrainConfig, data: FutureSet, out: Path) -> list[Path]:
     """Train what is not trained yet; gives the folders of all models.
 
-    Raises: RunStoppedError, OSError; CheckpointError, ConfigError for a model there that was trained otherwise.
+    Raises: RunStoppedError, OSError; ValueError for states of nobody knows whom; CheckpointError, ConfigError for a
+    model there that was trained otherwise.
     """
     if config.model.source == "latent":
+        if not data.states_of:
+            raise ValueError(
+                "the futures do not say whose states they begin with, or have states of several agents; record their "
+                "logs with log-episodes --config.raw FOLDER_OF_AGENT and make them again"
+            )
         config = replace(config, model=replace(config.model, latent=data.latent.shape[1]))
     found = []
     for seed in config.seeds:
@@ -85,7 +91,8 @@ def train(config: RiskTrainConfig, data: FutureSet, out: Path) -> list[Path]:
 
 def _cost(config: RiskTrainConfig, data: FutureSet) -> dict[str, Any]:
     """What has to be the same for models that are compared."""
-    return {"updates": config.updates, "states": config.states, "futures": len(data.kind), "towns": data.towns}
+    cost = {"updates": config.updates, "states": config.states, "futures": len(data.kind), "towns": data.towns}
+    return cost | ({"states_of": data.states_of} if config.model.source == "latent" else {})
 
 
 def _check_same(config: RiskTrainConfig, data: FutureSet, folder: Path) -> None:
