@@ -155,10 +155,11 @@ class Driver:
         path = Path(config_path)
         config = AgentConfig.read(path)
         folder, device = path.parent / config.checkpoint, _device(config)
-        spare = None if device == "cpu" else lambda: _folded(folder, "cpu")
-        model, adapter = _folded(folder, device), None
-        if config.adapter is not None:
+        spare = None if device == "cpu" else lambda: _folded(load_model(folder, "cpu"))
+        model, adapter = load_model(folder, device), None
+        if config.adapter is not None:  # before folding: it knows its agent by the weights as they are stored
             adapter = adapter_for(model, path.parent / config.adapter.checkpoint, config.adapter, config.action.choice)
+        model = _folded(model)
         return cls(config, model, plan, default_dialect, spare, adapter)
 
     @property
@@ -278,9 +279,8 @@ class Driver:
         )
 
 
-def _folded(folder: Path, device: str) -> Network:
+def _folded(model: Network) -> Network:
     """The network as it drives: it is never saved from here, so its parameters need not keep their names."""
-    model = load_model(folder, device)
     fold_batch_norms(model.encoder.backbone)
     return model
 

@@ -30,6 +30,7 @@ from agent.base_plan import (
     imagined_actions,
     policy_logits,
     state_features,
+    state_identity,
 )
 from agent.checkpoint import save_checkpoint
 from agent.config import ConfigError, to_plain
@@ -76,10 +77,11 @@ def situation(b: int, config: AdapterNetConfig = SMALL, seed: int = 0) -> tuple[
     ), start
 
 
-def save_adapter(folder: Path, features: int) -> None:
+def save_adapter(folder: Path, features: int, owner: str | None = None) -> None:
     config = replace(SMALL, features=features)
     net = net_of(config)
-    save_checkpoint(folder, {"adapter": to_plain(config)}, net.state_dict(), step=1, created_by="tests")
+    plain = {"adapter": to_plain(config)} | ({"training": {"states_of": owner}} if owner else {})
+    save_checkpoint(folder, plain, net.state_dict(), step=1, created_by="tests")
 
 
 def drive(path: Path, ticks: int = 12) -> tuple[Driver, list]:
@@ -115,7 +117,8 @@ def test_off_is_the_base_policy_bit_for_bit(tmp_path: Path) -> None:
 
 def test_on_it_drives_and_says_what_it_picked(tmp_path: Path) -> None:
     path = save_agent(tmp_path / "w")
-    save_adapter(tmp_path / "w" / "adapter", feature_width(load_model(path.parent, "cpu")))
+    model = load_model(path.parent, "cpu")
+    save_adapter(tmp_path / "w" / "adapter", feature_width(model), state_identity(model))
     path = path.parent / "adapted.yaml"
     path.write_text("device: cpu\nstrict: true\nadapter: {keep_base: false, candidates: 6}\n")
     driver, trace = drive(path)
@@ -133,6 +136,9 @@ def test_an_adapter_of_another_agent_is_refused(tmp_path: Path) -> None:
     path = save_agent(tmp_path / "w", yaml_text="device: cpu\nadapter: {}\n")
     save_adapter(tmp_path / "w" / "adapter", 7)
     with pytest.raises(ConfigError, match="reads states of 7 numbers, this agent's have"):
+        drive(path)
+    save_adapter(tmp_path / "w" / "adapter", feature_width(load_model(path.parent, "cpu")), "b" * 64)
+    with pytest.raises(ConfigError, match=r"states made by weights b{12}\.\.\., this agent's are made by"):
         drive(path)
 
 

@@ -9,20 +9,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import carla
 import numpy as np
 import pytest
 
-from agent.adapter import AdapterConfig
+from agent import carla_io
+from agent.actions import FULL_BRAKE
+from agent.adapter import Adapter, AdapterConfig, Proposals, adapter_for
 from agent.base_plan import feature_width
 from agent.config import ConfigError
-from agent.driver import load_model
-from tests.agent.test_adapter import save_adapter
+from agent.decider import Network
+from agent.driver import TICKS_PER_DECISION, AgentConfig, Driver, load_model
+from agent.geodesy import Dialect
+from agent.inputs import InputBuilder
+from agent.motion import KNOTS, follow_plan, start_state
+from eval.routes import parse_routes
+from tests.agent.synthetic import SyntheticDrive
+from tests.agent.test_adapter import save_adapter, situation
 from tests.conftest import REPOSITORY
 from tests.training.test_raw_record import ROUTE
 from training import joint
+from training.adapter.oracle import Oracle
 from training.closed_loop import compare
 from training.closed_loop.drives import Arm, read_arms
+from training.closed_loop.pilot import Pilot
 from training.env.config import EnvConfig
+from training.env.environment import DrivingEnv
+from training.experience.writer import SensorFrame
 from training.studies import pictures
 
 DRAWS = 200
@@ -129,6 +142,17 @@ def test_an_adapter_that_can_only_keep_the_plan_drives_as_the_agent_does(tmp_pat
     text = (out / "joint.md").read_text()
     assert "main effect of adapter" in text and "embedded server, not CARLA" in text
 
+    shutil.copytree(out / "in-domain", out / "adversarial")  # the same drives as those of another file
+    two = joint.run(config, sides, {"in-domain": routes, "adversarial": routes}, out)
+    together = two["sets"]["all"]["arms"]
+    assert list(two["sets"]) == ["in-domain", "adversarial", "all"] and set(two["drives"]) == {
+        "in-domain",
+        "adversarial",
+    }
+    assert [row["drives"] for row in together.values()] == [2] * 4, "routes of two files may have the same name"
+    assert together["both"]["hd_score"] == pytest.approx(arms["both"]["hd_score"])
+    assert together["both"]["minus_base"]["drives"] == 2
+
     path = out / "in-domain" / "both" / "Gen02-1-0.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"score": 77.0}))
     again = joint.run(config, sides, {"in-domain": routes}, out)
@@ -140,3 +164,70 @@ def test_an_adapter_that_can_only_keep_the_plan_drives_as_the_agent_does(tmp_pat
     with pytest.raises(ValueError, match=r"another arm adapter, arm both; give that of before"):
         joint.run(replace(config, adapter=AdapterConfig(candidates=1, steps=2)), sides, {"in-domain": routes}, out)
     assert np.isfinite([row["mean_mps"] for row in arms.values()]).all()
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_pilot_decides_as_the_agent_does(tmp_path: Path, adapted: bool) -> None:
+    """The shipped agent behind the evaluator's interface, and what drives in these studies, see the same drive."""
+    folder = REPOSITORY / "weights" / "raw_refined"
+    own = AgentConfig.read(folder / "agent.yaml")
+    save_adapter(tmp_path, feature_width(load_model(folder, "cpu")))
+    setting = AdapterConfig(candidates=6, keep_base=False)
+
+    def made() -> tuple[Network, Adapter | None]:
+        model = load_model(folder, "cpu")
+        return model, adapter_for(model, tmp_path, setting, own.action.choice) if adapted else None
+
+    course = SyntheticDrive()
+    plan = carla_io.read_plan(course.gps_route, course.route)
+    model, adapter = made()
+    driver = Driver(own, model, plan, Dialect.CARLA_0_9_16, adapter=adapter)
+    model, adapter = made()
+    pilot, inputs = Pilot(model, own, adapter), InputBuilder(own.inputs, plan, Dialect.CARLA_0_9_16)
+    actions = []
+    for tick in range(24):
+        observation = carla_io.read(course.input_data(), course.time_s)
+        driver.act(observation)
+        situation = inputs.update(observation)
+        if tick % TICKS_PER_DECISION == 0:
+            frame = SensorFrame.of(inputs.network_arrays(situation, first=tick == 0))
+            action, meant = pilot.act(frame, explain=True)
+            decision = driver.last_decision
+            assert decision is not None and meant is not None and meant.shape == (61, 4)
+            assert action == decision.action
+            if decision.picked is not None:
+                np.testing.assert_allclose(meant, decision.picked.motions[decision.picked.index], atol=1e-4)
+            actions.append(action)
+        course.follow()
+    assert (decision.picked is not None) == adapted and len(actions) == 12
+
+
+@pytest.mark.timeout(120)
+def test_the_judge_sees_who_stands_ahead_and_where_the_road_ends() -> None:
+    """With nobody there driving on is best, before a parked car braking is, and leaving the road never."""
+    env = DrivingEnv(EnvConfig(traffic=0), parse_routes(ROUTE.encode(), name="route"))
+    try:
+        env.reset(options={"route": "1", "episode_seed": 0})
+        driven = env.drive
+        assert driven is not None
+        start = np.repeat(start_state(8.0, 0.0, 0.0)[None], 3, 0)
+        accel, bend = np.array([0.0, -5.0, 0.0]), np.array([0.0, 0.0, 0.12])
+        plans = np.repeat(np.stack([accel, bend], 1)[:, None], KNOTS, 1)
+        go, brake, leave = range(3)
+        proposals = Proposals(situation(1)[0], plans[None], follow_plan(start, plans)[None])
+        judge = Oracle(driven.view, AdapterConfig())
+        assert judge(proposals) == go
+        swerve = replace(proposals, plans=plans[None, [leave, brake]], motions=proposals.motions[:, [leave, brake]])
+        assert judge(swerve) == 1, "better to stand on the road than to leave it"
+
+        place = driven.episode.ego.get_transform()
+        place.location += 16.0 * place.get_forward_vector() + carla.Location(z=0.3)
+        world = driven.episode.world
+        assert world.spawn_actor(world.get_blueprint_library().find("vehicle.lincoln.mkz_2020"), place)
+        env.step(FULL_BRAKE)
+        driven.view.refresh_actors()
+        env.step(FULL_BRAKE)
+        assert len(driven.view.seen().ids) == 1
+        assert judge(proposals) == brake
+    finally:
+        env.close()

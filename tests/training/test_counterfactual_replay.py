@@ -200,6 +200,25 @@ def test_a_follower_brakes_for_a_slower_ego(gap_m: float) -> None:
     assert np.diff(way_m, 2).min() / 0.05**2 > -8.5, "it brakes as hard as a car can"
 
 
+@pytest.mark.parametrize("to_m", [0.0, 3.5])
+def test_who_is_cut_in_on_brakes(to_m: float) -> None:
+    """The ego pulls over to the next lane, 6 m before a car there, and brakes; in its own lane that is all the same."""
+    log = road_log([Body(-(2 * EGO_HALF[0] + 6.0), 3.5, speed=8.0)])
+    scene = make_scene(log, BASE)
+    motion = braking()
+    motion[:, 1] = to_m * np.clip(np.arange(len(motion)) / 20.0, 0.0, 1.0)
+    outcome = replay(scene, GROUND, motion[None])
+    logged = log.bodies[BASE : BASE + HORIZON_TICKS + 1, :, :3]
+    if to_m:
+        blind = replay(replace(scene, follows=np.zeros(1, bool)), GROUND, motion[None])
+        assert blind.contact_tick[0] != NO, "as logged it would drive into the ego"
+        assert outcome.contact_tick[0] == NO and outcome.others[0, -1, 0, 0] < logged[-1, 0, 0] - 5.0
+        np.testing.assert_allclose(outcome.others[0, :, 0, 1], 3.5, atol=1e-6, err_msg="it keeps to its lane")
+    else:
+        assert outcome.contact_tick[0] == NO
+        np.testing.assert_allclose(outcome.others[0], logged, atol=1e-9)
+
+
 def test_who_does_not_follow_does_not_brake() -> None:
     """Crossing, oncoming and walking others go on as they went, and so does who follows a faster ego."""
     others = [
