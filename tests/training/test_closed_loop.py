@@ -29,6 +29,7 @@ from tests.agent.test_adapter import save_adapter, situation
 from tests.conftest import REPOSITORY
 from tests.training.test_raw_record import ROUTE
 from training import joint
+from training.adapter import drive as adapter_drive
 from training.adapter.oracle import Oracle
 from training.closed_loop import compare
 from training.closed_loop.drives import Arm, read_arms
@@ -163,6 +164,16 @@ def test_an_adapter_that_can_only_keep_the_plan_drives_as_the_agent_does(tmp_pat
     assert in_time["sets"]["in-domain"]["effects"]["interaction"] is None
     with pytest.raises(ValueError, match=r"another arm adapter, arm both; give that of before"):
         joint.run(replace(config, adapter=AdapterConfig(candidates=1, steps=2)), sides, {"in-domain": routes}, out)
+
+    for arm, same in (("base", "base"), ("full", "adapter")):
+        shutil.copytree(out / "in-domain" / same, tmp_path / "arms" / arm)
+    study = adapter_drive.DriveConfig(
+        arms=("base", "full", "oracle"), max_s=4.5, draws=DRAWS, env=config.env, adapter=config.adapter
+    )
+    told = adapter_drive.run(study, routes, CLONE / "agent.yaml", adapter, tmp_path / "arms")
+    assert {arm: row["drives"] for arm, row in told["arms"].items()} == {"base": 1, "full": 1, "oracle": 1}
+    assert told["arms"]["oracle"]["hd_score"] == pytest.approx(arms["base"]["hd_score"]), "it has nothing to pick from"
+    assert "0 of 1 routes lie in towns of the adapter's logs" in (tmp_path / "arms" / "adapter_drive.md").read_text()
     assert np.isfinite([row["mean_mps"] for row in arms.values()]).all()
 
 

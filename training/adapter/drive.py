@@ -15,6 +15,7 @@ from typing import Any, Literal
 from agent.adapter import AdapterConfig, load_adapter
 from agent.config import to_plain
 from eval.results import write_json_atomically
+from eval.routes import read_routes
 from training.closed_loop import agents, compare, drives
 from training.closed_loop.drives import Arm, ClosedLoopConfig
 
@@ -52,10 +53,16 @@ def run(config: DriveConfig, routes_file: Path, agent: Path, adapter: Path, out:
         own = setting(name, config.adapter)
         arms.append(Arm(name, agent) if own is None else Arm(name, agent, adapter, own, judge=name == "oracle"))
     results = drives.drive(config, arms, routes_file, out)
+    about, learned = compare.about(config, {"routes": routes_file}), load_adapter(adapter)[1]
+    known = set(learned.get("towns", ()))
+    towns = [route.town for route in read_routes(routes_file)]
+    about["says"] += (
+        f" {sum(town in known for town in towns)} of {len(towns)} routes lie in towns of the adapter's logs."
+    )
     summary = {
-        **compare.about(config, {"routes": routes_file}),
+        **about,
         "agent": str(agent),
-        "adapter": load_adapter(adapter)[1],
+        "adapter": learned,
         "config": to_plain(config.adapter),
         "arms": compare.summarised(results, config.draws),
         "drives": compare.rows_of(results),
