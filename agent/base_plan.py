@@ -73,7 +73,7 @@ NOT_FELT = ("actor.", "policy.", "mask_head.", "latent_mask_head.", "auxiliary_h
 
 
 def state_identity(model: DrivingModel | RawModel) -> str:
-    """sha256 of the weights that make states, as stored. Agents with another policy on the same world model share it."""
+    """sha256 of the weights that make states, as stored; that of agents with another policy is the same."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         if not name.startswith(NOT_FELT):

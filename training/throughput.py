@@ -12,8 +12,9 @@ import torch
 from agent.config import ConfigError
 from training.bench import BenchConfig, random_windows
 from training.experience.batches import to_device
-from training.learner import Learner
+from training.learner import BaseLearner, Learner
 from training.presets import PrivilegedConfig
+from training.world_model.model import Replayed
 
 WARM_UP_UPDATES = 3
 """A compiled step compiles in the first one and records its CUDA graphs in the next ones."""
@@ -36,13 +37,22 @@ class LearnerTiming:
 
 def time_learner(preset: PrivilegedConfig, config: BenchConfig, device: str, *, compiled: bool) -> LearnerTiming:
     """Time updates on windows of `config`, masks in the preset's size. Raises: ConfigError without the device."""
-    cuda = torch.device(device).type == "cuda"
-    if cuda and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device}: torch sees no GPU; take cpu")
+    check_device(device)
     torch.set_num_threads(config.threads)
     learner = Learner(preset, seed=config.seed, device=device, compiled=compiled)
     config = replace(config, size_px=preset.world_model.observation.size_px)
-    batch = to_device(random_windows(config), device)
+    return time_updates(learner, to_device(random_windows(config), device), config, device)
+
+
+def check_device(device: str) -> None:
+    """Raises: ConfigError for a GPU that is not there."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device}: torch sees no GPU; take cpu")
+
+
+def time_updates(learner: BaseLearner, batch: Replayed, config: BenchConfig, device: str) -> LearnerTiming:
+    """Time updates of a learner on one batch."""
+    cuda = torch.device(device).type == "cuda"
     wall_s, cpu_s = [], []
     for turn in range(-WARM_UP_UPDATES, config.rounds):
         if cuda and turn == 0:

@@ -6,7 +6,9 @@ image encoder returns them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from agent.model.heads import ConvNormAct, LatentMaskHead, MaskHead, NormAct, mlp
 from agent.model.image_encoder import EncoderConfig, ImageEncoder
+from agent.model.official import OFFICIAL_MODELS
 from agent.model.policy import Policy, PolicyConfig
 from agent.model.rssm import Belief, LatentState, Rssm, RssmConfig
 from agent.route import ROUTE_POINTS, VECTOR_SIZE
@@ -64,6 +67,32 @@ def small_encoder() -> EncoderConfig:
         layers=1,
         ffn_dims=128,
     )
+
+
+def base_encoder() -> EncoderConfig:
+    """BEVFormer-base's pyramid, grid and layers on this agent's images; ResNet-101 without deformable convolutions."""
+    official = OFFICIAL_MODELS["base"]
+    backbone, grid, bevformer = official.backbone, official.grid, official.bevformer
+    return EncoderConfig(
+        backbone_depth=backbone.depth,
+        backbone_width=backbone.width,
+        backbone_stages=tuple(backbone.out_stages),
+        levels=official.levels,
+        bev_rows=grid.rows,
+        bev_columns=grid.columns,
+        bev_range_m=grid.range_m,
+        pillar_points=grid.pillar_points,
+        embed_dims=bevformer.embed_dims,
+        heads=bevformer.heads,
+        layers=bevformer.layers,
+        temporal_points=bevformer.temporal_points,
+        spatial_points=bevformer.spatial_points,
+        ffn_dims=bevformer.ffn_dims,
+    )
+
+
+EncoderSize = Literal["small", "base"]
+ENCODERS: dict[EncoderSize, Callable[[], EncoderConfig]] = {"small": small_encoder, "base": base_encoder}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

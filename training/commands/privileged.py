@@ -11,6 +11,7 @@ import tyro
 from agent import strict_json
 from agent.adapter import AdapterConfig
 from agent.model.bench import make_settings, one_thread, row
+from agent.model.driving_model import EncoderSize
 from eval.results import write_json_atomically
 from training import bench, fit, latency, throughput
 from training.adapter import bench as adapter_bench
@@ -22,6 +23,7 @@ from training.experience import bench as replay_bench
 from training.presets import Recipe, Size, preset
 from training.privileged import checkpoint, curves, dream, trainer
 from training.privileged.config import RunConfig, with_demonstrations
+from training.raw import bench as raw_bench
 
 INCOMPLETE = 1
 OBSERVED_CARS, DRIVEN_CARS = 60, 20
@@ -64,9 +66,12 @@ class Privileged:
 class Bench:
     """Time updates, the replay, the environment, or one decision."""
 
-    part: Literal["update", "learner", "replay", "observation", "environment", "latency", "adapter"] = "update"
+    part: Literal[
+        "update", "learner", "raw", "raw-count", "replay", "observation", "environment", "latency", "adapter"
+    ] = "update"
     """What is timed. update: a full update of world model, actor and critic against a plain implementation, on the
-    CPU. learner: a full update of any preset and size on any device (all but size-px). replay: frames written, and
+    CPU. learner: a full update of any preset and size on any device (all but size-px). raw: the same of the raw stage.
+    raw-count: operations and memory of such an update, counted without a device. replay: frames written, and
     decoded into batches (batch, size-px, threads and seed; windows of 64 steps). observation: that of the privileged
     stream among 60 cars. environment: a decision among 20 cars (rounds and seed, both). latency: a decision of the
     privileged stream, part by part (rounds; one thread). adapter: a decision of the adapter (likewise)."""
@@ -78,6 +83,10 @@ class Bench:
     """As above: cpu or cuda."""
     compile: bool = False
     """Whether the learner's recurrent steps are compiled."""
+    encoder: EncoderSize = "base"
+    """Of raw and raw-count."""
+    recompute: bool = False
+    """Whether the raw stage's backward pass computes the BEV encoder's steps again (`--config.recompute` of a run)."""
     config: tyro.conf.OmitArgPrefixes[bench.BenchConfig] = field(default_factory=bench.BenchConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     """As above: how many candidates, how many steps of the sampler, guided or not."""
@@ -113,6 +122,15 @@ class Bench:
                 preset(self.preset, self.size), self.config, self.device, compiled=self.compile
             )
             self._show(throughput.report(timed_learner), throughput.table(timed_learner))
+            return 0
+        if self.part in ("raw", "raw-count"):
+            full = raw_bench.full_config(self.preset, self.size, self.encoder, recompute=self.recompute)
+            if self.part == "raw":
+                timed_raw = raw_bench.time_raw(full, self.config, self.device)
+                self._show(throughput.report(timed_raw), throughput.table(timed_raw))
+                return 0
+            counted, size = raw_bench.count(full), (self.config.batch, self.config.steps)
+            self._show(raw_bench.report(counted, *size), raw_bench.table(counted, *size))
             return 0
         if self.part == "observation":
             observed = env_bench.time_observation(self._env_config(OBSERVED_CARS))

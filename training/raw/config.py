@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from agent.model.driving_model import small_encoder
+from agent.model.driving_model import EncoderSize, small_encoder
 from agent.model.front_view import FrontViewConfig
 from agent.model.image_encoder import EncoderConfig
 from agent.model.raw_model import RawActorConfig, RawModelConfig, RawNeckConfig
@@ -20,6 +20,8 @@ from training.presets import PrivilegedConfig
 from training.privileged.config import RunConfig
 from training.world_model.config import MIN_GRID_PX, WorldModelConfig
 
+FINER_STRIDE = 8
+"""Of the backbone's stage before the first one that the small encoder reads."""
 Start = Literal["copy", "random", "tied"]
 Backbone = Literal["learned", "frozen"]
 
@@ -127,6 +129,8 @@ class RawConfig(PrivilegedConfig):
     """frozen: the image backbone stays as it is and its maps are computed once per decision; the pyramid learns."""
     bfloat16: bool = False
     """Whether the convolutions of pyramid and neck are computed in bfloat16 while training."""
+    recompute: bool = False
+    """Whether the backward pass computes the BEV encoder's steps again instead of keeping what is inside them."""
 
     def __post_init__(self) -> None:
         super(RawConfig, self).__post_init__()
@@ -256,6 +260,12 @@ class RawRunConfig(RunConfig):
     computed once and kept beside the replay."""
     bfloat16: bool = False
     """Whether convolutions that learn are computed in bfloat16: faster on processors with AMX, and on GPUs."""
+    encoder_size: EncoderSize = "small"
+    """small: that of the shipped agents; base: BEVFormer-base's, for GPUs (docs/raw.md). Weights to begin with have to
+    be of this size."""
+    recompute: bool = False
+    """Whether the backward pass computes the BEV encoder's steps again instead of keeping what is inside them: a third
+    more work, and memory for one step in place of a window."""
     features: Path | None = None
     """Folder for what a frozen backbone has computed; None: `features` beside the replay."""
     features_gib: float = 16.0
@@ -288,6 +298,8 @@ class RawRunConfig(RunConfig):
             raise ValueError(f"privileged_updates must not be negative, got {self.privileged_updates}")
         if self.backbone == "frozen" and self.encoder is None:
             raise ValueError("a frozen backbone has to come from somewhere: give --config.encoder")
+        if self.encoder_size != "small" and self.image_stride == FINER_STRIDE:
+            raise ValueError("image_stride 8 is for encoder_size small: the larger one reads that map already")
         if self.compile:
             raise ValueError("compile is not for the raw stage: its two streams have steps of their own")
         if self.features_gib < 0.0:

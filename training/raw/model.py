@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Float16, Int64, UInt8
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from agent.model.driving_model import ModelInput
 from agent.model.front_view import FRONT
@@ -152,14 +154,17 @@ class RawWorldModel(nn.Module):
 
     def _lift(self, levels: list[Float[Tensor, "b t 6 d h w"]], sensors: ModelInput) -> Float[Tensor, "b t cells d"]:
         """BEV features, step after step."""
-        if fits(self.encoder):
+        if fits(self.encoder) and not self.config.recompute:
             return lift_windows(self.encoder, levels, sensors.camera_valid, sensors.ego_motion, sensors.first)
         encoder = self.config.model.encoder
         memory = levels[0].new_zeros(len(sensors.first), encoder.grid.cells, encoder.embed_dims)
         has_memory = torch.zeros_like(sensors.first[:, 0])
         memories = []
+        lift = (
+            partial(checkpoint, self.encoder.lift, use_reentrant=False) if self.config.recompute else self.encoder.lift
+        )
         for step in range(sensors.first.shape[1]):
-            memory = self.encoder.lift(
+            memory = lift(
                 [level[:, step] for level in levels],
                 sensors.camera_valid[:, step],
                 sensors.ego_motion[:, step],

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from agent import config as configs
 from agent.checkpoint import CheckpointError, check_state, latest_valid, load_checkpoint
 from agent.config import ConfigError
-from agent.model.driving_model import small_encoder
+from agent.model.driving_model import ENCODERS
 from agent.model.front_view import FrontViewConfig
 from agent.model.image_encoder import ImageEncoder
 from agent.model.raw_model import RawModelConfig, RawNeck
@@ -36,14 +36,12 @@ from training.privileged.resume import locked
 from training.privileged.trainer import Trainer, stopping_on_signals
 from training.raw.backbone import feature_source
 from training.raw.collector import RawCollectorJob
-from training.raw.config import RawConfig, RawRunConfig, raw_config
+from training.raw.config import FINER_STRIDE, RawConfig, RawRunConfig, raw_config
 from training.raw.driver import agent_tensors
 from training.raw.finer import weights_with_finer_map, with_finer_map
 from training.raw.learner import RawLearner
 from training.raw.load import TEACHER
 
-FINER_STRIDE = 8
-"""Of the stage before the first one that the small encoder reads."""
 TOLD, REGRESSED = "masks.", ("last.", "last_act.")
 """Beginnings of the names of weights by which a neck makes its map: from masks that it tells, or at once."""
 WAY, SEEN_LAYER = ("way.", "gaps."), ("seen.2.weight", "seen.2.bias")
@@ -55,9 +53,10 @@ FEATURES = "features"
 
 def configured(run: RawRunConfig, teacher: Path) -> RawConfig:
     """The raw stage under a privileged model with the run's own choices. Raises: CheckpointError, ConfigError."""
+    encoder = ENCODERS[run.encoder_size]()
     config = raw_config(
         load_model(teacher).config,
-        encoder=with_finer_map(small_encoder()) if run.image_stride == FINER_STRIDE else None,
+        encoder=with_finer_map(encoder) if run.image_stride == FINER_STRIDE else encoder,
         front=FrontViewConfig() if run.front_view else None,
         told=run.told_masks,
         guidance=run.guidance,
@@ -70,6 +69,7 @@ def configured(run: RawRunConfig, teacher: Path) -> RawConfig:
         image_gradients=run.image_gradients,
         backbone=run.backbone,
         bfloat16=run.bfloat16,
+        recompute=run.recompute,
         carry_over=run.carry_over,
     )
     replay = config.replay
