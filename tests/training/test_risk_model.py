@@ -213,7 +213,7 @@ def test_every_part_learns(source: str) -> None:
 
 def test_states_of_nobody_knows_whom_are_not_learned_from(tmp_path: Path) -> None:
     owned = lambda k, owner: replace(part := episode(k, "Road", latent=20), meta={**part.meta, "states_of": owner})  # noqa: E731
-    config = RiskTrainConfig(model=replace(SMALL, source="latent", latent=20), updates=1, states=2, arms=(Arm.EXPERT,))
+    config = RiskTrainConfig(model=replace(SMALL, source="latent"), updates=1, states=2, arms=(Arm.EXPERT,))
     for parts in ([episode(0, "Road", latent=20)], [owned(0, "a"), owned(1, "b")]):
         with pytest.raises(ValueError, match="do not say whose states they begin with, or have states of several"):
             train(config, FutureSet(parts), tmp_path / "none")
@@ -327,8 +327,10 @@ def test_an_oracle_is_perfect_and_an_optimist_is_not(data: FutureSet) -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="source latent"):
-        RiskConfig(source="latent")
+    with pytest.raises(ValueError, match="source masks with a latent of width 5"):
+        RiskConfig(latent=5)
+    with pytest.raises(ValueError, match="source latent without the width"):
+        RiskModel(RiskConfig(source="latent"))
     with pytest.raises(ValueError, match="at least one arm"):
         RiskTrainConfig(arms=())
     with pytest.raises(ValueError, match="no futures"):

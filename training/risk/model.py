@@ -53,7 +53,7 @@ class RiskConfig:
     source: Literal["masks", "latent"] = "masks"
     """What a base state is seen through."""
     latent: int = 0
-    """Width of (h, z), for the latter."""
+    """Width of (h, z), for the latter; 0: that of the futures it is trained on."""
     depth: int = 24
     """Channels of the finest maps."""
     features: int = 12
@@ -63,8 +63,8 @@ class RiskConfig:
     def __post_init__(self) -> None:
         if min(self.depth, self.features, self.units) < 1:
             raise ValueError(f"depth, features and units must be at least 1, got {self}")
-        if (self.source == "latent") != (self.latent > 0):
-            raise ValueError(f"source {self.source} with a latent of width {self.latent}; give both or neither")
+        if self.latent < 0 or (self.source == "masks" and self.latent):
+            raise ValueError(f"source {self.source} with a latent of width {self.latent}; leave latent out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,9 @@ class RiskModel(nn.Module):
     """Maps of a base state, and what candidates find in them."""
 
     def __init__(self, config: RiskConfig) -> None:
+        """Raises: ValueError for states of unknown width."""
+        if config.source == "latent" and not config.latent:
+            raise ValueError("source latent without the width of the states; give config.latent")
         super().__init__()
         self.config = config
         depth = config.depth
