@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -337,13 +337,12 @@ def load_adapter(folder: Path) -> tuple[AdapterNet, dict[str, Any]]:
     return net.eval().requires_grad_(False), plain.get("training", {})
 
 
-def adapter_for(model: DrivingModel | RawModel, folder: Path, config: AdapterConfig, choice: Choice) -> Adapter:
-    """The adapter of a folder for an agent. Raises: CheckpointError, ConfigError for one of another agent."""
-    net, about = load_adapter(folder)
-    if net.config.features != feature_width(model):
+def check_agent(folder: Path, net: AdapterNet, about: Mapping[str, Any], model: DrivingModel | RawModel) -> None:
+    """Raises: ConfigError for an adapter of another agent. about: how it was trained; old ones do not say on whom."""
+    reads, own = net.config.features, feature_width(model)
+    if reads != own:
         raise ConfigError(
-            f"{folder}: the adapter reads states of {net.config.features} numbers, this agent's have "
-            f"{feature_width(model)}; train one for this agent"
+            f"{folder}: the adapter reads states of {reads} numbers, this agent's have {own}; train one for this agent"
         )
     owner, identity = about.get("states_of"), state_identity(model)
     if owner is not None and owner != identity:
@@ -351,6 +350,12 @@ def adapter_for(model: DrivingModel | RawModel, folder: Path, config: AdapterCon
             f"{folder}: the adapter reads states made by weights {str(owner)[:12]}..., this agent's are made by "
             f"{identity[:12]}...; train one for this agent"
         )
+
+
+def adapter_for(model: DrivingModel | RawModel, folder: Path, config: AdapterConfig, choice: Choice) -> Adapter:
+    """The adapter of a folder for an agent. Raises: CheckpointError, ConfigError for one of another agent."""
+    net, about = load_adapter(folder)
+    check_agent(folder, net, about, model)
     steps = net.config.train_steps
     if config.steps > steps:
         raise ConfigError(f"adapter.steps is {config.steps}, {folder} knows {steps} noise levels; take fewer")

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agent.adapter import AdapterConfig, Proposals, Proposer, load_adapter
-from agent.base_plan import feature_width
+from agent.adapter import AdapterConfig, Proposals, Proposer, check_agent, load_adapter
 from agent.config import ConfigError
 from agent.driver import load_model
 from agent.model.adapter import VALUES, AdapterNet
@@ -98,8 +97,7 @@ def run(logs: Sequence[Path], agent: Path, models: Sequence[Path], out: Path, co
             raise ValueError(
                 f"{path}: was trained in {', '.join(known)}; give logs of other towns, or --config.seen-towns"
             )
-        if net.config.features != feature_width(model):
-            raise ConfigError(f"{path}: is the adapter of another agent; give the agent it was trained for")
+        check_agent(path, net, about, model)
     results = {}
     for path, (net, about) in nets.items():
         name = path.parent.name if path.name == "model" else path.name
